@@ -1,0 +1,1 @@
+//! The host daemon: one actor per VM, inventory, reports.

@@ -1,0 +1,1 @@
+//! The brain: services, tasks and controllers. Never sees HTTP.

@@ -1,0 +1,1 @@
+//! An HTTP endpoint as a type: router, OpenAPI document and typed client from one definition.

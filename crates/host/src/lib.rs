@@ -1,0 +1,1 @@
+//! Linux: datastores and volumes, images, seeds, bridges, taps, packet filter, cgroups.

@@ -1,0 +1,1 @@
+//! HTTPS, sessions, WebSockets: requests in, views out; no logic.

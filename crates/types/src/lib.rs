@@ -1,0 +1,53 @@
+//! The words of the field: typed ids, names, sizes, specs, statuses and the states' legal
+//! transitions.
+//!
+//! Every other crate (but `qmp` and `endpoint`) speaks in these types, so a word means the same in
+//! the store, on the wire and on the screen. Nothing here does I/O or reads a clock.
+
+mod datastore;
+mod host;
+mod id;
+mod image;
+mod name;
+mod network;
+mod object;
+mod operations;
+mod size;
+mod task;
+mod user;
+mod vm;
+mod vm_requests;
+
+pub use datastore::{Datastore, DatastoreKind, DatastoreSpec, DatastoreState, DatastoreStatus};
+pub use host::{
+    Accelerator, Host, HostFacts, HostKind, HostSpec, HostState, HostStatus, Join, JoinAnswer,
+    JoinToken, JoinTokenKind, JoinTokenSpec, JoinTokenStatus,
+};
+pub use id::{
+    DatastoreId, HostId, Id, ImageId, JoinTokenId, NetworkId, ObjectId, OperationId, TaskId,
+    TokenId, UserId, VmId,
+};
+pub use image::{
+    Image, ImageCreate, ImageFormat, ImageKind, ImageMedia, ImageSource, ImageSpec, ImageState,
+    ImageStatus, Sha256,
+};
+pub use name::{Name, NameError, Ref};
+pub use network::{
+    Ipv4Net, Ipv4NetError, MacAddress, MacError, Network, NetworkKind, NetworkSpec, NetworkState,
+    NetworkStatus,
+};
+pub use object::{Kind, KindName, Labels, Metadata, Object, validate_labels};
+pub use operations::{Epoch, Revision, Role};
+pub use size::{ByteSize, SizeError};
+pub use task::{
+    Progress, StepRecord, StepState, Task, TaskKind, TaskMessage, TaskSpec, TaskState, TaskStatus,
+};
+pub use user::{Token, TokenKind, TokenSpec, TokenStatus, User, UserKind, UserSpec, UserStatus};
+pub use vm::{
+    BootDevice, CdromSpec, Cores, Customization, DiskBus, DiskSource, DiskSpec, DiskStatus,
+    Firmware, GuestReport, GuestUser, IllegalTransition, NicSpec, NicStatus, PowerState,
+    RestartPolicy, SecretText, Vm, VmKind, VmSpec, VmStatus,
+};
+pub use vm_requests::{
+    ExecAnswer, ExecRequest, SpecError, StopMode, VmCreate, VmDisk, VmNic, VmUpdate,
+};

@@ -1,0 +1,451 @@
+//! The virtual machine: what is asked for ([`VmSpec`]), what is ([`VmStatus`]), and how its power
+//! state may change.
+//!
+//! ```text
+//!              start                    running guest
+//!  creating -> stopped -> starting -> running <-> paused
+//!                 ^           |        |  |  \
+//!                 |           v        |  |   suspending -> suspended -> starting
+//!                 +--------- failed <--+  +-> stopping -> stopped
+//! ```
+//!
+//! `unknown` may be entered from anywhere (the host does not answer) and is left for whatever the
+//! host reports once it does.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::id::{DatastoreId, HostId, ImageId, NetworkId};
+use crate::name::Name;
+use crate::network::MacAddress;
+use crate::object::{Kind, KindName, Object};
+use crate::operations::Epoch;
+use crate::size::ByteSize;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct VmKind;
+pub type Vm = Object<VmKind>;
+
+impl Kind for VmKind {
+    const NAME: KindName = KindName::Vm;
+    const SCHEMA: &'static str = "Vm";
+    type Spec = VmSpec;
+    type Status = VmStatus;
+}
+
+/// A number of virtual CPUs, 1 to 1024.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+#[serde(try_from = "u32", into = "u32")]
+#[schema(value_type = u32, minimum = 1, maximum = 1024)]
+pub struct Cores(u32);
+
+impl Cores {
+    pub const ONE: Self = Self(1);
+    pub const MAX: u32 = 1024;
+
+    pub const fn count(self) -> u32 {
+        self.0
+    }
+}
+impl TryFrom<u32> for Cores {
+    type Error = String;
+    fn try_from(count: u32) -> Result<Self, String> {
+        if (1..=Self::MAX).contains(&count) {
+            return Ok(Self(count));
+        }
+        Err(format!("{count} is not a possible number of CPUs; a VM has 1 to {}", Self::MAX))
+    }
+}
+impl From<Cores> for u32 {
+    fn from(cores: Cores) -> Self {
+        cores.0
+    }
+}
+impl fmt::Display for Cores {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// What people ask for.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct VmSpec {
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub description: String,
+    pub cpus: Cores,
+    /// At least 64 MiB, a multiple of 1 MiB.
+    pub memory: ByteSize,
+    #[serde(default)]
+    pub firmware: Firmware,
+    /// A QEMU CPU model; absent: all that the host and accelerator offer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_model: Option<String>,
+    /// Tried in this order.
+    #[serde(default = "BootDevice::default_order")]
+    pub boot_order: Vec<BootDevice>,
+    pub disks: Vec<DiskSpec>,
+    #[serde(default)]
+    pub cdroms: Vec<CdromSpec>,
+    #[serde(default)]
+    pub nics: Vec<NicSpec>,
+    /// What the guest is told of itself at its first boot, through a NoCloud seed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub customization: Option<Customization>,
+    /// What the host does by itself when QEMU dies, also while the server is away.
+    #[serde(default)]
+    pub restart: RestartPolicy,
+    /// A protected VM is not deleted, by anyone, until the flag is taken away.
+    #[serde(default)]
+    pub protected: bool,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Firmware {
+    #[default]
+    Bios,
+    Uefi,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum BootDevice {
+    Disk,
+    Cdrom,
+    Network,
+}
+
+impl BootDevice {
+    /// Disks, then CD-ROMs, then the network.
+    pub fn default_order() -> Vec<Self> {
+        vec![Self::Disk, Self::Cdrom, Self::Network]
+    }
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum RestartPolicy {
+    /// Start the guest again when QEMU ended without having been told to, up to 5 times in 10 min.
+    #[default]
+    OnFailure,
+    Never,
+}
+
+/// A disk of a VM. Its file is `<name>.qcow2` in the VM's directory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DiskSpec {
+    /// Unique within the VM; also the start of the serial number that the guest sees.
+    pub name: Name,
+    pub size: ByteSize,
+    pub source: DiskSource,
+    #[serde(default)]
+    pub bus: DiskBus,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase", deny_unknown_fields)]
+pub enum DiskSource {
+    /// An overlay on an image: nothing is copied.
+    Image(ImageId),
+    Blank,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum DiskBus {
+    #[default]
+    VirtioBlk,
+    VirtioScsi,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CdromSpec {
+    pub name: Name,
+    /// An ISO image; none: an empty drive.
+    pub image: Option<ImageId>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NicSpec {
+    /// Unique within the VM.
+    pub name: Name,
+    pub network: NetworkId,
+    /// Chosen once at creation, then kept.
+    pub mac: MacAddress,
+}
+
+/// What the NoCloud seed tells the guest.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Customization {
+    /// Absent: the VM's name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hostname: Option<Name>,
+    pub users: Vec<GuestUser>,
+    /// Keys for the image's default user.
+    pub ssh_keys: Vec<String>,
+    /// A whole `#cloud-config` (or script) of one's own, merged after the generated one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user_data: Option<SecretText>,
+    /// A cloud-init network configuration, version 2; absent: DHCP on every NIC.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub network_config: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct GuestUser {
+    pub name: String,
+    #[serde(default)]
+    pub ssh_keys: Vec<String>,
+    /// May become root without a password.
+    #[serde(default)]
+    pub sudo: bool,
+}
+
+/// Text that may hold a secret: `Debug` does not show it, and views replace it by `REDACTED`.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(transparent)]
+#[schema(value_type = String)]
+pub struct SecretText(String);
+
+impl SecretText {
+    pub const REDACTED: &'static str = "[redacted]";
+
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+    pub fn redacted() -> Self {
+        Self(Self::REDACTED.to_owned())
+    }
+}
+impl fmt::Debug for SecretText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(Self::REDACTED)
+    }
+}
+
+impl VmSpec {
+    /// The spec as it may be shown: secrets replaced.
+    #[must_use]
+    pub fn redacted(mut self) -> Self {
+        if let Some(customization) = &mut self.customization
+            && customization.user_data.is_some()
+        {
+            customization.user_data = Some(SecretText::redacted());
+        }
+        self
+    }
+}
+
+/// The power state, as last reported by the VM's host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum PowerState {
+    /// Its files are being made.
+    Creating,
+    Stopped,
+    Starting,
+    Running,
+    /// Held by QEMU (I/O error, debugger, a snapshot's instant); memory is kept.
+    Paused,
+    Stopping,
+    Suspending,
+    /// Its memory is on the datastore; starting it resumes there.
+    Suspended,
+    /// QEMU died or did not come up; `status.message` says why.
+    Failed,
+    /// The host does not answer.
+    Unknown,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("a VM that is {from} cannot become {to}")]
+pub struct IllegalTransition {
+    pub from: PowerState,
+    pub to: PowerState,
+}
+
+impl PowerState {
+    /// States in which a QEMU process exists (or may).
+    pub const LIVE: [Self; 6] = [
+        Self::Starting,
+        Self::Running,
+        Self::Paused,
+        Self::Stopping,
+        Self::Suspending,
+        Self::Unknown,
+    ];
+
+    pub const ALL: [Self; 10] = [
+        Self::Creating,
+        Self::Stopped,
+        Self::Starting,
+        Self::Running,
+        Self::Paused,
+        Self::Stopping,
+        Self::Suspending,
+        Self::Suspended,
+        Self::Failed,
+        Self::Unknown,
+    ];
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Creating => "creating",
+            Self::Stopped => "stopped",
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Stopping => "stopping",
+            Self::Suspending => "suspending",
+            Self::Suspended => "suspended",
+            Self::Failed => "failed",
+            Self::Unknown => "unknown",
+        }
+    }
+
+    pub fn is_live(self) -> bool {
+        Self::LIVE.contains(&self)
+    }
+
+    /// The state after a change, if it is legal.
+    ///
+    /// # Errors
+    /// [`IllegalTransition`] names both states.
+    pub fn transition(self, to: Self) -> Result<Self, IllegalTransition> {
+        let legal = self == to
+            || match self {
+                Self::Unknown => true,
+                Self::Creating => matches!(to, Self::Stopped | Self::Failed | Self::Unknown),
+                Self::Stopped | Self::Suspended => {
+                    matches!(to, Self::Starting | Self::Stopped | Self::Unknown)
+                }
+                Self::Failed => matches!(to, Self::Starting | Self::Stopped | Self::Unknown),
+                Self::Starting => !matches!(to, Self::Creating | Self::Suspending),
+                Self::Running | Self::Paused => !matches!(to, Self::Creating | Self::Starting),
+                Self::Stopping => !matches!(to, Self::Creating | Self::Starting),
+                Self::Suspending => !matches!(to, Self::Creating | Self::Starting),
+            };
+        if legal { Ok(to) } else { Err(IllegalTransition { from: self, to }) }
+    }
+}
+impl fmt::Display for PowerState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// What is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct VmStatus {
+    pub power: PowerState,
+    #[schema(value_type = String, format = DateTime)]
+    pub power_since: Timestamp,
+    /// Why it is in this state, when that is not plain.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// The owner.
+    pub host: HostId,
+    pub epoch: Epoch,
+    pub datastore: DatastoreId,
+    #[serde(default)]
+    pub disks: Vec<DiskStatus>,
+    #[serde(default)]
+    pub nics: Vec<NicStatus>,
+    /// What the guest itself says, through its agent; absent: never heard of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guest: Option<GuestReport>,
+    /// Why this host and datastore: the decision's explanation.
+    #[serde(default)]
+    pub placement: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DiskStatus {
+    pub name: Name,
+    /// Bytes on the datastore.
+    pub allocated: ByteSize,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct NicStatus {
+    pub name: Name,
+    /// The tap on the host; only while the VM runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tap: Option<String>,
+    /// The address that the network's DHCP reserves for this NIC.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub reserved: Option<IpAddr>,
+}
+
+/// What the guest says of itself. Hostile until proven otherwise: cleaned and bounded on receipt.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct GuestReport {
+    /// The agent answers now.
+    pub agent: bool,
+    /// Since when the agent answers (or stopped to).
+    #[schema(value_type = String, format = DateTime)]
+    pub since: Timestamp,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hostname: Option<String>,
+    /// Such as `Debian GNU/Linux 12 (bookworm)`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub os: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<String>,
+    /// Without loopback and link-local addresses; at most 64.
+    #[serde(default)]
+    #[schema(value_type = Vec<String>)]
+    pub addresses: Vec<IpAddr>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stopped_vm_does_not_run_without_starting() {
+        assert!(PowerState::Stopped.transition(PowerState::Running).is_err());
+        assert!(PowerState::Stopped.transition(PowerState::Starting).is_ok());
+        assert!(PowerState::Suspended.transition(PowerState::Starting).is_ok());
+        assert!(PowerState::Running.transition(PowerState::Starting).is_err());
+        for state in PowerState::ALL {
+            assert!(state.transition(PowerState::Unknown).is_ok(), "{state}");
+            assert!(PowerState::Unknown.transition(state).is_ok(), "{state}");
+        }
+    }
+
+    #[test]
+    fn secrets_are_not_shown() {
+        let secret = SecretText::new("hunter2");
+        assert!(!format!("{secret:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn unknown_fields_are_refused() {
+        let with_typo = r#"{"cpus":1,"memory":"1GiB","disks":[],"memroy":1}"#;
+        let error = serde_json::from_str::<VmSpec>(with_typo).unwrap_err().to_string();
+        assert!(error.contains("memroy"), "{error}");
+    }
+
+    #[test]
+    fn cpus_are_bounded() {
+        assert!(serde_json::from_str::<Cores>("0").is_err());
+        assert!(serde_json::from_str::<Cores>("1025").is_err());
+        assert!(serde_json::from_str::<Cores>("-1").is_err());
+        assert_eq!(serde_json::from_str::<Cores>("4").unwrap().count(), 4);
+    }
+}

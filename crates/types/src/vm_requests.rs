@@ -1,0 +1,298 @@
+//! What clients send to make and change VMs, by name rather than by id.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::name::{Name, Ref};
+use crate::network::MacAddress;
+use crate::object::Labels;
+use crate::size::ByteSize;
+use crate::vm::{BootDevice, Cores, Customization, DiskBus, Firmware, RestartPolicy, VmSpec};
+
+/// A request that cannot be fulfilled, whatever the inventory holds.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {reason}")]
+pub struct SpecError {
+    /// Path of the field, such as `disks[0].size`.
+    pub field: String,
+    pub reason: String,
+}
+
+impl SpecError {
+    pub fn new(field: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self { field: field.into(), reason: reason.into() }
+    }
+}
+
+/// A VM to be made: from an image, or from a blank disk and an ISO.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct VmCreate {
+    pub name: Name,
+    #[serde(default)]
+    pub labels: Labels,
+    #[serde(default)]
+    pub description: String,
+    #[serde(default = "VmCreate::default_cpus")]
+    pub cpus: Cores,
+    #[serde(default = "VmCreate::default_memory")]
+    pub memory: ByteSize,
+    #[serde(default)]
+    pub firmware: Firmware,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_model: Option<String>,
+    #[serde(default = "BootDevice::default_order")]
+    pub boot_order: Vec<BootDevice>,
+    /// The first disk's image; short for a first disk with this image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<Ref>,
+    /// The first disk's size when `image` is given: at least the image's; absent: the image's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk_size: Option<ByteSize>,
+    /// Further disks (all disks, when `image` is absent).
+    #[serde(default)]
+    pub disks: Vec<VmDisk>,
+    /// An ISO image in a CD-ROM drive.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub iso: Option<Ref>,
+    /// Absent: one NIC on the network `default`. Empty: no NIC.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nics: Option<Vec<VmNic>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub customization: Option<Customization>,
+    #[serde(default)]
+    pub restart: RestartPolicy,
+    #[serde(default)]
+    pub protected: bool,
+    /// Absent: the server decides, and says why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<Ref>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub datastore: Option<Ref>,
+    /// Start it when it is made.
+    #[serde(default)]
+    pub start: bool,
+}
+
+impl VmCreate {
+    pub const fn default_cpus() -> Cores {
+        Cores::ONE
+    }
+    pub const fn default_memory() -> ByteSize {
+        ByteSize::gib(1)
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct VmDisk {
+    /// Absent: `disk0`, `disk1`, …
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<Name>,
+    /// Absent: the image's size. Needed for a blank disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<ByteSize>,
+    /// Absent: a blank disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<Ref>,
+    #[serde(default)]
+    pub bus: DiskBus,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct VmNic {
+    /// Absent: `nic0`, `nic1`, …
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<Name>,
+    pub network: Ref,
+    /// Absent: one is chosen that no other VM has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mac: Option<MacAddress>,
+}
+
+/// Changes to a VM that is off (labels, description and protection also while it runs). An absent
+/// field stays as it is.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct VmUpdate {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub labels: Option<Labels>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpus: Option<Cores>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory: Option<ByteSize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub firmware: Option<Firmware>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub boot_order: Option<Vec<BootDevice>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nics: Option<Vec<VmNic>>,
+    /// The ISO in the first CD-ROM drive; an empty text takes it out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub iso: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub customization: Option<Customization>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub restart: Option<RestartPolicy>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub protected: Option<bool>,
+}
+
+impl VmUpdate {
+    /// Whether it changes nothing that QEMU was started with.
+    pub fn is_live(&self) -> bool {
+        self.cpus.is_none()
+            && self.memory.is_none()
+            && self.firmware.is_none()
+            && self.boot_order.is_none()
+            && self.nics.is_none()
+            && self.iso.is_none()
+            && self.customization.is_none()
+    }
+}
+
+/// How a VM is brought down.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum StopMode {
+    /// Ask the guest agent, then press the ACPI power button, and wait. The guest may refuse.
+    #[default]
+    Graceful,
+    /// Graceful, and power off when the timeout is over.
+    GracefulThenOff,
+    /// Pull the plug.
+    PowerOff,
+}
+
+/// A command to run in the guest through its agent; no shell is put between.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ExecRequest {
+    /// Program and arguments; at least the program.
+    #[schema(min_items = 1)]
+    pub command: Vec<String>,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub stdin: String,
+    /// Seconds, 1 to 3600.
+    #[serde(default = "ExecRequest::default_timeout")]
+    pub timeout_seconds: u32,
+}
+
+impl ExecRequest {
+    pub const fn default_timeout() -> u32 {
+        30
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ExecAnswer {
+    /// Absent when a signal ended it.
+    pub exit_code: Option<i32>,
+    pub signal: Option<i32>,
+    /// Bytes that are not UTF-8 are replaced; at most 1 MiB.
+    pub stdout: String,
+    pub stderr: String,
+    /// Output was longer than what is returned.
+    pub truncated: bool,
+}
+
+/// The smallest and the largest memory of a VM.
+const MEMORY: std::ops::RangeInclusive<u64> = (64 << 20)..=(24 << 40);
+const DISK: std::ops::RangeInclusive<u64> = (1 << 20)..=(64 << 40);
+
+impl VmSpec {
+    /// Checks what can be checked without looking at the inventory.
+    ///
+    /// # Errors
+    /// The first field that is out of range, with its range.
+    pub fn validate(&self) -> Result<(), SpecError> {
+        let memory = self.memory.bytes();
+        if !MEMORY.contains(&memory) || !memory.is_multiple_of(1 << 20) {
+            return Err(SpecError::new(
+                "memory",
+                format!("{} is not possible; 64MiB to 24TiB in whole MiB", self.memory),
+            ));
+        }
+        if self.disks.len() > 64 || self.nics.len() > 16 || self.cdroms.len() > 4 {
+            return Err(SpecError::new(
+                "disks",
+                "a VM has at most 64 disks, 16 NICs and 4 CD-ROM drives",
+            ));
+        }
+        for (index, disk) in self.disks.iter().enumerate() {
+            if !DISK.contains(&disk.size.bytes()) || !disk.size.bytes().is_multiple_of(512) {
+                let reason =
+                    format!("{} is not possible; 1MiB to 64TiB in whole sectors", disk.size);
+                return Err(SpecError::new(format!("disks[{index}].size"), reason));
+            }
+        }
+        unique(
+            "disks",
+            self.disks.iter().map(|d| &d.name).chain(self.cdroms.iter().map(|c| &c.name)),
+        )?;
+        unique("nics", self.nics.iter().map(|nic| &nic.name))?;
+        if let Some(model) = &self.cpu_model
+            && (model.is_empty()
+                || !model.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c)))
+        {
+            return Err(SpecError::new("cpu_model", "use letters, digits, `-`, `_` and `.`"));
+        }
+        self.customization.as_ref().map_or(Ok(()), Customization::validate)
+    }
+}
+
+fn unique<'a>(field: &str, names: impl Iterator<Item = &'a Name>) -> Result<(), SpecError> {
+    let mut seen = std::collections::HashSet::new();
+    for name in names {
+        if !seen.insert(name) {
+            return Err(SpecError::new(field, format!("the name `{name}` is used twice")));
+        }
+    }
+    Ok(())
+}
+
+impl Customization {
+    /// # Errors
+    /// The first field that a seed could not carry safely.
+    pub fn validate(&self) -> Result<(), SpecError> {
+        for (index, user) in self.users.iter().enumerate() {
+            let ok = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_".contains(c);
+            let first = user.name.chars().next();
+            if user.name.len() > 32
+                || !user.name.chars().all(ok)
+                || !first.is_some_and(|c| c.is_ascii_lowercase() || c == '_')
+            {
+                return Err(SpecError::new(
+                    format!("customization.users[{index}].name"),
+                    "a user name is 1 to 32 of a-z, 0-9, `-` and `_`, and starts with a letter",
+                ));
+            }
+        }
+        let keys = self.users.iter().flat_map(|user| &user.ssh_keys).chain(&self.ssh_keys);
+        for key in keys {
+            if key.len() > 16 * 1024
+                || key.chars().any(char::is_control)
+                || key.split(' ').count() < 2
+            {
+                return Err(SpecError::new(
+                    "customization.ssh_keys",
+                    "an SSH public key is one line: type, key and an optional comment",
+                ));
+            }
+        }
+        let texts = [
+            self.user_data.as_ref().map(|text| text.reveal().len()),
+            self.network_config.as_ref().map(String::len),
+        ];
+        if texts.into_iter().flatten().any(|length| length > 512 * 1024) {
+            return Err(SpecError::new(
+                "customization",
+                "user data and network configuration are at most 512KiB each",
+            ));
+        }
+        Ok(())
+    }
+}
