@@ -1,0 +1,129 @@
+# NoCloud seed reader of the tiny guest, sourced by init: a file system
+# labelled cidata with meta-data, user-data and network-config, of which the
+# subset below is honoured (docs: cloud-init's NoCloud and network-config v2).
+#   meta-data       instance-id, local-hostname, hostname, public-keys
+#   user-data       #cloud-config: hostname, fqdn, ssh_authorized_keys, users,
+#                   write_files, runcmd; or a #! script
+#   network-config  version 2, ethernets (see network.awk)
+SEED=/run/seed
+TAB=$(printf '\t')
+
+# Copies the seed to $SEED and turns its files into "path<TAB>value" lists.
+seed_find() {
+  mkdir -p $SEED/mnt
+  for label in cidata CIDATA; do
+    device=$(findfs LABEL=$label 2>/dev/null) && break
+  done
+  [ -n "$device" ] || return 1
+  mount -o ro -t iso9660 "$device" $SEED/mnt 2>/dev/null ||
+    mount -o ro,utf8 -t vfat "$device" $SEED/mnt 2>/dev/null || return 1
+  for file in meta-data user-data network-config; do
+    [ -e $SEED/mnt/$file ] || continue
+    tr -d '\r' <$SEED/mnt/$file >$SEED/$file
+    awk -f /lib/tiny/yaml.awk $SEED/$file >$SEED/$file.flat
+  done
+  umount $SEED/mnt
+}
+
+seed_apply() {
+  name=tiny
+  if seed_find; then
+    echo "seed on $device: $(cd $SEED && echo *-data *-config)"
+    seed_meta_data
+    # A script may be any text, so only a #cloud-config is taken apart.
+    case $(head -n 1 $SEED/user-data 2>/dev/null) in
+    '#!'*) seed_script=yes ;;
+    *) seed_user_data ;;
+    esac
+  fi
+  hostname "$name"
+  echo "$name" >/etc/hostname
+  printf '127.0.0.1 localhost\n127.0.1.1 %s\n::1 localhost\n' "$name" >/etc/hosts
+  seed_network
+}
+
+seed_meta_data() {
+  [ -e $SEED/meta-data.flat ] || return 0
+  while IFS=$TAB read -r key value; do
+    case $key in
+    *.end) ;;
+    instance-id) echo "$value" >/run/instance-id ;;
+    local-hostname | hostname) name=${value%%.*} ;;
+    public-keys | public-keys.*) [ -z "$value" ] || seed_key root "$value" ;;
+    esac
+  done <$SEED/meta-data.flat
+}
+
+seed_user_data() {
+  [ -e $SEED/user-data.flat ] || return 0
+  while IFS=$TAB read -r key value; do
+    case $key in
+    hostname | fqdn) name=${value%%.*} ;;
+    users.*.name)
+      index=${key#users.}
+      eval "user_${index%%.*}=\$value"
+      seed_user "$value"
+      ;;
+    esac
+  done <$SEED/user-data.flat
+  while IFS=$TAB read -r key value; do
+    case $key in
+    write_files.*.end)
+      mkdir -p "$(dirname "$path")"
+      printf %b "$content" >"$path"
+      chmod "${mode:-0644}" "$path"
+      path='' content='' mode=''
+      ;;
+    *.end) ;;
+    ssh_authorized_keys.*) seed_key root "$(printf %b "$value")" ;;
+    users.*.ssh_authorized_keys.* | users.*.ssh-authorized-keys.*)
+      index=${key#users.}
+      eval "user=\$user_${index%%.*}"
+      seed_key "$user" "$(printf %b "$value")"
+      ;;
+    write_files.*.path) path=$value ;;
+    write_files.*.content) content=$value ;;
+    write_files.*.permissions) mode=$value ;;
+    esac
+  done <$SEED/user-data.flat
+}
+
+seed_user() {
+  grep -q "^$1:" /etc/passwd && return
+  echo "$1:x:$((1000 + $(wc -l </etc/passwd))):100::/home/$1:/bin/sh" >>/etc/passwd
+  echo "$1:*:19000::::::" >>/etc/shadow
+  mkdir -p "/home/$1"
+  chown "$1:100" "/home/$1"
+}
+
+seed_key() {
+  home=/home/$1
+  [ "$1" = root ] && home=/root
+  mkdir -p "$home/.ssh"
+  echo "$2" >>"$home/.ssh/authorized_keys"
+  chmod 700 "$home/.ssh"
+  chmod 600 "$home/.ssh/authorized_keys"
+  chown -R "$1" "$home/.ssh"
+}
+
+# Interfaces without a static address in network-config get DHCP.
+seed_network() {
+  for interface in /sys/class/net/*; do
+    [ -e "$interface/device" ] || continue
+    read -r mac <"$interface/address"
+    echo "${interface##*/} $mac"
+  done >/run/interfaces
+  [ -e $SEED/network-config.flat ] || : >$SEED/network-config.flat
+  awk -f /lib/tiny/network.awk /run/interfaces $SEED/network-config.flat >/run/network.sh
+  . /run/network.sh
+}
+
+seed_run_commands() {
+  if [ -n "$seed_script" ]; then
+    chmod +x $SEED/user-data
+    $SEED/user-data
+  elif [ -e $SEED/user-data.flat ]; then
+    awk -f /lib/tiny/runcmd.awk $SEED/user-data.flat >/run/runcmd.sh
+    [ ! -s /run/runcmd.sh ] || sh /run/runcmd.sh
+  fi
+}
