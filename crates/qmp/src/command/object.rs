@@ -1,0 +1,54 @@
+//! QEMU's object model: back-end objects and properties.
+
+use serde::Serialize;
+use serde_json::Value;
+
+use super::{Command, Empty};
+
+/// Adds a back-end object: an object with `qom-type`, `id` and the type's properties.
+#[derive(Debug, Serialize)]
+#[serde(transparent)]
+pub struct ObjectAdd(pub Value);
+impl Command for ObjectAdd {
+    const NAME: &'static str = "object-add";
+    type Return = Empty;
+}
+
+/// Removes a back-end object that nothing uses.
+#[derive(Debug, Serialize)]
+pub struct ObjectDel {
+    /// Its id.
+    pub id: String,
+}
+impl Command for ObjectDel {
+    const NAME: &'static str = "object-del";
+    type Return = Empty;
+}
+
+/// Reads a property.
+#[derive(Debug, Serialize)]
+pub struct QomGet {
+    /// The object's path, for example `/machine/peripheral/balloon0`.
+    pub path: String,
+    /// The property's name.
+    pub property: String,
+}
+impl Command for QomGet {
+    const NAME: &'static str = "qom-get";
+    type Return = Value;
+}
+
+/// Writes a property.
+#[derive(Debug, Serialize)]
+pub struct QomSet {
+    /// The object's path.
+    pub path: String,
+    /// The property's name.
+    pub property: String,
+    /// The new value.
+    pub value: Value,
+}
+impl Command for QomSet {
+    const NAME: &'static str = "qom-set";
+    type Return = Empty;
+}
