@@ -1,1 +1,41 @@
-//! The contract between server and agent, over mutual TLS.
+//! The contract between server and agent, over HTTP/2 with mutual TLS: the agent listens, the
+//! server calls. It is all that both sides share.
+//!
+//! How the two stay in step, whatever dies in between:
+//! * A command that changes something carries an **operation id** and the VM's ownership **epoch**.
+//!   The agent journals both: the same operation again is answered from the journal (or joins the
+//!   one still running), and a lower epoch than the VM's is refused (`stale_epoch`).
+//! * An error *answer* means that the operation has failed for good and that the agent has taken
+//!   back what it began. A broken connection means nothing: ask again with the same operation id.
+//! * The event stream begins with everything the agent knows ([`AgentEvent::Inventory`]), then
+//!   tells each change. A server that was away needs nothing else to be up to date.
+//! * Both sides tolerate unknown fields in answers and events: server N talks to agents N and N-1.
+
+mod datastore;
+mod host;
+mod image;
+mod network;
+mod vm;
+
+pub mod code;
+
+pub use datastore::{
+    DatastoreCheck, DatastoreEnsure, DatastorePath, DatastoreReport, DatastoreUnregistered,
+};
+pub use host::{
+    AgentEvent, Facts, FactsAnswer, HostEvents, HostInventory, Inventory, OperationCancel,
+    OperationPath, OperationProgress, SERVER_IDENTITY, host_identity,
+};
+pub use image::{
+    ImageContent, ImageContentAnswer, ImageContentQuery, ImageImport, ImageImportRequest,
+    ImageImportSource, ImageImported, ImagePath, ImageRemove, ImageRemoveRequest, ImageUpload,
+};
+pub use network::{NetworkDefinition, NetworkEnsure, NetworkPath, NetworkRemove};
+pub use vm::{
+    ConsoleKind, VmCommand, VmConsole, VmConsoleQuery, VmCreate, VmCreateRequest, VmDefine,
+    VmDefinition, VmExec, VmLog, VmLogQuery, VmPath, VmRegister, VmRemove, VmRemoveRequest,
+    VmReport, VmReset, VmScreenshot, VmStart, VmStop, VmStopRequest, VmSuspend,
+};
+
+/// The version of this contract.
+pub const VERSION: u32 = 1;

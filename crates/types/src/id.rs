@@ -10,8 +10,9 @@ use std::marker::PhantomData;
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use utoipa::ToSchema;
 use utoipa::openapi::schema::{ObjectBuilder, SchemaFormat, Type};
-use utoipa::{PartialSchema, ToSchema};
+use utoipa::openapi::{RefOr, Schema};
 use uuid::Uuid;
 
 use crate::object::Kind;
@@ -121,8 +122,9 @@ impl<'de, K> Deserialize<'de> for Id<K> {
         Uuid::deserialize(deserializer).map(Self::from_uuid)
     }
 }
-impl<K> PartialSchema for Id<K> {
-    fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::Schema> {
+// The trait that `Vec<T>` and `Option<T>` ask for; utoipa derives `PartialSchema` from it.
+impl<K> utoipa::__dev::ComposeSchema for Id<K> {
+    fn compose(_: Vec<RefOr<Schema>>) -> RefOr<Schema> {
         ObjectBuilder::new()
             .schema_type(Type::String)
             .format(Some(SchemaFormat::Custom("uuid".to_owned())))

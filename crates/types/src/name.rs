@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+use utoipa::openapi::{RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 use uuid::Uuid;
 
@@ -135,8 +136,9 @@ impl fmt::Display for Ref {
     }
 }
 
-impl PartialSchema for Ref {
-    fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::Schema> {
+// The trait that `Vec<T>` and `Option<T>` ask for; utoipa derives `PartialSchema` from it.
+impl utoipa::__dev::ComposeSchema for Ref {
+    fn compose(_: Vec<RefOr<Schema>>) -> RefOr<Schema> {
         String::schema()
     }
 }

@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+use utoipa::openapi::{RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
 use crate::object::{Kind, KindName, Object};
@@ -200,8 +201,9 @@ impl fmt::Display for MacAddress {
     }
 }
 
-impl PartialSchema for Ipv4Net {
-    fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::Schema> {
+// The trait that `Vec<T>` and `Option<T>` ask for; utoipa derives `PartialSchema` from it.
+impl utoipa::__dev::ComposeSchema for Ipv4Net {
+    fn compose(_: Vec<RefOr<Schema>>) -> RefOr<Schema> {
         String::schema()
     }
 }

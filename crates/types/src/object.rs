@@ -191,8 +191,9 @@ impl<K: Kind> Object<K> {
     }
 }
 
-impl<K: Kind> PartialSchema for Object<K> {
-    fn schema() -> RefOr<Schema> {
+// The trait that `Vec<T>` and `Option<T>` ask for; utoipa derives `PartialSchema` from it.
+impl<K: Kind> utoipa::__dev::ComposeSchema for Object<K> {
+    fn compose(_: Vec<RefOr<Schema>>) -> RefOr<Schema> {
         ObjectBuilder::new()
             .property("metadata", SchemaRef::from_schema_name("Metadata"))
             .required("metadata")

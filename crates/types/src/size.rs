@@ -4,8 +4,9 @@ use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize};
+use utoipa::ToSchema;
 use utoipa::openapi::schema::{KnownFormat, ObjectBuilder, SchemaFormat, Type};
-use utoipa::{PartialSchema, ToSchema};
+use utoipa::openapi::{RefOr, Schema};
 
 /// A number of bytes. JSON answers carry the number; requests may also use text such as `"8GiB"`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -96,8 +97,9 @@ impl<'de> Deserialize<'de> for ByteSize {
     }
 }
 
-impl PartialSchema for ByteSize {
-    fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::Schema> {
+// The trait that `Vec<T>` and `Option<T>` ask for; utoipa derives `PartialSchema` from it.
+impl utoipa::__dev::ComposeSchema for ByteSize {
+    fn compose(_: Vec<RefOr<Schema>>) -> RefOr<Schema> {
         ObjectBuilder::new()
             .schema_type(utoipa::openapi::schema::SchemaType::from_iter([
                 Type::Integer,

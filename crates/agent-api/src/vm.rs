@@ -1,0 +1,298 @@
+//! Commands to one VM, and what the agent reports of it.
+
+use hostler_endpoint::{Empty, Endpoint, Json, Method, NoParams, Stream};
+use hostler_types::{
+    DatastoreId, DiskStatus, Epoch, ExecAnswer, ExecRequest, GuestReport, ImageId, NicStatus,
+    OperationId, PowerState, StopMode, Vm, VmId,
+};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use crate::network::NetworkDefinition;
+
+#[derive(Debug, Clone, Serialize, Deserialize, IntoParams)]
+#[into_params(parameter_in = Path)]
+pub struct VmPath {
+    #[param(value_type = String)]
+    pub vm: VmId,
+}
+
+/// What every changing command carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct VmCommand {
+    pub op: OperationId,
+    pub epoch: Epoch,
+}
+
+/// All that an agent needs to run a VM without asking anyone, also after its own restart. The
+/// agent keeps it beside the disks.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct VmDefinition {
+    pub vm: Vm,
+    /// Where each image that the spec names lies.
+    pub images: Vec<(ImageId, DatastoreId)>,
+    /// Each network that the spec names.
+    pub networks: Vec<NetworkDefinition>,
+}
+
+/// What the agent reports of a VM, in answers and events.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct VmReport {
+    pub vm: VmId,
+    pub epoch: Epoch,
+    pub power: PowerState,
+    #[schema(value_type = String, format = DateTime)]
+    pub since: Timestamp,
+    pub message: Option<String>,
+    pub disks: Vec<DiskStatus>,
+    pub nics: Vec<NicStatus>,
+    pub guest: Option<GuestReport>,
+}
+
+/// `POST /agent/v1/vms/{vm}/create`: makes the directory, the overlay disks, the seed and the
+/// definition, the definition last. Taken back wholly on failure.
+#[derive(Debug)]
+pub struct VmCreate;
+
+impl Endpoint for VmCreate {
+    const ID: &'static str = "vm_create";
+    const METHOD: Method = Method::Post;
+    const PATH: &'static str = "/agent/v1/vms/{vm}/create";
+    const SUMMARY: &'static str = "Make a VM's files";
+    const TAG: &'static str = "vm";
+    type Path = VmPath;
+    type Query = NoParams;
+    type Body = Json<VmCreateRequest>;
+    type Answer = Json<VmReport>;
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct VmCreateRequest {
+    pub command: VmCommand,
+    pub definition: VmDefinition,
+}
+
+/// `POST /agent/v1/vms/{vm}/define`: replaces the definition (rename, reconfigure), grows disks
+/// that are larger in it and writes the seed anew when the customization changed.
+#[derive(Debug)]
+pub struct VmDefine;
+
+impl Endpoint for VmDefine {
+    const ID: &'static str = "vm_define";
+    const METHOD: Method = Method::Post;
+    const PATH: &'static str = "/agent/v1/vms/{vm}/define";
+    const SUMMARY: &'static str = "Replace a VM's definition";
+    const TAG: &'static str = "vm";
+    type Path = VmPath;
+    type Query = NoParams;
+    type Body = Json<VmCreateRequest>;
+    type Answer = Json<VmReport>;
+}
+
+/// `POST /agent/v1/vms/{vm}/register`: takes a VM whose files lie on one of the agent's datastores
+/// into the agent's inventory, with this definition and epoch. Refused when a file is missing.
+#[derive(Debug)]
+pub struct VmRegister;
+
+impl Endpoint for VmRegister {
+    const ID: &'static str = "vm_register";
+    const METHOD: Method = Method::Post;
+    const PATH: &'static str = "/agent/v1/vms/{vm}/register";
+    const SUMMARY: &'static str = "Take a VM's files into the inventory";
+    const TAG: &'static str = "vm";
+    type Path = VmPath;
+    type Query = NoParams;
+    type Body = Json<VmCreateRequest>;
+    type Answer = Json<VmReport>;
+}
+
+/// `POST /agent/v1/vms/{vm}/remove`: forgets the VM, with or without its files. Idempotent: a VM
+/// that is not there is answered 204. Refused while it runs, unless `force`.
+#[derive(Debug)]
+pub struct VmRemove;
+
+impl Endpoint for VmRemove {
+    const ID: &'static str = "vm_remove";
+    const METHOD: Method = Method::Post;
+    const PATH: &'static str = "/agent/v1/vms/{vm}/remove";
+    const SUMMARY: &'static str = "Forget a VM, with or without its files";
+    const TAG: &'static str = "vm";
+    const STATUS: u16 = 204;
+    type Path = VmPath;
+    type Query = NoParams;
+    type Body = Json<VmRemoveRequest>;
+    type Answer = Empty;
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct VmRemoveRequest {
+    pub command: VmCommand,
+    /// Where its files are, so that files without a record (after a crash) are removed too.
+    pub datastore: DatastoreId,
+    /// Leave the directory for a later `vm_register`.
+    pub keep_files: bool,
+    /// Kill a running guest first.
+    pub force: bool,
+}
+
+/// `POST /agent/v1/vms/{vm}/start`: starts QEMU, or resumes a suspended VM; answers when the
+/// guest's CPUs run. A VM that runs already is answered as it is.
+#[derive(Debug)]
+pub struct VmStart;
+
+impl Endpoint for VmStart {
+    const ID: &'static str = "vm_start";
+    const METHOD: Method = Method::Post;
+    const PATH: &'static str = "/agent/v1/vms/{vm}/start";
+    const SUMMARY: &'static str = "Start or resume a VM";
+    const TAG: &'static str = "vm";
+    type Path = VmPath;
+    type Query = NoParams;
+    type Body = Json<VmCommand>;
+    type Answer = Json<VmReport>;
+}
+
+/// `POST /agent/v1/vms/{vm}/stop`: answers when QEMU has ended. A graceful stop that the guest
+/// does not follow in time fails with `timeout` and leaves the VM running.
+#[derive(Debug)]
+pub struct VmStop;
+
+impl Endpoint for VmStop {
+    const ID: &'static str = "vm_stop";
+    const METHOD: Method = Method::Post;
+    const PATH: &'static str = "/agent/v1/vms/{vm}/stop";
+    const SUMMARY: &'static str = "Stop a VM";
+    const TAG: &'static str = "vm";
+    type Path = VmPath;
+    type Query = NoParams;
+    type Body = Json<VmStopRequest>;
+    type Answer = Json<VmReport>;
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct VmStopRequest {
+    pub command: VmCommand,
+    pub mode: StopMode,
+    /// How long a graceful stop may take.
+    pub timeout_seconds: u32,
+}
+
+/// `POST /agent/v1/vms/{vm}/reset`
+#[derive(Debug)]
+pub struct VmReset;
+
+impl Endpoint for VmReset {
+    const ID: &'static str = "vm_reset";
+    const METHOD: Method = Method::Post;
+    const PATH: &'static str = "/agent/v1/vms/{vm}/reset";
+    const SUMMARY: &'static str = "Press a running VM's reset button";
+    const TAG: &'static str = "vm";
+    type Path = VmPath;
+    type Query = NoParams;
+    type Body = Json<VmCommand>;
+    type Answer = Json<VmReport>;
+}
+
+/// `POST /agent/v1/vms/{vm}/suspend`: writes the memory beside the disks and ends QEMU.
+#[derive(Debug)]
+pub struct VmSuspend;
+
+impl Endpoint for VmSuspend {
+    const ID: &'static str = "vm_suspend";
+    const METHOD: Method = Method::Post;
+    const PATH: &'static str = "/agent/v1/vms/{vm}/suspend";
+    const SUMMARY: &'static str = "Suspend a VM to its datastore";
+    const TAG: &'static str = "vm";
+    type Path = VmPath;
+    type Query = NoParams;
+    type Body = Json<VmCommand>;
+    type Answer = Json<VmReport>;
+}
+
+/// `POST /agent/v1/vms/{vm}/exec`
+#[derive(Debug)]
+pub struct VmExec;
+
+impl Endpoint for VmExec {
+    const ID: &'static str = "vm_exec";
+    const METHOD: Method = Method::Post;
+    const PATH: &'static str = "/agent/v1/vms/{vm}/exec";
+    const SUMMARY: &'static str = "Run a command in the guest";
+    const TAG: &'static str = "vm";
+    type Path = VmPath;
+    type Query = NoParams;
+    type Body = Json<ExecRequest>;
+    type Answer = Json<ExecAnswer>;
+}
+
+/// `GET /agent/v1/vms/{vm}/screenshot`: a PNG.
+#[derive(Debug)]
+pub struct VmScreenshot;
+
+impl Endpoint for VmScreenshot {
+    const ID: &'static str = "vm_screenshot";
+    const METHOD: Method = Method::Get;
+    const PATH: &'static str = "/agent/v1/vms/{vm}/screenshot";
+    const SUMMARY: &'static str = "The screen as PNG";
+    const TAG: &'static str = "vm";
+    type Path = VmPath;
+    type Query = NoParams;
+    type Body = Empty;
+    type Answer = Stream;
+}
+
+/// `POST /agent/v1/vms/{vm}/console`: bytes both ways, for as long as both sides like. Several
+/// viewers of the serial console see the same; the last lines come first.
+#[derive(Debug)]
+pub struct VmConsole;
+
+impl Endpoint for VmConsole {
+    const ID: &'static str = "vm_console";
+    const METHOD: Method = Method::Post;
+    const PATH: &'static str = "/agent/v1/vms/{vm}/console";
+    const SUMMARY: &'static str = "The serial or VNC console";
+    const TAG: &'static str = "vm";
+    type Path = VmPath;
+    type Query = VmConsoleQuery;
+    type Body = Stream;
+    type Answer = Stream;
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct VmConsoleQuery {
+    #[param(value_type = String)]
+    pub kind: ConsoleKind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ConsoleKind {
+    Serial,
+    Vnc,
+}
+
+/// `GET /agent/v1/vms/{vm}/log`: what the serial console printed, from its bounded log.
+#[derive(Debug)]
+pub struct VmLog;
+
+impl Endpoint for VmLog {
+    const ID: &'static str = "vm_log";
+    const METHOD: Method = Method::Get;
+    const PATH: &'static str = "/agent/v1/vms/{vm}/log";
+    const SUMMARY: &'static str = "What the serial console printed";
+    const TAG: &'static str = "vm";
+    type Path = VmPath;
+    type Query = VmLogQuery;
+    type Body = Empty;
+    type Answer = Stream;
+}
+
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct VmLogQuery {
+    /// Go on with what is printed from now.
+    #[serde(default)]
+    pub follow: bool,
+}
