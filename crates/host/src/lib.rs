@@ -1,1 +1,15 @@
-//! Linux: datastores and volumes, images, seeds, bridges, taps, packet filter, cgroups.
+//! Linux, as the agent uses it: datastores and volumes, images, seeds, networks, cgroups.
+//!
+//! Nothing here knows QEMU's command line, the server or a task; every function that changes the
+//! world can be repeated, and has an inverse that can be repeated too. Paths are made from typed
+//! ids, never from text that a person or a guest chose. Functions that are not `async` may block
+//! for the time of a few disk flushes, or as long as they say.
+
+pub mod datastore;
+pub mod facts;
+mod file;
+pub mod uid;
+
+pub use datastore::{Datastore, DatastoreError, DefinitionError, FoundVm, Space, VmDir};
+pub use file::{Access, write_atomic};
+pub use uid::VmUid;

@@ -1,0 +1,320 @@
+//! A datastore: a directory that holds images and VMs.
+//!
+//! ```text
+//! .hostler-datastore          marker: whose directory this is
+//! images/<image-id>.qcow2     (.iso for CD-ROMs, .part while it is received)
+//! vms/<vm-id>/vm.json         the definition (vm.json.unregistered: kept, but in no inventory)
+//!             <disk>.qcow2  seed.img  nvram.fd  suspend.state  console.log
+//! ```
+//!
+//! The marker is looked at before each write, so that nothing is put on the mount point of a file
+//! system that is not mounted. Paths come from typed ids alone. Directories belong to root and can
+//! be passed but not listed by others (0711): a guest's process reaches its own files and cannot
+//! put anything, such as a symbolic link, beside them.
+
+mod error;
+mod vm_dir;
+
+use std::collections::HashSet;
+use std::fs;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use hostler_types::{ByteSize, DatastoreId, ImageId, ImageMedia, VmId};
+use serde::{Deserialize, Serialize};
+
+use crate::file::{Access, remove_if_there, sync_directory, write_atomic};
+
+pub use error::{DatastoreError, DefinitionError};
+use error::{IoContext, io_error};
+pub use vm_dir::{FoundVm, VmDir};
+
+const MARKER: &str = ".hostler-datastore";
+
+/// An opened datastore. Clones are cheap and are the same datastore.
+#[derive(Debug, Clone)]
+pub struct Datastore(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    id: DatastoreId,
+    /// Absolute and free of symbolic links.
+    root: PathBuf,
+}
+
+/// Sizes of the file system that a datastore is on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Space {
+    pub capacity: ByteSize,
+    /// What processes without privileges may still fill.
+    pub free: ByteSize,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Marker {
+    id: DatastoreId,
+}
+
+impl Datastore {
+    /// Makes `path` the datastore `id`. A directory that already is this datastore is opened.
+    ///
+    /// # Errors
+    /// The directory holds other things or another datastore, or guests could not reach it.
+    pub fn create(path: &Path, id: DatastoreId) -> Result<Self, DatastoreError> {
+        if !path.is_absolute() {
+            return Err(DatastoreError::NotAbsolute(path.to_owned()));
+        }
+        create_directories(path).doing("create the directory", path)?;
+        match read_marker(path) {
+            Ok(Some(_)) => return Self::open(path, id),
+            Ok(None) => check_empty(path)?,
+            Err(error) => return Err(error),
+        }
+        let root = path.canonicalize().doing("resolve", path)?;
+        check_traversable(&root)?;
+        for name in ["images", "vms"] {
+            let directory = root.join(name);
+            create_directory(&directory).doing("create the directory", &directory)?;
+        }
+        // The marker comes last: with it, the layout is there.
+        let marker = serde_json::to_vec(&Marker { id }).map_err(io::Error::other);
+        let marker_path = root.join(MARKER);
+        marker
+            .and_then(|bytes| write_atomic(&marker_path, &bytes, Access::ROOT_ONLY))
+            .doing("write the marker", &marker_path)?;
+        Self::open(&root, id)
+    }
+
+    /// Opens a datastore, and finishes what a crash interrupted: removals and half-written files.
+    ///
+    /// # Errors
+    /// [`DatastoreError::NotMounted`] without the marker.
+    pub fn open(path: &Path, id: DatastoreId) -> Result<Self, DatastoreError> {
+        let missing = |error: io::Error| match error.kind() {
+            io::ErrorKind::NotFound => DatastoreError::NotMounted(path.to_owned()),
+            _ => io_error("resolve", path, error),
+        };
+        let root = path.canonicalize().map_err(missing)?;
+        let datastore = Self(Arc::new(Inner { id, root }));
+        datastore.check()?;
+        check_traversable(datastore.root())?;
+        datastore.sweep()?;
+        Ok(datastore)
+    }
+
+    pub fn id(&self) -> DatastoreId {
+        self.0.id
+    }
+
+    pub fn root(&self) -> &Path {
+        &self.0.root
+    }
+
+    /// Makes sure that the directory still is this datastore.
+    ///
+    /// # Errors
+    /// [`DatastoreError::NotMounted`] or [`DatastoreError::OtherDatastore`].
+    pub fn check(&self) -> Result<(), DatastoreError> {
+        let path = self.root().to_owned();
+        match read_marker(&path)? {
+            None => Err(DatastoreError::NotMounted(path)),
+            Some(found) if found == self.id() => Ok(()),
+            Some(found) => Err(DatastoreError::OtherDatastore { path, found, wanted: self.id() }),
+        }
+    }
+
+    /// # Errors
+    /// The datastore is not mounted, or its file system does not answer.
+    pub fn space(&self) -> Result<Space, DatastoreError> {
+        self.check()?;
+        let stat = rustix::fs::statvfs(self.root())
+            .map_err(|error| io_error("read the free space of", self.root(), error.into()))?;
+        let bytes = |blocks: u64| ByteSize(blocks.saturating_mul(stat.f_frsize));
+        Ok(Space { capacity: bytes(stat.f_blocks), free: bytes(stat.f_bavail) })
+    }
+
+    /// Where a ready image is.
+    pub fn image(&self, id: ImageId, media: ImageMedia) -> PathBuf {
+        let extension = match media {
+            ImageMedia::Disk => "qcow2",
+            ImageMedia::Cdrom => "iso",
+        };
+        self.images().join(format!("{id}.{extension}"))
+    }
+
+    /// Where the bytes of an image are received, before they are checked.
+    pub fn image_part(&self, id: ImageId) -> PathBuf {
+        self.images().join(format!("{id}.part"))
+    }
+
+    /// The target of a conversion that is under way.
+    pub(crate) fn image_converted(&self, id: ImageId) -> PathBuf {
+        self.images().join(format!("{id}.converting"))
+    }
+
+    /// A ready image, whatever its media.
+    pub fn find_image(&self, id: ImageId) -> Option<(PathBuf, ImageMedia)> {
+        [ImageMedia::Disk, ImageMedia::Cdrom]
+            .into_iter()
+            .map(|media| (self.image(id, media), media))
+            .find(|(path, _)| path.is_file())
+    }
+
+    /// Removes an image, ready or in progress. That it is not there is as good.
+    ///
+    /// # Errors
+    /// The datastore is not mounted, or a file cannot be removed.
+    pub fn remove_image(&self, id: ImageId) -> Result<(), DatastoreError> {
+        self.check()?;
+        for path in [
+            self.image(id, ImageMedia::Disk),
+            self.image(id, ImageMedia::Cdrom),
+            self.image_part(id),
+            self.image_converted(id),
+        ] {
+            remove_if_there(&path).doing("remove", &path)?;
+        }
+        sync_directory(&self.images()).doing("flush", &self.images())
+    }
+
+    /// The directory of a VM, which may not exist.
+    pub fn vm(&self, id: VmId) -> VmDir {
+        VmDir::new(self.clone(), id)
+    }
+
+    /// The VMs whose definition is on the datastore, sorted by id.
+    ///
+    /// # Errors
+    /// The datastore is not mounted or cannot be read. A definition that cannot be read is part
+    /// of the answer.
+    pub fn scan(&self) -> Result<Vec<FoundVm>, DatastoreError> {
+        self.check()?;
+        let mut ids: Vec<VmId> =
+            entries(&self.vms())?.iter().filter_map(|name| name.parse().ok()).collect();
+        ids.sort();
+        Ok(ids.into_iter().filter_map(|id| self.vm(id).find()).collect())
+    }
+
+    /// What lies below `images` and `vms` and belongs to none of these, sorted.
+    ///
+    /// # Errors
+    /// The datastore is not mounted or cannot be read.
+    pub fn orphans(
+        &self,
+        vms: &HashSet<VmId>,
+        images: &HashSet<ImageId>,
+    ) -> Result<Vec<PathBuf>, DatastoreError> {
+        self.check()?;
+        let vm_known = |name: &str| name.parse().is_ok_and(|id| vms.contains(&id));
+        let image_known = |name: &str| {
+            let stem = name.split_once('.').map_or(name, |(stem, _)| stem);
+            stem.parse().is_ok_and(|id| images.contains(&id))
+        };
+        let mut orphans = Vec::new();
+        for name in entries(&self.vms())?.iter().filter(|name| !vm_known(name)) {
+            orphans.push(self.vms().join(name));
+        }
+        for name in entries(&self.images())?.iter().filter(|name| !image_known(name)) {
+            orphans.push(self.images().join(name));
+        }
+        orphans.sort();
+        Ok(orphans)
+    }
+
+    pub(crate) fn images(&self) -> PathBuf {
+        self.root().join("images")
+    }
+
+    pub(crate) fn vms(&self) -> PathBuf {
+        self.root().join("vms")
+    }
+
+    fn sweep(&self) -> Result<(), DatastoreError> {
+        for directory in [self.root().to_owned(), self.images()] {
+            sweep_temporary_files(&directory)?;
+        }
+        for name in entries(&self.vms())?.iter().filter(|name| VmDir::is_removed(name)) {
+            let path = self.vms().join(name);
+            fs::remove_dir_all(&path).doing("remove", &path)?;
+        }
+        Ok(())
+    }
+}
+
+fn read_marker(root: &Path) -> Result<Option<DatastoreId>, DatastoreError> {
+    let path = root.join(MARKER);
+    match fs::read(&path) {
+        Ok(bytes) => serde_json::from_slice::<Marker>(&bytes)
+            .map(|marker| Some(marker.id))
+            .map_err(|_| DatastoreError::BadMarker(path)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(io_error("read the marker", &path, error)),
+    }
+}
+
+/// Temporary files of [`write_atomic`] that a crash left.
+fn sweep_temporary_files(directory: &Path) -> Result<(), DatastoreError> {
+    for name in entries(directory)?.iter().filter(|name| name.starts_with(".tmp-")) {
+        let path = directory.join(name);
+        remove_if_there(&path).doing("remove", &path)?;
+    }
+    Ok(())
+}
+
+/// Names that are not UTF-8 are nobody's of ours; they are left out.
+fn entries(directory: &Path) -> Result<Vec<String>, DatastoreError> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(directory).doing("list", directory)? {
+        let entry = entry.doing("list", directory)?;
+        names.extend(entry.file_name().into_string());
+    }
+    Ok(names)
+}
+
+/// A fresh directory or file system, or one in which an earlier [`Datastore::create`] stopped.
+fn check_empty(root: &Path) -> Result<(), DatastoreError> {
+    for name in entries(root)? {
+        let path = root.join(&name);
+        let own = match name.as_str() {
+            "lost+found" => true,
+            "images" | "vms" => path.is_dir() && entries(&path)?.is_empty(),
+            name => name.starts_with(".tmp-"),
+        };
+        if !own {
+            return Err(DatastoreError::NotEmpty { root: root.to_owned(), entry: name });
+        }
+    }
+    Ok(())
+}
+
+/// Guests run as users of their own, so all must be able to pass each directory on the way.
+fn check_traversable(root: &Path) -> Result<(), DatastoreError> {
+    for directory in root.ancestors() {
+        let metadata = fs::metadata(directory).doing("look at", directory)?;
+        if metadata.permissions().mode() & 0o001 == 0 {
+            let directory = directory.to_owned();
+            return Err(DatastoreError::NotTraversable { root: root.to_owned(), directory });
+        }
+    }
+    Ok(())
+}
+
+/// `mkdir -p` with mode 0711 for those that are new.
+fn create_directories(path: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o711).create(path)
+}
+
+/// Makes one directory that outlives a power loss; it may be there already.
+fn create_directory(path: &Path) -> io::Result<()> {
+    match fs::DirBuilder::new().mode(0o711).create(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        result => {
+            result?;
+            // The process's umask may have taken bits away.
+            fs::set_permissions(path, fs::Permissions::from_mode(0o711))?;
+        }
+    }
+    sync_directory(crate::file::parent(path)?)
+}

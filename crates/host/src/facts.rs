@@ -1,0 +1,101 @@
+//! What the host is: name, kernel, CPUs, memory, bridges. Read once, when the agent starts.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use hostler_types::ByteSize;
+
+/// The Linux part of a host's facts; the agent adds what it knows of QEMU.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Facts {
+    pub hostname: String,
+    pub kernel: String,
+    pub cpu_model: String,
+    /// Logical CPUs that are online.
+    pub cpus: u32,
+    pub memory: ByteSize,
+    /// Linux bridges, sorted; those that Hostler made for NAT networks are left out.
+    pub bridges: Vec<String>,
+}
+
+/// Reads the facts.
+///
+/// # Errors
+/// `/proc` cannot be read.
+pub fn read() -> io::Result<Facts> {
+    let uname = rustix::system::uname();
+    let cpus = std::thread::available_parallelism()?.get();
+    Ok(Facts {
+        hostname: uname.nodename().to_string_lossy().into_owned(),
+        kernel: uname.release().to_string_lossy().into_owned(),
+        cpu_model: cpu_model(&fs::read_to_string("/proc/cpuinfo")?),
+        cpus: u32::try_from(cpus).unwrap_or(u32::MAX),
+        memory: memory(&fs::read_to_string("/proc/meminfo")?),
+        bridges: bridges(Path::new("/sys/class/net")),
+    })
+}
+
+fn cpu_model(cpuinfo: &str) -> String {
+    let value = |key: &str| {
+        cpuinfo.lines().find_map(|line| {
+            let (name, value) = line.split_once(':')?;
+            (name.trim() == key).then(|| value.trim().to_owned())
+        })
+    };
+    // Arm has no `model name`.
+    value("model name").or_else(|| value("CPU part")).unwrap_or_else(|| "unknown".to_owned())
+}
+
+fn memory(meminfo: &str) -> ByteSize {
+    let kib = meminfo.lines().find_map(|line| {
+        line.strip_prefix("MemTotal:")?.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()
+    });
+    ByteSize(kib.unwrap_or(0) << 10)
+}
+
+fn bridges(net: &Path) -> Vec<String> {
+    let Ok(entries) = fs::read_dir(net) else { return Vec::new() };
+    let mut bridges: Vec<String> = entries
+        .flatten()
+        .filter(|entry| entry.path().join("bridge").is_dir())
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .filter(|name| !is_nat_bridge(name))
+        .collect();
+    bridges.sort();
+    bridges
+}
+
+fn is_nat_bridge(name: &str) -> bool {
+    name.strip_prefix("hb")
+        .is_some_and(|rest| rest.len() == 8 && rest.bytes().all(|b| b.is_ascii_hexdigit()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_host_has_facts() {
+        let facts = read().unwrap();
+        assert!(facts.cpus >= 1 && facts.memory > ByteSize::mib(64), "{facts:?}");
+        assert!(!facts.hostname.is_empty() && !facts.kernel.is_empty(), "{facts:?}");
+    }
+
+    #[test]
+    fn proc_files_are_read() {
+        let cpuinfo = "processor\t: 0\nmodel name\t: AMD EPYC 7763\nflags\t: fpu\n";
+        assert_eq!(cpu_model(cpuinfo), "AMD EPYC 7763");
+        assert_eq!(cpu_model(""), "unknown");
+        assert_eq!(memory("MemFree: 1 kB\nMemTotal:  2048 kB\n"), ByteSize::mib(2));
+    }
+
+    #[test]
+    fn bridges_are_found_by_what_they_are() {
+        let net = tempfile::tempdir().unwrap();
+        for name in ["br0/bridge", "br-lan/bridge", "eth0", "hb0a1b2c3d/bridge", "hbox/bridge"] {
+            fs::create_dir_all(net.path().join(name)).unwrap();
+        }
+        assert_eq!(bridges(net.path()), ["br-lan", "br0", "hbox"]);
+    }
+}

@@ -1,0 +1,86 @@
+//! Files that must not be half written: replaced as a whole, and on disk when the call returns.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+/// Who may do what with a new file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Access {
+    pub mode: u32,
+    pub uid: u32,
+    pub gid: u32,
+}
+
+impl Access {
+    /// Only root reads and writes it.
+    pub const ROOT_ONLY: Self = Self { mode: 0o600, uid: 0, gid: 0 };
+}
+
+/// Writes `bytes` as the file `path`, replacing what is there: after a crash at any instant the
+/// file has either its old content or the new, and after return the new.
+///
+/// # Errors
+/// The path's directory does not exist or cannot be written; the old file is untouched.
+pub fn write_atomic(path: &Path, bytes: &[u8], access: Access) -> io::Result<()> {
+    let directory = parent(path)?;
+    // Nobody else can open the file before it is complete: tempfile makes it 0600.
+    let mut temporary = tempfile::Builder::new().prefix(".tmp-").tempfile_in(directory)?;
+    temporary.write_all(bytes)?;
+    set_access(temporary.as_file(), access)?;
+    temporary.as_file().sync_all()?;
+    temporary.persist(path).map_err(|error| error.error)?;
+    sync_directory(directory)
+}
+
+/// Sets owner, then mode (changing the owner may clear bits of the mode).
+pub(crate) fn set_access(file: &File, access: Access) -> io::Result<()> {
+    std::os::unix::fs::fchown(file, Some(access.uid), Some(access.gid))?;
+    file.set_permissions(fs::Permissions::from_mode(access.mode))
+}
+
+/// Makes names created, renamed or removed in `directory` survive a power loss.
+pub(crate) fn sync_directory(directory: &Path) -> io::Result<()> {
+    File::open(directory)?.sync_all()
+}
+
+/// Removes a file; that it does not exist is as good.
+pub(crate) fn remove_if_there(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
+}
+
+pub(crate) fn parent(path: &Path) -> io::Result<&Path> {
+    path.parent().ok_or_else(|| io::Error::other("a file without a directory"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::MetadataExt;
+
+    #[test]
+    fn a_file_is_replaced_with_its_access() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
+        write_atomic(&path, b"old", Access::ROOT_ONLY).unwrap();
+        write_atomic(&path, b"new", Access { mode: 0o640, uid: 1, gid: 2 }).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"new");
+        let metadata = fs::metadata(&path).unwrap();
+        assert_eq!((metadata.mode() & 0o7777, metadata.uid(), metadata.gid()), (0o640, 1, 2));
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1, "nothing is left beside it");
+    }
+
+    #[test]
+    fn a_failed_write_leaves_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("is-a-directory");
+        fs::create_dir(&path).unwrap();
+        fs::create_dir(path.join("x")).unwrap();
+        assert!(write_atomic(&path, b"new", Access::ROOT_ONLY).is_err());
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+}
