@@ -1,0 +1,113 @@
+//! What is asked of a store in one transaction, and its answer.
+
+use std::sync::Arc;
+
+use hostler_types::{Kind, KindName, Object, ObjectId, Revision, TaskId};
+use jiff::Timestamp;
+
+use crate::change::Change;
+use crate::record::Record;
+
+/// Writes that are carried out together or not at all, in this order.
+#[derive(Debug, Clone)]
+pub struct Batch {
+    pub writes: Vec<Write>,
+    /// A user's name, `root` (Unix socket) or `system`.
+    pub actor: String,
+    /// Why, for people: the event list shows it.
+    pub reason: String,
+    pub task: Option<TaskId>,
+    /// The time of the change, as the log tells it.
+    pub at: Timestamp,
+}
+
+#[derive(Debug, Clone)]
+pub enum Write {
+    Create(Record),
+    Update {
+        record: Record,
+        expected: Revision,
+    },
+    /// For the one owner of an object: overwrites whatever revision is stored. It must exist.
+    UpdateAny(Record),
+    Delete {
+        kind: KindName,
+        id: ObjectId,
+        expected: Option<Revision>,
+    },
+    /// Refused if another task holds it; done already if this one does.
+    Lock {
+        object: ObjectId,
+        task: TaskId,
+    },
+    /// Releases all that the task holds.
+    Unlock {
+        task: TaskId,
+    },
+    /// Writes nothing: the batch is refused unless the object exists (at that revision).
+    Expect {
+        kind: KindName,
+        id: ObjectId,
+        revision: Option<Revision>,
+    },
+    /// Writes nothing: the batch is refused if any task holds the object.
+    ExpectUnlocked {
+        object: ObjectId,
+    },
+}
+
+impl Batch {
+    pub fn new(actor: impl Into<String>, reason: impl Into<String>, at: Timestamp) -> Self {
+        Self { writes: Vec::new(), actor: actor.into(), reason: reason.into(), task: None, at }
+    }
+
+    #[must_use]
+    pub fn task(mut self, task: TaskId) -> Self {
+        self.task = Some(task);
+        self
+    }
+
+    #[must_use]
+    pub fn with(mut self, write: Write) -> Self {
+        self.writes.push(write);
+        self
+    }
+
+    #[must_use]
+    pub fn with_all(mut self, writes: impl IntoIterator<Item = Write>) -> Self {
+        self.writes.extend(writes);
+        self
+    }
+}
+
+impl Write {
+    pub fn create<K: Kind>(object: &Object<K>) -> Self {
+        Self::Create(Record::from_object(object))
+    }
+
+    /// Expects the revision that `object` was read at.
+    pub fn update<K: Kind>(object: &Object<K>) -> Self {
+        Self::Update { record: Record::from_object(object), expected: object.metadata.revision }
+    }
+
+    pub fn update_any<K: Kind>(object: &Object<K>) -> Self {
+        Self::UpdateAny(Record::from_object(object))
+    }
+
+    /// Expects the revision that `object` was read at.
+    pub fn delete<K: Kind>(object: &Object<K>) -> Self {
+        Self::Delete {
+            kind: K::NAME,
+            id: object.id().untyped(),
+            expected: Some(object.metadata.revision),
+        }
+    }
+}
+
+/// What a batch has changed: one entry per object written, in the batch's order.
+#[derive(Debug, Clone)]
+pub struct Committed {
+    pub changes: Vec<Arc<Change>>,
+    /// The last of these changes; for a batch without object writes, the last before it.
+    pub revision: Revision,
+}
