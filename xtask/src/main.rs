@@ -1,2 +1,75 @@
-//! Chores of the repository: `cargo xtask check|bench|openapi|dist`.
-fn main() {}
+//! Chores of the repository: `cargo xtask check|openapi|bench|dist`.
+#![expect(clippy::print_stdout, reason = "chores talk to the person who runs them")]
+
+mod check;
+mod dist;
+mod openapi;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use clap::{Parser, Subcommand};
+
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", about = "Chores of the repository")]
+struct Arguments {
+    #[command(subcommand)]
+    chore: Chore,
+}
+
+#[derive(Debug, Subcommand)]
+enum Chore {
+    /// Formatting, clippy, crate graph, OpenAPI document, file limits: before every push
+    Check {
+        /// Write the crate graph and the OpenAPI document anew instead of comparing them
+        #[arg(long)]
+        bless: bool,
+    },
+    /// Write openapi/hostler-v1.json
+    Openapi,
+    /// Measure the figures, each as a ratio to the raw command in the same run
+    Bench {
+        /// Passed to the benchmark; see `cargo xtask bench -- --help`
+        #[arg(last = true)]
+        arguments: Vec<String>,
+    },
+    /// Make a tarball and a .deb in target/dist
+    Dist,
+}
+
+fn main() -> Result<()> {
+    match Arguments::parse().chore {
+        Chore::Check { bless } => check::check(bless),
+        Chore::Openapi => openapi::write(),
+        Chore::Bench { arguments } => bench(&arguments),
+        Chore::Dist => dist::dist(),
+    }
+}
+
+/// The benchmark measures the release build, and is itself one.
+fn bench(arguments: &[String]) -> Result<()> {
+    run(cargo().args(["build", "--release", "--package", "hostler", "--package", "hostler-e2e"]))?;
+    run(Command::new(root().join("target/release/hostler-bench")).args(arguments))
+}
+
+/// The checkout's top folder.
+fn root() -> PathBuf {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
+    folder.parent().map_or_else(|| folder.to_owned(), Path::to_owned)
+}
+
+fn cargo() -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(root());
+    command
+}
+
+/// Runs a command that must succeed.
+fn run(command: &mut Command) -> Result<()> {
+    let status = command.status().with_context(|| format!("cannot run {command:?}"))?;
+    if !status.success() {
+        bail!("{command:?} failed: {status}");
+    }
+    Ok(())
+}

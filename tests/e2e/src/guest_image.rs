@@ -1,0 +1,32 @@
+//! The tiny guest, built once by `scripts/build-image` and kept outside the source tree.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+
+/// Where built images are kept.
+pub fn cache_dir() -> PathBuf {
+    let from = |variable: &str| std::env::var_os(variable).map(PathBuf::from);
+    from("HOSTLER_CACHE")
+        .or_else(|| from("XDG_CACHE_HOME").map(|cache| cache.join("hostler")))
+        .or_else(|| from("HOME").map(|home| home.join(".cache/hostler")))
+        .unwrap_or_else(|| PathBuf::from("/var/cache/hostler"))
+}
+
+/// The path of the tiny guest's qcow2; builds it if need be.
+///
+/// # Panics
+/// When it cannot be built.
+pub fn tiny_image() -> &'static Path {
+    static IMAGE: OnceLock<PathBuf> = OnceLock::new();
+    IMAGE.get_or_init(|| {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/build-image");
+        let output = Command::new(script)
+            .arg("tiny")
+            .stderr(Stdio::inherit())
+            .output()
+            .expect("scripts/build-image can be run");
+        assert!(output.status.success(), "scripts/build-image tiny failed");
+        PathBuf::from(String::from_utf8_lossy(&output.stdout).trim())
+    })
+}

@@ -1,0 +1,78 @@
+//! What is installed elsewhere: a tarball and a .deb with binary, units, completions, man pages.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use crate::{cargo, root, run};
+
+pub(crate) fn dist() -> Result<()> {
+    run(cargo().args(["build", "--release", "--package", "hostler"]))?;
+    let version = env!("CARGO_PKG_VERSION");
+    let architecture = debian_architecture()?;
+    let dist = root().join("target/dist");
+    let tree = dist.join("tree");
+    if tree.exists() {
+        fs::remove_dir_all(&tree)?;
+    }
+    stage(&tree)?;
+
+    let tarball = dist.join(format!("hostler-{version}-linux-{architecture}.tar.gz"));
+    run(Command::new("tar")
+        .args(["--create", "--gzip", "--owner=0", "--group=0", "--sort=name", "--file"])
+        .arg(&tarball)
+        .arg("--directory")
+        .arg(&tree)
+        .arg("."))?;
+
+    let control = fs::read_to_string(root().join("packaging/control.in"))?
+        .replace("@VERSION@", version)
+        .replace("@ARCH@", &architecture);
+    fs::create_dir_all(tree.join("DEBIAN"))?;
+    fs::write(tree.join("DEBIAN/control"), control)?;
+    let package = dist.join(format!("hostler_{version}_{architecture}.deb"));
+    run(Command::new("dpkg-deb").args(["--root-owner-group", "--build"]).arg(&tree).arg(&package))?;
+    println!("{}\n{}", tarball.display(), package.display());
+    Ok(())
+}
+
+/// Lays the files out as they are installed.
+fn stage(tree: &Path) -> Result<()> {
+    let binary = root().join("target/release/hostler");
+    install(&binary, &tree.join("usr/bin/hostler"))?;
+    for unit in ["hostler-server.service", "hostler-agent.service"] {
+        let from = root().join("packaging").join(unit);
+        install(&from, &tree.join("usr/lib/systemd/system").join(unit))?;
+    }
+    for file in ["README.md", "CHANGELOG.md", "LICENSE"] {
+        install(&root().join(file), &tree.join("usr/share/doc/hostler").join(file))?;
+    }
+    let completions = [
+        ("bash", "usr/share/bash-completion/completions/hostler"),
+        ("zsh", "usr/share/zsh/vendor-completions/_hostler"),
+        ("fish", "usr/share/fish/vendor_completions.d/hostler.fish"),
+    ];
+    for (shell, path) in completions {
+        let output = Command::new(&binary).args(["completion", shell]).output()?;
+        anyhow::ensure!(output.status.success(), "`hostler completion {shell}` failed");
+        let path = tree.join(path);
+        fs::create_dir_all(path.parent().context("a path below the tree")?)?;
+        fs::write(path, output.stdout)?;
+    }
+    let pages = tree.join("usr/share/man/man1");
+    fs::create_dir_all(&pages)?;
+    run(Command::new(&binary).arg("man").arg(&pages))
+}
+
+fn install(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir_all(to.parent().context("a path below the tree")?)?;
+    fs::copy(from, to).with_context(|| format!("cannot copy {}", from.display()))?;
+    Ok(())
+}
+
+fn debian_architecture() -> Result<String> {
+    let output = Command::new("dpkg").arg("--print-architecture").output()?;
+    Ok(String::from_utf8(output.stdout)?.trim().to_owned())
+}
