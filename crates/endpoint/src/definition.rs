@@ -1,10 +1,15 @@
 //! The trait that an endpoint type implements.
 
+use std::borrow::Cow;
+
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use utoipa::{IntoParams, ToSchema};
+use utoipa::openapi::schema::{ArrayBuilder, ObjectBuilder, Type};
+use utoipa::openapi::{Ref, RefOr, Schema};
+use utoipa::{IntoParams, PartialSchema, ToSchema};
 
-use crate::body::{Answer, Body};
+use crate::answer::Answer;
+use crate::body::Body;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Method {
@@ -13,6 +18,18 @@ pub enum Method {
     Put,
     Patch,
     Delete,
+}
+
+impl From<Method> for http::Method {
+    fn from(method: Method) -> Self {
+        match method {
+            Method::Get => Self::GET,
+            Method::Post => Self::POST,
+            Method::Put => Self::PUT,
+            Method::Patch => Self::PATCH,
+            Method::Delete => Self::DELETE,
+        }
+    }
 }
 
 /// One operation of an HTTP API.
@@ -29,16 +46,50 @@ pub trait Endpoint: Send + Sync + 'static {
     /// The least role that may call it, as documented (`x-required-role`); empty: anyone. Enforced
     /// by the service behind, which alone knows the object.
     const ACCESS: &'static str = "";
-    /// Of the successful answer.
+    /// Of the successful answer. An [`Empty`](crate::Empty) answer turns 200 into 204.
     const STATUS: u16 = 200;
+    /// Of a [`Stream`](crate::Stream) answer.
+    const MEDIA_TYPE: &'static str = "application/octet-stream";
+    /// The longest JSON body, in bytes.
+    const BODY_LIMIT: usize = 2 << 20;
     /// What stands in the path.
     type Path: Params;
     type Query: Params;
     type Body: Body;
     type Answer: Answer;
+
+    /// The revision of the object that is answered, if it is one: becomes the `ETag`, which
+    /// `If-Match` sends back.
+    fn revision(_answer: &<Self::Answer as Answer>::Value) -> Option<u64> {
+        None
+    }
+
+    /// The definition without its types.
+    fn meta() -> Meta {
+        Meta {
+            id: Self::ID,
+            method: Self::METHOD,
+            path: Self::PATH,
+            access: Self::ACCESS,
+            status: Self::STATUS,
+            media_type: Self::MEDIA_TYPE,
+        }
+    }
 }
 
-/// Path or query parameters: a flat struct.
+/// An endpoint's definition without its types, for what treats all endpoints alike.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Meta {
+    pub id: &'static str,
+    pub method: Method,
+    pub path: &'static str,
+    /// See [`Endpoint::ACCESS`].
+    pub access: &'static str,
+    pub status: u16,
+    pub media_type: &'static str,
+}
+
+/// Path or query parameters: a flat struct. Repeated parameters are a `Vec`.
 pub trait Params:
     Serialize + DeserializeOwned + IntoParams + std::fmt::Debug + Clone + Send + Sync + 'static
 {
@@ -68,7 +119,7 @@ pub struct PageQuery {
 }
 
 /// A page of a list.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Page<T> {
     pub items: Vec<T>,
     /// Pass it as `after` for the next page; absent on the last one.
@@ -76,4 +127,30 @@ pub struct Page<T> {
     pub next: Option<String>,
     /// The revision the list was read at: watch from here without a gap.
     pub revision: u64,
+}
+
+impl<T: ToSchema> PartialSchema for Page<T> {
+    fn schema() -> RefOr<Schema> {
+        let text = |words: &str| ObjectBuilder::new().description(Some(words.to_owned()));
+        let next = text("Pass it as `after` for the next page; absent on the last one.");
+        let revision = text("The revision the list was read at: watch from here without a gap.");
+        ObjectBuilder::new()
+            .property("items", ArrayBuilder::new().items(Ref::from_schema_name(T::name())))
+            .required("items")
+            .property("next", next.schema_type(Type::String))
+            .property("revision", revision.schema_type(Type::Integer))
+            .required("revision")
+            .into()
+    }
+}
+
+impl<T: ToSchema> ToSchema for Page<T> {
+    fn name() -> Cow<'static, str> {
+        format!("{}Page", T::name()).into()
+    }
+
+    fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+        schemas.push((T::name().into_owned(), T::schema()));
+        T::schemas(schemas);
+    }
 }

@@ -1,7 +1,12 @@
 //! The one shape of errors: problem details (RFC 9457) with a stable code and a way out.
 
+use axum::body::Body;
+use http::{HeaderValue, Response, StatusCode, header};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+
+/// Of problem details, RFC 9457.
+pub(crate) const MEDIA_TYPE: &str = "application/problem+json";
 
 /// What went wrong, to what, and the way out.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema, thiserror::Error)]
@@ -38,7 +43,7 @@ pub struct FieldProblem {
 impl Problem {
     /// A problem with this HTTP status, stable code and sentence.
     pub fn new(status: u16, code: &str, detail: impl Into<String>) -> Self {
-        let title = http::StatusCode::from_u16(status)
+        let title = StatusCode::from_u16(status)
             .ok()
             .and_then(|status| status.canonical_reason())
             .unwrap_or("Error");
@@ -59,5 +64,36 @@ impl Problem {
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
+    }
+
+    /// A request that cannot be read: which field, and what is wrong with it.
+    pub fn invalid(field: Option<String>, reason: impl Into<String>) -> Self {
+        let reason = reason.into();
+        let Some(field) = field else { return Self::new(400, "invalid", reason) };
+        let mut problem = Self::new(400, "invalid", format!("{field}: {reason}"));
+        problem.errors.push(FieldProblem { field, detail: reason });
+        problem
+    }
+
+    /// Our bug. What happened is in the log, under the request id, and nowhere else.
+    pub fn internal() -> Self {
+        Self::new(500, "internal", "the server failed to answer this request")
+            .hint("the server's log has the reason under this request id")
+    }
+
+    /// The problem as an HTTP response.
+    pub fn response(&self) -> Response<Body> {
+        let bytes = serde_json::to_vec(self).unwrap_or_default();
+        let mut response = Response::new(Body::from(bytes));
+        *response.status_mut() =
+            StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
+        match self.status {
+            401 => headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")),
+            429 | 503 => headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1")),
+            _ => None,
+        };
+        response
     }
 }
