@@ -1,0 +1,128 @@
+//! Options of the two daemons, and the trait through which the binary runs them.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+
+/// What only the binary can do, because only it knows server and agent.
+pub trait Daemons {
+    /// Runs the server until it is told to end.
+    ///
+    /// # Errors
+    /// What kept it from starting, or what ended it.
+    fn server(&self, options: ServerOptions) -> anyhow::Result<()>;
+
+    /// Runs the agent until it is told to end.
+    ///
+    /// # Errors
+    /// What kept it from starting, or what ended it.
+    fn agent(&self, options: AgentOptions) -> anyhow::Result<()>;
+
+    /// Makes this machine a host of a server: gets a certificate and stores it.
+    ///
+    /// # Errors
+    /// Why the server did not let it join.
+    fn agent_join(&self, options: AgentJoinOptions) -> anyhow::Result<()>;
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct ServerOptions {
+    /// Also run an agent on this machine, joined to this server
+    #[arg(long)]
+    pub with_agent: bool,
+
+    /// Where the server keeps its database, CA and keys
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/hostler")]
+    pub state_dir: PathBuf,
+
+    /// Where sockets and whatever ends with the machine's uptime lie
+    #[arg(long, value_name = "DIR", default_value = "/run/hostler")]
+    pub runtime_dir: PathBuf,
+
+    /// Address and port for the API, over TLS
+    #[arg(long, value_name = "ADDR", default_value = "0.0.0.0:8443")]
+    pub listen: SocketAddr,
+
+    /// Directory of the first datastore (with --with-agent) [default: STATE_DIR/datastores/local]
+    #[arg(long, value_name = "DIR")]
+    pub datastore: Option<PathBuf>,
+
+    /// Certificate chain for the API, PEM [default: one from Hostler's own CA]
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    pub tls_cert: Option<PathBuf>,
+
+    /// Private key of --tls-cert, PEM
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
+
+    /// Further DNS name or IP address that clients use for this server (repeatable)
+    #[arg(long = "tls-name", value_name = "NAME")]
+    pub tls_names: Vec<String>,
+
+    /// Address and port for the agent that --with-agent starts
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8444")]
+    pub agent_listen: SocketAddr,
+
+    #[command(flatten)]
+    pub log: LogOptions,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct AgentOptions {
+    /// Where the agent keeps its certificate, journal and definitions (below `agent/`)
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/hostler")]
+    pub state_dir: PathBuf,
+
+    /// Where QEMU's sockets lie (below `agent/`)
+    #[arg(long, value_name = "DIR", default_value = "/run/hostler")]
+    pub runtime_dir: PathBuf,
+
+    /// Address and port to listen on for the server, over mutual TLS
+    #[arg(long, value_name = "ADDR", default_value = "0.0.0.0:8444")]
+    pub listen: SocketAddr,
+
+    #[command(flatten)]
+    pub log: LogOptions,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct AgentJoinOptions {
+    /// The token that `hostler host join-token` printed on the server
+    pub token: String,
+
+    /// The server's address; `agent join` takes it from the global --server
+    #[arg(skip)]
+    pub server: String,
+
+    /// Name of this host in the inventory [default: the machine's host name]
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<hostler_types::Name>,
+
+    /// Address and port at which the server reaches this host's agent, such as 10.0.0.5:8444
+    #[arg(long, value_name = "HOST:PORT")]
+    pub address: String,
+
+    /// Where the agent keeps its certificate (below `agent/`)
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/hostler")]
+    pub state_dir: PathBuf,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct LogOptions {
+    /// What to log: off, error, warn, info, debug, trace, or a filter such as hostler_tasks=debug
+    #[arg(long = "log", value_name = "FILTER", env = "HOSTLER_LOG", default_value = "info")]
+    pub filter: String,
+
+    /// How log lines look
+    #[arg(long = "log-format", value_name = "FORMAT", value_enum, default_value = "text")]
+    pub format: LogFormat,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people
+    Text,
+    /// One JSON object a line
+    Json,
+}
