@@ -217,6 +217,18 @@ impl Instance {
         false
     }
 
+    /// Waits until the server is ready (true) or has ended (false).
+    pub fn wait_ready_or_ended(&mut self) -> bool {
+        loop {
+            if self.wait_server_ended(Duration::from_millis(20)) {
+                return false;
+            }
+            if self.is_ready() {
+                return true;
+            }
+        }
+    }
+
     pub fn agent_pids(&self) -> Vec<u32> {
         let is_agent = |pid: &u32| {
             let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();

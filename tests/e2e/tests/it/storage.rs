@@ -1,0 +1,73 @@
+//! Datastores that are full or gone.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use hostler_e2e::{Instance, Settings};
+
+/// A small file system of its own.
+struct SmallDisk(PathBuf, #[expect(dead_code, reason = "removed on drop")] tempfile::TempDir);
+
+impl SmallDisk {
+    fn new(size: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let open = std::os::unix::fs::PermissionsExt::from_mode(0o711);
+        fs::set_permissions(folder.path(), open).unwrap();
+        let path = folder.path().join("small");
+        fs::create_dir(&path).unwrap();
+        let option = format!("size={size}");
+        let status =
+            Command::new("mount").args(["-t", "tmpfs", "-o", &option, "tmpfs"]).arg(&path).status();
+        assert!(status.unwrap().success());
+        Self(path, folder)
+    }
+
+    fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_full_datastore_is_told_and_nothing_is_left_half_made() {
+    let disk = SmallDisk::new("40m");
+    let settings = Settings { datastore: Some(disk.path().join("ds")), ..Settings::default() };
+    let hostler = Instance::start_with(settings);
+    hostler.import_tiny();
+    // Fill it up to the last page.
+    let filler = disk.path().join("filler");
+    let _ = fs::write(&filler, vec![1u8; 60 << 20]);
+    let output =
+        hostler.hostler(&["vm", "create", "web01", "--image", "tiny", "--memory", "128MiB"]);
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success(), "it was created on a full datastore");
+    assert!(
+        error.contains("local") && error.contains("free"),
+        "names datastore and way out:\n{error}"
+    );
+    hostler.fails(3, &["vm", "show", "web01"]);
+    hostler.assert_clean();
+    fs::remove_file(&filler).unwrap();
+    hostler.ok(&["vm", "create", "web01", "--image", "tiny", "--memory", "128MiB"]);
+}
+
+#[test]
+fn a_datastore_without_its_marker_is_never_written_to() {
+    let hostler = Instance::start();
+    hostler.import_tiny();
+    let marker = hostler.datastore().join(".hostler-datastore");
+    let kept = fs::read(&marker).unwrap();
+    fs::remove_file(&marker).unwrap();
+    let output = hostler.hostler(&["vm", "create", "web01", "--image", "tiny"]);
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && error.contains("mounted"), "{error}");
+    assert!(hostler.leftovers().files.is_empty());
+    fs::write(&marker, kept).unwrap();
+    hostler.ok(&["vm", "create", "web01", "--image", "tiny"]);
+}
