@@ -27,6 +27,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::file::{Access, remove_if_there, sync_directory, write_atomic};
 
+pub(crate) use error::is_full;
 pub use error::{DatastoreError, DefinitionError};
 use error::{IoContext, io_error};
 pub use vm_dir::{FoundVm, VmDir};

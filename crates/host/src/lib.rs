@@ -8,8 +8,15 @@
 pub mod datastore;
 pub mod facts;
 mod file;
+mod process;
+mod qcow2;
+pub mod qemu_img;
 pub mod uid;
+pub mod volume;
 
 pub use datastore::{Datastore, DatastoreError, DefinitionError, FoundVm, Space, VmDir};
 pub use file::{Access, write_atomic};
+pub use process::ProcessError;
+pub use qemu_img::{QemuImg, QemuImgError};
 pub use uid::VmUid;
+pub use volume::VolumeError;

@@ -77,6 +77,6 @@ mod tests {
         assert!(i32::try_from(last.uid()).is_ok());
         assert_eq!(VmUid::from_slot(VM_UID_SLOTS), None);
         assert!(serde_json::from_str::<VmUid>("65536").is_err());
-        assert!(IMAGE_GID < VM_UID_BASE && IMPORT_UID < VM_UID_BASE);
+        const { assert!(IMAGE_GID < VM_UID_BASE && IMPORT_UID < VM_UID_BASE) };
     }
 }

@@ -4,3 +4,4 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests panic as the tests do")]
 
 mod datastore;
+mod volume;

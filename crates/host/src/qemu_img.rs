@@ -1,0 +1,208 @@
+//! `qemu-img`, for what is too much to do here: converting, checking and growing.
+//!
+//! Formats are always told, never guessed, and file names are absolute, so that QEMU takes them for
+//! files and not for one of its protocols (`nbd:`, `json:`). Images from outside are opened in a
+//! sandbox, as a user that owns nothing else.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use hostler_types::{ByteSize, ImageFormat};
+use serde::Deserialize;
+
+use crate::process::{ProcessError, Run, Sandbox};
+use crate::uid::IMPORT_UID;
+
+/// How long `qemu-img` may look at, or change, a header.
+const QUICK: Duration = Duration::from_secs(30);
+/// Enough for the tables of the largest disk; a disk's data is not held in memory.
+const MEMORY: u64 = 2 << 30;
+
+/// The `qemu-img` program.
+#[derive(Debug, Clone)]
+pub struct QemuImg {
+    program: PathBuf,
+}
+
+/// `qemu-img` could not do its work.
+#[derive(Debug, thiserror::Error)]
+pub enum QemuImgError {
+    #[error("{} is not an absolute path", .0.display())]
+    RelativePath(PathBuf),
+    #[error(transparent)]
+    Process(#[from] ProcessError),
+    #[error("qemu-img answered something that is not understood")]
+    Answer(#[from] serde_json::Error),
+}
+
+/// The part of `qemu-img info` that matters here.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct ImageInfo {
+    pub virtual_size: u64,
+    /// Bytes on the file system.
+    #[serde(default)]
+    pub actual_size: u64,
+    #[serde(default)]
+    pub backing_filename: Option<String>,
+    #[serde(default)]
+    pub full_backing_filename: Option<String>,
+    #[serde(default)]
+    pub encrypted: bool,
+    #[serde(default)]
+    pub children: Vec<ImageChild>,
+    #[serde(default)]
+    pub format_specific: Option<FormatSpecific>,
+}
+
+/// A node below the format, usually only the file itself.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct ImageChild {
+    pub name: String,
+    pub info: ChildInfo,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct ChildInfo {
+    pub filename: String,
+    pub format: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct FormatSpecific {
+    #[serde(default)]
+    pub data: FormatData,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct FormatData {
+    #[serde(default)]
+    pub data_file: Option<String>,
+    #[serde(default)]
+    pub corrupt: bool,
+    #[serde(default)]
+    pub extents: Vec<Extent>,
+}
+
+/// A part of a vmdk.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Extent {
+    pub filename: String,
+}
+
+/// What a check found. Leaks waste room and are harmless.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct CheckReport {
+    #[serde(default)]
+    pub corruptions: u64,
+    #[serde(default)]
+    pub check_errors: u64,
+    #[serde(default)]
+    pub leaks: u64,
+}
+
+impl Default for QemuImg {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl QemuImg {
+    /// The program on the path.
+    pub fn new() -> Self {
+        Self { program: PathBuf::from("qemu-img") }
+    }
+
+    pub fn at(program: impl Into<PathBuf>) -> Self {
+        Self { program: program.into() }
+    }
+
+    /// Grows a disk of ours. Shrinking is refused by QEMU.
+    ///
+    /// # Errors
+    /// The file is no qcow2, is in use, or cannot be written.
+    pub async fn resize(&self, disk: &Path, size: ByteSize) -> Result<(), QemuImgError> {
+        let arguments = ["resize", "-q", "-f", "qcow2", "--"].map(OsString::from);
+        let tail = [absolute(disk)?, size.bytes().to_string().into()];
+        let run = Run::new(&self.program, arguments.into_iter().chain(tail), QUICK);
+        run.output().await?;
+        Ok(())
+    }
+
+    /// What QEMU finds in an image of the given format. The file must be readable by
+    /// [`IMPORT_UID`].
+    ///
+    /// # Errors
+    /// It is not of that format, is damaged, or takes too long.
+    pub async fn info(&self, image: &Path, format: ImageFormat) -> Result<ImageInfo, QemuImgError> {
+        let arguments = ["info", "--output=json", "-U", "-f", format.driver(), "--"];
+        let output = self.confined(&arguments, &[image], sandbox(20, 0), QUICK)?.output().await?;
+        Ok(serde_json::from_slice(&output)?)
+    }
+
+    /// Walks the tables of a qcow2. The file must be readable by [`IMPORT_UID`].
+    ///
+    /// # Errors
+    /// It cannot be walked. What the walk found is the answer.
+    pub async fn check(&self, image: &Path) -> Result<CheckReport, QemuImgError> {
+        let arguments = ["check", "--output=json", "-U", "-f", "qcow2", "--"];
+        let limit = Duration::from_secs(600);
+        let mut run = self.confined(&arguments, &[image], sandbox(300, 0), limit)?;
+        // 2: corruptions, 3: leaks. Both are told in the report as well.
+        run.success = &[0, 2, 3];
+        Ok(serde_json::from_slice(&run.output().await?)?)
+    }
+
+    /// Copies a disk into the (empty, writable by [`IMPORT_UID`]) file `target` as a qcow2 that
+    /// holds only what is not zero. `source_size` is the length of the source's file, and
+    /// `max_size` what the target's may become.
+    ///
+    /// # Errors
+    /// The source is damaged, or the target would become larger than `max_size`.
+    pub async fn convert(
+        &self,
+        source: &Path,
+        format: ImageFormat,
+        source_size: ByteSize,
+        target: &Path,
+        max_size: ByteSize,
+    ) -> Result<(), QemuImgError> {
+        // At least 4 MiB/s of the clock and 20 MiB/s of a CPU, and some for a disk full of zeros.
+        let mib = source_size.bytes() >> 20;
+        let sandbox = sandbox(600 + mib / 20, max_size.bytes());
+        let timeout = Duration::from_secs(1200 + mib / 4);
+        let arguments = ["convert", "-q", "-f", format.driver(), "-O", "qcow2", "--"];
+        self.confined(&arguments, &[source, target], sandbox, timeout)?.output().await?;
+        Ok(())
+    }
+
+    fn confined(
+        &self,
+        arguments: &[&str],
+        files: &[&Path],
+        sandbox: Sandbox,
+        timeout: Duration,
+    ) -> Result<Run<'_>, QemuImgError> {
+        let mut all: Vec<OsString> = arguments.iter().map(Into::into).collect();
+        for file in files {
+            all.push(absolute(file)?);
+        }
+        let run = Run::new(&self.program, all, timeout);
+        Ok(Run { sandbox: Some(sandbox), ..run })
+    }
+}
+
+fn sandbox(cpu_seconds: u64, file_size: u64) -> Sandbox {
+    Sandbox { uid: IMPORT_UID, memory: MEMORY, cpu_seconds, file_size }
+}
+
+/// A name that starts with `/` is never a protocol's.
+fn absolute(path: &Path) -> Result<OsString, QemuImgError> {
+    if path.is_absolute() {
+        return Ok(path.into());
+    }
+    Err(QemuImgError::RelativePath(path.to_owned()))
+}

@@ -1,0 +1,216 @@
+//! The disks of VMs: qcow2 files in the VM's directory, blank or an overlay on an image.
+//!
+//! An overlay copies no data: it names the image by a path relative to itself, so that a datastore
+//! can be mounted elsewhere. A disk that exists is never overwritten. What was never written reads
+//! as the image or as zeros, never as what the file system's blocks held before.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use hostler_types::{ByteSize, DatastoreId, DiskSpec};
+
+use crate::datastore::{DatastoreError, VmDir, is_full};
+use crate::file::{Access, set_access, sync_directory};
+use crate::qcow2::{Header, HeaderError, empty};
+use crate::qemu_img::{QemuImg, QemuImgError};
+use crate::uid::VmUid;
+
+#[derive(Debug, thiserror::Error)]
+pub enum VolumeError {
+    #[error(transparent)]
+    Datastore(#[from] DatastoreError),
+    #[error("datastore {datastore} is full: {free} free, too little for {}", .path.display())]
+    Full { datastore: DatastoreId, free: ByteSize, path: PathBuf },
+    #[error("disk `{disk}` of {size} is smaller than its image, which has {image}")]
+    SmallerThanImage { disk: String, size: ByteSize, image: ByteSize },
+    #[error("{} is not an image of the same datastore", .0.display())]
+    ForeignImage(PathBuf),
+    #[error("{} is already there and is another disk; it is left alone", .0.display())]
+    OtherDisk(PathBuf),
+    #[error("{} is not a plain file of its own", .0.display())]
+    NotAFile(PathBuf),
+    #[error("cannot grow {}", .path.display())]
+    Grow { path: PathBuf, source: QemuImgError },
+    #[error("{} is not a usable qcow2 disk: {reason}", .path.display())]
+    Damaged { path: PathBuf, reason: String },
+    #[error("cannot {action} {}", .path.display())]
+    Io { action: &'static str, path: PathBuf, source: io::Error },
+}
+
+/// Makes a disk that shows an image (of the virtual size `image_size`) until it is written to.
+/// The disk may be there already from an attempt that a crash cut short.
+///
+/// # Errors
+/// [`VolumeError::Full`], or a disk smaller than its image, or another disk of that name.
+pub fn create_overlay(
+    vm: &VmDir,
+    disk: &DiskSpec,
+    image: &Path,
+    image_size: ByteSize,
+    owner: VmUid,
+) -> Result<(), VolumeError> {
+    let size = disk.size;
+    if size < image_size {
+        let disk = disk.name.to_string();
+        return Err(VolumeError::SmallerThanImage { disk, size, image: image_size });
+    }
+    let backing = image
+        .strip_prefix(vm.datastore().root())
+        .ok()
+        .and_then(Path::to_str)
+        .map(|relative| format!("../../{relative}"))
+        .ok_or_else(|| VolumeError::ForeignImage(image.to_owned()))?;
+    fs::metadata(image).map_err(|source| io_error("find the image", image, source))?;
+    create(vm, disk, Some(&backing), owner)
+}
+
+/// Makes a disk that reads as zeros. It may be there already.
+///
+/// # Errors
+/// [`VolumeError::Full`], or another disk of that name.
+pub fn create_blank(vm: &VmDir, disk: &DiskSpec, owner: VmUid) -> Result<(), VolumeError> {
+    create(vm, disk, None, owner)
+}
+
+/// Grows a disk that no QEMU has open. One that is as large already stays as it is.
+///
+/// # Errors
+/// [`VolumeError::Grow`], also when `size` is less than the disk has.
+pub async fn grow(qemu_img: &QemuImg, disk: &Path, size: ByteSize) -> Result<(), VolumeError> {
+    if read_header(disk)?.virtual_size == size.bytes() {
+        return Ok(());
+    }
+    let grow = |source| VolumeError::Grow { path: disk.to_owned(), source };
+    qemu_img.resize(disk, size).await.map_err(grow)
+}
+
+/// The size of a disk as its guest sees it.
+///
+/// # Errors
+/// The file is not a qcow2.
+pub fn virtual_size(disk: &Path) -> Result<ByteSize, VolumeError> {
+    Ok(ByteSize(read_header(disk)?.virtual_size))
+}
+
+/// Bytes that a file has on its file system; 0 when it is not there.
+///
+/// # Errors
+/// It cannot be looked at.
+pub fn allocated(path: &Path) -> Result<ByteSize, VolumeError> {
+    match fs::symlink_metadata(path) {
+        Ok(metadata) => Ok(ByteSize(metadata.blocks() * 512)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(ByteSize(0)),
+        Err(source) => Err(io_error("look at", path, source)),
+    }
+}
+
+/// Gives a file of a VM to its user, who alone may read and write it.
+///
+/// # Errors
+/// The path is a symbolic link, not a file, or a second name of a file elsewhere.
+pub fn set_owner(path: &Path, owner: VmUid) -> Result<(), VolumeError> {
+    let file = open_no_follow(path)?;
+    set_access(&file, private(owner)).map_err(|source| io_error("give away", path, source))
+}
+
+/// Removes a file of a VM. That it is not there is as good.
+///
+/// # Errors
+/// The datastore is not mounted or read-only.
+pub fn remove(vm: &VmDir, path: &Path) -> Result<(), VolumeError> {
+    vm.datastore().check()?;
+    crate::file::remove_if_there(path)
+        .and_then(|()| sync_directory(vm.path()))
+        .map_err(|source| io_error("remove", path, source))
+}
+
+fn create(
+    vm: &VmDir,
+    disk: &DiskSpec,
+    backing: Option<&str>,
+    owner: VmUid,
+) -> Result<(), VolumeError> {
+    vm.datastore().check()?;
+    let path = vm.disk(&disk.name);
+    match fs::symlink_metadata(&path) {
+        Ok(_) => return adopt(&path, disk.size, backing, owner),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(source) => return Err(io_error("look at", &path, source)),
+    }
+    write_empty(vm.path(), &path, disk.size, backing, owner).map_err(|source| {
+        if is_full(&source) {
+            let space = vm.datastore().space().map_or(ByteSize(0), |space| space.free);
+            let datastore = vm.datastore().id();
+            return VolumeError::Full { datastore, free: space, path: path.clone() };
+        }
+        io_error("create", &path, source)
+    })
+}
+
+fn write_empty(
+    directory: &Path,
+    path: &Path,
+    size: ByteSize,
+    backing: Option<&str>,
+    owner: VmUid,
+) -> io::Result<()> {
+    let (bytes, length) = empty(size.bytes(), backing);
+    let mut temporary = tempfile::Builder::new().prefix(".tmp-").tempfile_in(directory)?;
+    temporary.write_all(&bytes)?;
+    temporary.as_file().set_len(length)?;
+    set_access(temporary.as_file(), private(owner))?;
+    temporary.as_file().sync_all()?;
+    temporary.persist_noclobber(path).map_err(|error| error.error)?;
+    sync_directory(directory)
+}
+
+/// A disk that is there is taken only if it is what would have been made.
+fn adopt(
+    path: &Path,
+    size: ByteSize,
+    backing: Option<&str>,
+    owner: VmUid,
+) -> Result<(), VolumeError> {
+    let header = read_header(path)?;
+    if header.virtual_size != size.bytes() || header.backing.as_deref() != backing {
+        return Err(VolumeError::OtherDisk(path.to_owned()));
+    }
+    set_owner(path, owner)
+}
+
+fn read_header(path: &Path) -> Result<Header, VolumeError> {
+    let file = open_no_follow(path)?;
+    Header::read(&file).map_err(|error| match error {
+        HeaderError::Io(source) => io_error("read", path, source),
+        other => VolumeError::Damaged { path: path.to_owned(), reason: other.to_string() },
+    })
+}
+
+/// The directory may come from another host, so its entries are not trusted to be files.
+fn open_no_follow(path: &Path) -> Result<File, VolumeError> {
+    let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
+    let file =
+        OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(path).map_err(
+            |source| match source.raw_os_error() {
+                Some(code) if code == rustix::io::Errno::LOOP.raw_os_error() => {
+                    VolumeError::NotAFile(path.to_owned())
+                }
+                _ => io_error("open", path, source),
+            },
+        )?;
+    let metadata = file.metadata().map_err(|source| io_error("look at", path, source))?;
+    if !metadata.is_file() || metadata.nlink() != 1 {
+        return Err(VolumeError::NotAFile(path.to_owned()));
+    }
+    Ok(file)
+}
+
+fn private(owner: VmUid) -> Access {
+    Access { mode: 0o600, uid: owner.uid(), gid: owner.gid() }
+}
+
+fn io_error(action: &'static str, path: &Path, source: io::Error) -> VolumeError {
+    VolumeError::Io { action, path: path.to_owned(), source }
+}
