@@ -1,1 +1,21 @@
-//! The public REST contract of Hostler: one type per endpoint, views, error codes.
+//! The public REST contract `/v1`: one type per endpoint, a module per resource.
+//!
+//! `server` serves these types, `cli` and tests call them through `hostler_endpoint::Client`, and
+//! [`document`] is the OpenAPI document made from them. Objects are shown as `hostler_types` has
+//! them, their secrets taken out by `control`. There is no logic here.
+
+pub mod code;
+pub mod console;
+pub mod datastore;
+mod document;
+pub mod event;
+pub mod host;
+pub mod image;
+pub mod network;
+pub mod system;
+pub mod task;
+pub mod token;
+pub mod user;
+pub mod vm;
+
+pub use document::{document, endpoints};

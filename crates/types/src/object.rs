@@ -214,6 +214,7 @@ impl<K: Kind> ToSchema for Object<K> {
         schemas.push(("Metadata".to_owned(), Metadata::<K>::schema()));
         schemas.push((K::Spec::name().into_owned(), K::Spec::schema()));
         schemas.push((K::Status::name().into_owned(), K::Status::schema()));
+        Metadata::<K>::schemas(schemas);
         K::Spec::schemas(schemas);
         K::Status::schemas(schemas);
     }

@@ -1,0 +1,92 @@
+//! The API document, `openapi/hostler-v1.json`.
+
+use hostler_endpoint::Document;
+
+use crate::{console, datastore, event, host, image, network, system, task, token, user, vm};
+
+const DESCRIPTION: &str = "Manages virtual machines on Linux hosts. Long work answers `202` with a \
+    task: follow it at `/v1/tasks/{task}/watch`. Errors are problem details (RFC 9457) with a \
+    stable `code`. Objects carry a `revision`, which is their `ETag`.";
+
+/// All endpoints.
+pub fn endpoints() -> Document {
+    let document = Document::new("Hostler", "v1").description(DESCRIPTION);
+    inventory(vms(document))
+        .endpoint::<task::List>()
+        .endpoint::<task::Show>()
+        .endpoint::<task::Cancel>()
+        .endpoint::<task::Retry>()
+        .endpoint::<task::Abandon>()
+        .endpoint::<task::Watch>()
+        .endpoint::<event::List>()
+        .endpoint::<event::Watch>()
+        .endpoint::<user::Login>()
+        .endpoint::<user::Logout>()
+        .endpoint::<user::Whoami>()
+        .endpoint::<user::List>()
+        .endpoint::<user::Create>()
+        .endpoint::<user::Delete>()
+        .endpoint::<user::SetPassword>()
+        .endpoint::<token::List>()
+        .endpoint::<token::Create>()
+        .endpoint::<token::Delete>()
+        .endpoint::<system::ShowVersion>()
+        .endpoint::<system::ShowHealth>()
+        .endpoint::<system::ShowReady>()
+        .endpoint::<system::ListFeatures>()
+        .endpoint::<system::ShowDocument>()
+}
+
+fn vms(document: Document) -> Document {
+    document
+        .endpoint::<vm::List>()
+        .endpoint::<vm::Create>()
+        .endpoint::<vm::Show>()
+        .endpoint::<vm::Update>()
+        .endpoint::<vm::Delete>()
+        .endpoint::<vm::Start>()
+        .endpoint::<vm::Stop>()
+        .endpoint::<vm::Reset>()
+        .endpoint::<vm::Suspend>()
+        .endpoint::<vm::Resume>()
+        .endpoint::<vm::Rename>()
+        .endpoint::<vm::Unregister>()
+        .endpoint::<vm::Exec>()
+        .endpoint::<vm::Log>()
+        .endpoint::<vm::Screenshot>()
+        .endpoint::<vm::Why>()
+        .endpoint::<vm::History>()
+        .endpoint::<console::CreateTicket>()
+        .endpoint::<console::Attach>()
+}
+
+fn inventory(document: Document) -> Document {
+    document
+        .endpoint::<image::List>()
+        .endpoint::<image::Create>()
+        .endpoint::<image::Show>()
+        .endpoint::<image::Delete>()
+        .endpoint::<image::Upload>()
+        .endpoint::<image::UploadProgress>()
+        .endpoint::<image::Import>()
+        .endpoint::<datastore::List>()
+        .endpoint::<datastore::Create>()
+        .endpoint::<datastore::Show>()
+        .endpoint::<datastore::Delete>()
+        .endpoint::<datastore::Unregistered>()
+        .endpoint::<datastore::Register>()
+        .endpoint::<network::List>()
+        .endpoint::<network::Create>()
+        .endpoint::<network::Show>()
+        .endpoint::<network::Delete>()
+        .endpoint::<host::List>()
+        .endpoint::<host::Show>()
+        .endpoint::<host::Delete>()
+        .endpoint::<host::CreateJoinToken>()
+        .endpoint::<host::JoinHost>()
+}
+
+/// The OpenAPI 3.1 document.
+pub fn document() -> serde_json::Value {
+    endpoints().build()
+}

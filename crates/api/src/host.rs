@@ -1,0 +1,152 @@
+//! Hosts, and how new ones join.
+
+use hostler_endpoint::{Empty, Endpoint, Json, Method, NoParams, Page};
+use hostler_types::{Host, HostState, Join, JoinAnswer, Ref};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+/// Which host.
+#[derive(Debug, Clone, Serialize, Deserialize, IntoParams)]
+#[into_params(parameter_in = Path)]
+pub struct HostPath {
+    /// Its name or its id.
+    #[param(value_type = String)]
+    pub host: Ref,
+}
+
+/// Which ones, and how many at a time.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub struct HostListQuery {
+    /// At most this many, 1 to 10000; absent: 10000.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[param(minimum = 1, maximum = 10000)]
+    pub limit: Option<u32>,
+    /// The `next` of the page before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<String>,
+    /// Only those with this label, `key=value`, or `key` for any value. Several: all of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub label: Vec<String>,
+    /// Only those whose name begins with this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Only those in this state.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[param(value_type = Option<String>)]
+    pub state: Option<HostState>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct JoinTokenRequest {
+    /// How long it may be used, 60 to 604800; absent: 3600.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 60, maximum = 604_800)]
+    pub lifetime_seconds: Option<u32>,
+}
+
+/// Lets one host join, once. It names the CA's fingerprint, so that the host trusts no other server.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct JoinTokenCreated {
+    /// Shown once.
+    pub token: String,
+    #[schema(value_type = String, format = DateTime)]
+    pub expires_at: Timestamp,
+}
+
+impl std::fmt::Debug for JoinTokenCreated {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("JoinTokenCreated")
+            .field("expires_at", &self.expires_at)
+            .finish_non_exhaustive()
+    }
+}
+
+/// List hosts, sorted by name.
+#[derive(Debug)]
+pub struct List;
+
+impl Endpoint for List {
+    const ID: &'static str = "host_list";
+    const METHOD: Method = Method::Get;
+    const PATH: &'static str = "/v1/hosts";
+    const SUMMARY: &'static str = "List hosts, sorted by name";
+    const TAG: &'static str = "host";
+    const ACCESS: &'static str = "viewer";
+    type Path = NoParams;
+    type Query = HostListQuery;
+    type Body = Empty;
+    type Answer = Json<Page<Host>>;
+}
+/// Show a host.
+#[derive(Debug)]
+pub struct Show;
+
+impl Endpoint for Show {
+    const ID: &'static str = "host_show";
+    const METHOD: Method = Method::Get;
+    const PATH: &'static str = "/v1/hosts/{host}";
+    const SUMMARY: &'static str = "Show a host";
+    const TAG: &'static str = "host";
+    const ACCESS: &'static str = "viewer";
+    type Path = HostPath;
+    type Query = NoParams;
+    type Body = Empty;
+    type Answer = Json<Host>;
+
+    fn revision(answer: &Host) -> Option<u64> {
+        Some(answer.metadata.revision.0)
+    }
+}
+/// Forget a host that has no VMs; its certificate is refused from then on.
+#[derive(Debug)]
+pub struct Delete;
+
+impl Endpoint for Delete {
+    const ID: &'static str = "host_delete";
+    const METHOD: Method = Method::Delete;
+    const PATH: &'static str = "/v1/hosts/{host}";
+    const SUMMARY: &'static str =
+        "Forget a host that has no VMs; its certificate is refused from then on";
+    const TAG: &'static str = "host";
+    const ACCESS: &'static str = "admin";
+    type Path = HostPath;
+    type Query = NoParams;
+    type Body = Empty;
+    type Answer = Empty;
+}
+/// Make a token with which one host may join.
+#[derive(Debug)]
+pub struct CreateJoinToken;
+
+impl Endpoint for CreateJoinToken {
+    const ID: &'static str = "join_token_create";
+    const METHOD: Method = Method::Post;
+    const PATH: &'static str = "/v1/join-tokens";
+    const SUMMARY: &'static str = "Make a token with which one host may join";
+    const TAG: &'static str = "host";
+    const ACCESS: &'static str = "admin";
+    const STATUS: u16 = 201;
+    type Path = NoParams;
+    type Query = NoParams;
+    type Body = Json<JoinTokenRequest>;
+    type Answer = Json<JoinTokenCreated>;
+}
+/// Join as a host. The join token's secret in the body is the authentication.
+#[derive(Debug)]
+pub struct JoinHost;
+
+impl Endpoint for JoinHost {
+    const ID: &'static str = "host_join";
+    const METHOD: Method = Method::Post;
+    const PATH: &'static str = "/v1/join";
+    const SUMMARY: &'static str = "Join as a host, with a join token's secret";
+    const TAG: &'static str = "host";
+    type Path = NoParams;
+    type Query = NoParams;
+    type Body = Json<Join>;
+    type Answer = Json<JoinAnswer>;
+}
