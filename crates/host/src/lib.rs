@@ -5,6 +5,7 @@
 //! ids, never from text that a person or a guest chose. Functions that are not `async` may block
 //! for the time of a few disk flushes, or as long as they say.
 
+pub mod cgroup;
 pub mod datastore;
 pub mod facts;
 mod file;
@@ -14,6 +15,7 @@ pub mod qemu_img;
 pub mod uid;
 pub mod volume;
 
+pub use cgroup::{CgroupError, Cgroups, CpuLimits};
 pub use datastore::{Datastore, DatastoreError, DefinitionError, FoundVm, Space, VmDir};
 pub use file::{Access, write_atomic};
 pub use process::ProcessError;
