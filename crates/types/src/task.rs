@@ -64,9 +64,12 @@ pub struct TaskStatus {
     pub messages: Vec<TaskMessage>,
     #[serde(default)]
     pub cancel_requested: bool,
-    /// Why it failed or is stuck.
+    /// Why it failed or is being undone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// Why it is stuck; absent in every other state.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stuck: Option<String>,
     /// The stable code of that error, as in problem details.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error_code: Option<String>,
