@@ -1,1 +1,14 @@
-//! Pure decisions: no clock, no I/O, no async.
+//! Pure decisions: placement now; balancing, admission and entitlement later.
+//!
+//! A decision is a function of plain data handed in: no clock, no I/O, no async, no randomness. So
+//! a past decision can be replayed, the same code answers what-if questions, and each comes with an
+//! [`Explanation`] in sentences with the numbers.
+//!
+//! `control` builds the input from its inventory snapshot and carries the decision out.
+
+mod placement;
+
+pub use placement::{
+    DatastoreCandidate, Decision, Explanation, HostCandidate, Placement, PlacementInput, Refusal,
+    Wish, place,
+};
