@@ -129,9 +129,23 @@ impl Instance {
 
     /// `hostler ARGUMENTS`, as root on the machine.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = self.namespace.network_command(binary());
+        let mut command = self.client(binary());
+        command.args(arguments);
         command
-            .args(arguments)
+    }
+
+    /// A line typed into a shell that finds `hostler`.
+    pub fn shell(&self, line: &str) -> Command {
+        let folder = binary().parent().map(Path::to_owned).unwrap_or_default();
+        let path = std::env::var("PATH").unwrap_or_default();
+        let mut command = self.client("sh");
+        command.args(["-e", "-c", line]).env("PATH", format!("{}:{path}", folder.display()));
+        command
+    }
+
+    fn client(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        let mut command = self.namespace.network_command(program);
+        command
             .env("HOSTLER_SOCKET", self.socket())
             .env("HOME", self.folder.path())
             .env_remove("HOSTLER_SERVER")
@@ -235,6 +249,11 @@ impl Instance {
             String::from_utf8_lossy(&line).contains("\0agent\0")
         };
         processes("hostler", self.folder.path()).into_iter().filter(is_agent).collect()
+    }
+
+    /// The server's and the agent's processes.
+    pub fn daemon_pids(&self) -> Vec<u32> {
+        processes("hostler", self.folder.path())
     }
 
     pub fn kill_agent(&self) {
