@@ -1,3 +1,4 @@
+# shellcheck shell=dash disable=SC1091,SC2154 # made at run time
 # NoCloud seed reader of the tiny guest, sourced by init: a file system
 # labelled cidata with meta-data, user-data and network-config, of which the
 # subset below is honoured (docs: cloud-init's NoCloud and network-config v2).
