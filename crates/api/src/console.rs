@@ -23,26 +23,45 @@ pub struct TicketRequest {
 }
 
 /// Opens one console, once, before it expires.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Ticket {
     pub ticket: String,
-    /// The WebSocket's path on this server.
+    /// The WebSocket's path and query on this server.
     pub url: String,
     #[schema(value_type = String, format = DateTime)]
     pub expires_at: Timestamp,
 }
 
-/// The ticket that opens the console.
+impl std::fmt::Debug for Ticket {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ticket").field("expires_at", &self.expires_at).finish_non_exhaustive()
+    }
+}
+
+impl ConsoleKind {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Serial => "serial",
+            Self::Vnc => "vnc",
+        }
+    }
+}
+
+/// Which console, and the ticket that opens it.
 #[derive(Clone, Serialize, Deserialize, IntoParams)]
-#[into_params(parameter_in = Path)]
-pub struct TicketPath {
-    /// As given by `vm_console_ticket`.
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub struct AttachQuery {
+    #[param(value_type = String)]
+    /// `serial` or `vnc`, as the ticket was asked for.
+    pub kind: ConsoleKind,
+    /// As given by `vm_console_ticket` for this VM.
     pub ticket: String,
 }
 
-impl std::fmt::Debug for TicketPath {
+impl std::fmt::Debug for AttachQuery {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("TicketPath([redacted])")
+        f.debug_struct("AttachQuery").field("kind", &self.kind).finish_non_exhaustive()
     }
 }
 
@@ -70,11 +89,11 @@ pub struct Attach;
 impl Endpoint for Attach {
     const ID: &'static str = "console_attach";
     const METHOD: Method = Method::Get;
-    const PATH: &'static str = "/v1/console/{ticket}";
+    const PATH: &'static str = "/v1/vms/{vm}/console";
     const SUMMARY: &'static str = "Open the console that a ticket is for";
     const TAG: &'static str = "console";
-    type Path = TicketPath;
-    type Query = NoParams;
+    type Path = VmPath;
+    type Query = AttachQuery;
     type Body = Empty;
     type Answer = WebSocket;
 }
