@@ -1,5 +1,7 @@
 //! The tests of the SQLite store: the conformance suite, and what is SQLite's own.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 mod conformance;
 mod crash;
 mod files;
