@@ -1,6 +1,7 @@
 //! The handle through which everybody talks to one QEMU.
 
 use std::{
+    convert::Infallible,
     os::fd::OwnedFd,
     sync::{
         Arc,
@@ -76,6 +77,8 @@ pub struct Qmp {
 #[derive(Debug)]
 struct Shared {
     calls: mpsc::Sender<Call>,
+    /// Dropped with the last handle, which ends the owner task.
+    _alive: oneshot::Sender<Infallible>,
     // Weak, so that subscribers see the end when the owner task ends.
     events: broadcast::WeakSender<TimedEvent>,
     closed: watch::Receiver<Option<CloseReason>>,
@@ -99,10 +102,12 @@ impl Qmp {
             .map_err(QmpError::Closed)?;
 
         let (calls, queue) = mpsc::channel(QUEUE);
+        let (alive, watched) = oneshot::channel();
         let (events, subscription) = broadcast::channel(options.event_queue.max(1));
         let (closer, closed) = watch::channel(None);
         let shared = Shared {
             calls,
+            _alive: alive,
             events: events.downgrade(),
             closed: closed.clone(),
             next_id: AtomicU64::new(1),
@@ -110,7 +115,7 @@ impl Qmp {
             command_timeout: options.command_timeout,
         };
         // Ends by itself: with the socket, or with the last handle.
-        tokio::spawn(connection.run(queue, events, closer));
+        tokio::spawn(connection.run(queue, watched, events, closer));
 
         let qmp = Self { shared: Arc::new(shared) };
         qmp.execute(QmpCapabilities).await?;

@@ -6,6 +6,7 @@
 //! next command goes out only after the late answer has come and been discarded.
 
 use std::{
+    convert::Infallible,
     io::{self, IoSlice},
     mem::MaybeUninit,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
@@ -82,10 +83,11 @@ impl Connection {
     pub(crate) async fn run(
         mut self,
         mut queue: mpsc::Receiver<Call>,
+        mut alive: oneshot::Receiver<Infallible>,
         events: broadcast::Sender<TimedEvent>,
         closer: watch::Sender<Option<CloseReason>>,
     ) {
-        let reason = self.serve(&mut queue, &events).await;
+        let reason = self.serve(&mut queue, &mut alive, &events).await;
         debug!(%reason, "QMP connection closed");
         // The reason is there before anybody can see that the connection is gone: dropping the
         // queue and the senders wakes every waiter.
@@ -95,13 +97,16 @@ impl Connection {
     async fn serve(
         &mut self,
         queue: &mut mpsc::Receiver<Call>,
+        alive: &mut oneshot::Receiver<Infallible>,
         events: &broadcast::Sender<TimedEvent>,
     ) -> CloseReason {
         let mut in_flight: Option<Call> = None;
         loop {
             let unsent = in_flight.as_ref().is_some_and(|call| !call.line.is_empty());
-            // Every branch is cancel safe: `recv` by contract, the other two only wait.
+            // Every branch is cancel safe: `recv` by contract, the others only wait.
             let result = tokio::select! {
+                // Not left to `recv`, which is not asked while a command is under way.
+                _ = &mut *alive => return CloseReason::Released,
                 call = queue.recv(), if in_flight.is_none() => match call {
                     // Its caller gave up before it was sent: nothing has happened.
                     Some(call) if call.reply.is_closed() => Ok(()),

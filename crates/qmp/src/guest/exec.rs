@@ -178,13 +178,13 @@ impl GuestAgent {
             pause = (pause * 2).min(LONGEST_PAUSE);
             let state = self.call(&ExecStatus { pid }, usual, max_line).await?;
             if state.exited {
-                return output(state);
+                return output(&state);
             }
         }
     }
 }
 
-fn output(state: ExecState) -> Result<ExecOutput, GuestError> {
+fn output(state: &ExecState) -> Result<ExecOutput, GuestError> {
     Ok(ExecOutput {
         exit_code: state.exitcode,
         signal: state.signal,
