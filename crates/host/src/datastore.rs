@@ -25,7 +25,7 @@ use std::sync::Arc;
 use hostler_types::{ByteSize, DatastoreId, ImageId, ImageMedia, VmId};
 use serde::{Deserialize, Serialize};
 
-use crate::file::{Access, remove_if_there, sync_directory, write_atomic};
+use crate::file::{Access, first_closed_directory, remove_if_there, sync_directory, write_atomic};
 
 pub(crate) use error::is_full;
 pub use error::{DatastoreError, DefinitionError};
@@ -292,14 +292,10 @@ fn check_empty(root: &Path) -> Result<(), DatastoreError> {
 
 /// Guests run as users of their own, so all must be able to pass each directory on the way.
 fn check_traversable(root: &Path) -> Result<(), DatastoreError> {
-    for directory in root.ancestors() {
-        let metadata = fs::metadata(directory).doing("look at", directory)?;
-        if metadata.permissions().mode() & 0o001 == 0 {
-            let directory = directory.to_owned();
-            return Err(DatastoreError::NotTraversable { root: root.to_owned(), directory });
-        }
+    match first_closed_directory(root).doing("look at", root)? {
+        Some(directory) => Err(DatastoreError::NotTraversable { root: root.to_owned(), directory }),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 /// `mkdir -p` with mode 0711 for those that are new.

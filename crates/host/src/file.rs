@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Who may do what with a new file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,6 +51,17 @@ pub(crate) fn remove_if_there(path: &Path) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         result => result,
     }
+}
+
+/// The first of a path's directories, from the top, that others than its owner cannot pass.
+pub(crate) fn first_closed_directory(path: &Path) -> io::Result<Option<PathBuf>> {
+    let mut closed = None;
+    for directory in path.ancestors() {
+        if fs::metadata(directory)?.permissions().mode() & 0o001 == 0 {
+            closed = Some(directory.to_owned());
+        }
+    }
+    Ok(closed)
 }
 
 pub(crate) fn parent(path: &Path) -> io::Result<&Path> {
