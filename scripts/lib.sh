@@ -40,3 +40,11 @@ download_packages() {
   (cd "$directory" && apt download "$@") 2>/dev/null ||
     { apt update && (cd "$directory" && apt download "$@"); }
 }
+
+# debian_mirror RELEASE: the address from which apt on this machine takes the
+# release (such as bookworm-security), whichever way its sources are written.
+debian_mirror() {
+  # shellcheck disable=SC2016 # the dollars are apt's
+  apt-get indextargets --format '$(RELEASE)|$(COMPONENT)|$(REPO_URI)' 'Created-By: Packages' |
+    awk -F'|' -v release="$1" '$1 == release && $2 == "main" { print $3; exit }'
+}

@@ -149,6 +149,6 @@ SYSLINUX
   mcopy -i "$boot" "$work/tiny.conf" ::loader/entries/
   syslinux --install --offset $((boot_start * 512)) "$disk"
   dd if=/usr/lib/syslinux/mbr/mbr.bin of="$disk" bs=440 count=1 conv=notrunc status=none
-  mke2fs -q -t ext4 -L tiny-data -m 0 -E offset=$((data_start * 512)),lazy_itable_init=1,nodiscard \
+  mke2fs -q -t ext4 -L tiny-data -m 0 -E offset=$((data_start * 512)),lazy_itable_init=0,nodiscard \
     "$disk" $((data_sectors / 2))k
 }
