@@ -183,10 +183,10 @@ impl Networks {
     }
 
     /// Makes a tap on the network's bridge. It lives as long as its file descriptor is open,
-    /// here or in QEMU.
+    /// here or in QEMU. The NIC must have been plugged in.
     ///
     /// # Errors
-    /// The network is not there, or the VM's QEMU still holds the tap.
+    /// The bridge is not there, the NIC was not plugged in, or the VM's QEMU still holds the tap.
     pub async fn open_tap(
         &self,
         id: NetworkId,
@@ -194,7 +194,16 @@ impl Networks {
         tap: &TapName,
     ) -> Result<Tap, NetworkError> {
         match spec {
-            NetworkSpec::Nat { .. } => tap::open(tap, BridgeName::of(id).as_str()),
+            NetworkSpec::Nat { .. } => {
+                // An unknown tap would not be filtered.
+                if self.reserved(id, tap)?.is_none() {
+                    return Err(NetworkError::NotPlugged(tap.to_string()));
+                }
+                if !self.is_filtered(id) {
+                    self.ensure(id, spec).await?;
+                }
+                tap::open(tap, BridgeName::of(id).as_str())
+            }
             NetworkSpec::Bridge { bridge, vlan } => {
                 bridge::check_existing(spec)?;
                 let opened = tap::open(tap, bridge)?;

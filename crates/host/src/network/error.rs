@@ -33,6 +33,8 @@ pub enum NetworkError {
     MacInUse { mac: MacAddress, tap: String, address: Ipv4Addr },
     #[error("tap `{0}` is in use: another QEMU process of this VM still runs")]
     TapInUse(String),
+    #[error("tap `{0}` has no address reserved on this network; plug the NIC in first")]
+    NotPlugged(String),
     #[error("this kernel has no tap devices: /dev/net/tun is missing; try `modprobe tun`")]
     NoTun,
     #[error(

@@ -40,7 +40,7 @@ pub(super) async fn add_port(
     tap: &TapName,
     mac: MacAddress,
 ) -> Result<(), NetworkError> {
-    nft(nat, format!("add element bridge {} ports {{ {} }}\n", table(nat), port(tap, mac))).await
+    nft(nat, port_elements("add", nat, tap, mac)).await
 }
 
 /// The inverse of [`add_port`].
@@ -50,9 +50,17 @@ pub(super) async fn remove_port(
     mac: MacAddress,
 ) -> Result<(), NetworkError> {
     // Adding first makes the removal succeed whether or not it is there.
-    let (table, port) = (table(nat), port(tap, mac));
-    let add = format!("add element bridge {table} ports {{ {port} }}\n");
-    nft(nat, format!("{add}delete element bridge {table} ports {{ {port} }}\n")).await
+    let add = port_elements("add", nat, tap, mac);
+    nft(nat, format!("{add}{}", port_elements("delete", nat, tap, mac))).await
+}
+
+fn port_elements(verb: &str, nat: &NatNetwork, tap: &TapName, mac: MacAddress) -> String {
+    let table = table(nat);
+    format!(
+        "{verb} element bridge {table} taps {{ \"{tap}\" }}\n\
+         {verb} element bridge {table} ports {{ {} }}\n",
+        port(tap, mac)
+    )
 }
 
 async fn nft(nat: &NatNetwork, ruleset: String) -> Result<(), NetworkError> {
@@ -82,11 +90,8 @@ fn absent(nat: &NatNetwork) -> String {
 fn present(nat: &NatNetwork, ports: &[(TapName, MacAddress)]) -> String {
     let NatNetwork { bridge, subnet, gateway } = nat;
     let table = table(nat);
-    let ports: Vec<String> = ports.iter().map(|(tap, mac)| port(tap, *mac)).collect();
-    let elements = match ports.join(", ") {
-        none if none.is_empty() => String::new(),
-        some => format!("elements = {{ {some} }}"),
-    };
+    let taps = elements(ports.iter().map(|(tap, _)| format!("\"{tap}\"")));
+    let ports = elements(ports.iter().map(|(tap, mac)| port(tap, *mac)));
     format!(
         r#"table inet {table} {{
     chain forward {{
@@ -115,13 +120,17 @@ fn present(nat: &NatNetwork, ports: &[(TapName, MacAddress)]) -> String {
     }}
 }}
 table bridge {table} {{
+    set taps {{
+        type ifname
+        {taps}
+    }}
     set ports {{
         type ifname . ether_addr
-        {elements}
+        {ports}
     }}
     chain prerouting {{
         type filter hook prerouting priority -300; policy accept;
-        meta ibrname "{bridge}" iifname "ht*" jump guest
+        iifname @taps jump guest
     }}
     chain guest {{
         iifname . ether saddr != @ports drop
@@ -137,4 +146,10 @@ table bridge {table} {{
 }}
 "#
     )
+}
+
+/// An empty list is a syntax error.
+fn elements(list: impl Iterator<Item = String>) -> String {
+    let list: Vec<String> = list.collect();
+    if list.is_empty() { String::new() } else { format!("elements = {{ {} }}", list.join(", ")) }
 }

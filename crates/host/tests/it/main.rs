@@ -4,4 +4,6 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests panic as the tests do")]
 
 mod datastore;
+mod netns;
+mod network;
 mod volume;
