@@ -82,6 +82,10 @@ pub struct AgentOptions {
     #[arg(long, value_name = "ADDR", default_value = "0.0.0.0:8444")]
     pub listen: SocketAddr,
 
+    /// End when the standard input ends: set by a server that runs its own agent
+    #[arg(long, hide = true)]
+    pub exit_with_parent: bool,
+
     #[command(flatten)]
     pub log: LogOptions,
 }
@@ -91,9 +95,9 @@ pub struct AgentJoinOptions {
     /// The token that `hostler host join-token` printed on the server
     pub token: String,
 
-    /// The server's address; `agent join` takes it from the global --server
+    /// The server's address, when not the one in the token: the global --server
     #[arg(skip)]
-    pub server: String,
+    pub server: Option<String>,
 
     /// Name of this host in the inventory [default: the machine's host name]
     #[arg(long, value_name = "NAME")]
