@@ -62,7 +62,7 @@ debian_configure() {
   cat >"$rootfs/etc/cloud/cloud.cfg.d/90_hostler.cfg" <<'CLOUD'
 # Only the seed disk is looked for: probing clouds would delay the boot.
 datasource_list: [NoCloud, None]
-apt_preserve_sources_list: true
+apt: {preserve_sources_list: true}
 locale: false
 manage_etc_hosts: true
 ssh_genkeytypes: [ed25519, ecdsa]
