@@ -3,16 +3,18 @@
 use std::fmt;
 use std::sync::Arc;
 
+use hostler_store::{Store, StoreError};
 use hostler_types::{ObjectId, OperationId, Progress, StepState, Task, TaskId, TaskState};
 use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 
 use crate::definition::StepError;
-use crate::engine::{Engine, Submit};
+use crate::engine::Engine;
 use crate::error::TaskError;
 use crate::ids;
 use crate::live::Reporter;
+use crate::submit::Submit;
 
 /// Handed to each run and each undo of a step. Cheap to clone.
 pub struct StepContext<C> {
@@ -29,6 +31,11 @@ impl<C: Send + Sync + 'static> StepContext<C> {
     /// What the steps work on.
     pub fn world(&self) -> &Arc<C> {
         self.engine.world()
+    }
+
+    /// To read objects. A step's writes belong into its outcome.
+    pub fn store(&self) -> &Arc<dyn Store> {
+        self.engine.store()
     }
 
     pub fn task_id(&self) -> TaskId {
@@ -130,7 +137,7 @@ impl<C: Send + Sync + 'static> StepContext<C> {
         submit.deadline = submit.deadline.or(self.task.spec.deadline);
         match self.engine.submit_below(submit, &self.task.spec.objects).await {
             // There already: this step is being repeated.
-            Ok(_) | Err(TaskError::Store(hostler_store::StoreError::Exists { .. })) => {}
+            Ok(_) | Err(TaskError::Store(StoreError::Exists { .. })) => {}
             Err(error) => return Err(refused(error)),
         }
         let ended = tokio::select! {

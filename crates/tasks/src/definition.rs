@@ -46,6 +46,14 @@ impl<C> Registry<C> {
         self
     }
 
+    /// For faults on purpose.
+    #[cfg(feature = "harness")]
+    #[must_use]
+    pub(crate) fn replacing(mut self, definition: Definition<C>) -> Self {
+        self.definitions.insert(definition.action, Arc::new(definition));
+        self
+    }
+
     pub fn get(&self, action: &str) -> Option<&Arc<Definition<C>>> {
         self.definitions.get(action)
     }

@@ -22,9 +22,11 @@ mod ids;
 mod live;
 mod runner;
 mod status;
+mod submit;
 
 pub use context::StepContext;
 pub use definition::{Definition, Outcome, Registry, Step, StepError, StepResult};
-pub use engine::{Engine, EngineConfig, Submit};
+pub use engine::{Engine, EngineConfig};
 pub use error::TaskError;
 pub use live::Live;
+pub use submit::Submit;
