@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! .hostler-datastore          marker: whose directory this is
-//! images/<image-id>.qcow2     (.iso for CD-ROMs, .part while it is received)
+//! images/<image-id>.qcow2     (.iso for CD-ROMs, .part while it is received, .json beside it)
 //! vms/<vm-id>/vm.json         the definition (vm.json.unregistered: kept, but in no inventory)
 //!             <disk>.qcow2  seed.img  nvram.fd  suspend.state  console.log
 //! ```
@@ -155,6 +155,11 @@ impl Datastore {
         self.images().join(format!("{id}.converting"))
     }
 
+    /// What the import of a ready image found; beside the image.
+    pub(crate) fn image_record(&self, id: ImageId) -> PathBuf {
+        self.images().join(format!("{id}.json"))
+    }
+
     /// A ready image, whatever its media.
     pub fn find_image(&self, id: ImageId) -> Option<(PathBuf, ImageMedia)> {
         [ImageMedia::Disk, ImageMedia::Cdrom]
@@ -174,6 +179,7 @@ impl Datastore {
             self.image(id, ImageMedia::Cdrom),
             self.image_part(id),
             self.image_converted(id),
+            self.image_record(id),
         ] {
             remove_if_there(&path).doing("remove", &path)?;
         }

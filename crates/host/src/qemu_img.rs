@@ -143,12 +143,16 @@ impl QemuImg {
         Ok(serde_json::from_slice(&output)?)
     }
 
-    /// Walks the tables of a qcow2. The file must be readable by [`IMPORT_UID`].
+    /// Walks the tables of a qcow2 or vmdk. The file must be readable by [`IMPORT_UID`].
     ///
     /// # Errors
     /// It cannot be walked. What the walk found is the answer.
-    pub async fn check(&self, image: &Path) -> Result<CheckReport, QemuImgError> {
-        let arguments = ["check", "--output=json", "-U", "-f", "qcow2", "--"];
+    pub async fn check(
+        &self,
+        image: &Path,
+        format: ImageFormat,
+    ) -> Result<CheckReport, QemuImgError> {
+        let arguments = ["check", "--output=json", "-U", "-f", format.driver(), "--"];
         let limit = Duration::from_secs(600);
         let mut run = self.confined(&arguments, &[image], sandbox(300, 0), limit)?;
         // 2: corruptions, 3: leaks. Both are told in the report as well.

@@ -4,15 +4,15 @@
 //! can be mounted elsewhere. A disk that exists is never overwritten. What was never written reads
 //! as the image or as zeros, never as what the file system's blocks held before.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use hostler_types::{ByteSize, DatastoreId, DiskSpec};
 
 use crate::datastore::{DatastoreError, VmDir, is_full};
-use crate::file::{Access, set_access, sync_directory};
+use crate::file::{Access, is_not_plain, open_plain, set_access, sync_directory};
 use crate::qcow2::{Header, HeaderError, empty};
 use crate::qemu_img::{QemuImg, QemuImgError};
 use crate::uid::VmUid;
@@ -111,7 +111,7 @@ pub fn allocated(path: &Path) -> Result<ByteSize, VolumeError> {
 /// # Errors
 /// The path is a symbolic link, not a file, or a second name of a file elsewhere.
 pub fn set_owner(path: &Path, owner: VmUid) -> Result<(), VolumeError> {
-    let file = open_no_follow(path)?;
+    let file = open_disk(path)?;
     set_access(&file, private(owner)).map_err(|source| io_error("give away", path, source))
 }
 
@@ -181,7 +181,7 @@ fn adopt(
 }
 
 fn read_header(path: &Path) -> Result<Header, VolumeError> {
-    let file = open_no_follow(path)?;
+    let file = open_disk(path)?;
     Header::read(&file).map_err(|error| match error {
         HeaderError::Io(source) => io_error("read", path, source),
         other => VolumeError::Damaged { path: path.to_owned(), reason: other.to_string() },
@@ -189,22 +189,11 @@ fn read_header(path: &Path) -> Result<Header, VolumeError> {
 }
 
 /// The directory may come from another host, so its entries are not trusted to be files.
-fn open_no_follow(path: &Path) -> Result<File, VolumeError> {
-    let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
-    let file =
-        OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(path).map_err(
-            |source| match source.raw_os_error() {
-                Some(code) if code == rustix::io::Errno::LOOP.raw_os_error() => {
-                    VolumeError::NotAFile(path.to_owned())
-                }
-                _ => io_error("open", path, source),
-            },
-        )?;
-    let metadata = file.metadata().map_err(|source| io_error("look at", path, source))?;
-    if !metadata.is_file() || metadata.nlink() != 1 {
-        return Err(VolumeError::NotAFile(path.to_owned()));
-    }
-    Ok(file)
+fn open_disk(path: &Path) -> Result<File, VolumeError> {
+    open_plain(path).map_err(|source| match is_not_plain(&source) {
+        true => VolumeError::NotAFile(path.to_owned()),
+        false => io_error("open", path, source),
+    })
 }
 
 fn private(owner: VmUid) -> Access {

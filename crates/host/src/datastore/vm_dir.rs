@@ -1,15 +1,14 @@
 //! The directory of one VM on a datastore, and its definition.
 
-use std::fs::{self, OpenOptions};
+use std::fs;
 use std::io::{self, Read};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use hostler_types::{Name, Vm, VmId};
 
 use super::error::{DatastoreError, DefinitionError, IoContext, io_error};
 use super::{Datastore, create_directory, sweep_temporary_files};
-use crate::file::{Access, sync_directory, write_atomic};
+use crate::file::{Access, is_not_plain, open_plain, sync_directory, write_atomic};
 
 const REGISTERED: &str = "vm.json";
 const UNREGISTERED: &str = "vm.json.unregistered";
@@ -153,19 +152,14 @@ impl VmDir {
     /// The datastore may come from anywhere, so the file is not trusted to be one, or small.
     fn read(&self, path: &Path) -> Result<Option<Vm>, DefinitionError> {
         let read = |source| DefinitionError::Read { path: path.to_owned(), source };
-        let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
-        let flags = flags.bits().cast_signed();
-        let file = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
+        let file = match open_plain(path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) if error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) => {
+            Err(error) if is_not_plain(&error) => {
                 return Err(DefinitionError::NotAFile(path.to_owned()));
             }
             Err(error) => return Err(read(error)),
         };
-        if !file.metadata().map_err(read)?.is_file() {
-            return Err(DefinitionError::NotAFile(path.to_owned()));
-        }
         let mut bytes = Vec::new();
         file.take(MAX_DEFINITION + 1).read_to_end(&mut bytes).map_err(read)?;
         if bytes.len() as u64 > MAX_DEFINITION {

@@ -21,10 +21,10 @@ pub(crate) fn enter() {
 
 /// Runs commands, of the test's own making, which must succeed.
 pub(crate) fn sh(script: &str) -> String {
-    text(Command::new("sh").args(["-ec", script]).output().unwrap(), script)
+    text(&Command::new("sh").args(["-ec", script]).output().unwrap(), script)
 }
 
-fn text(output: Output, what: &str) -> String {
+fn text(output: &Output, what: &str) -> String {
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{what}: {text}{errors}");
@@ -62,7 +62,7 @@ impl Machine {
     }
 
     pub(crate) fn sh(&self, script: &str) -> String {
-        text(self.command(script).output().unwrap(), script)
+        text(&self.command(script).output().unwrap(), script)
     }
 
     pub(crate) fn pings(&self, address: &str) -> bool {
