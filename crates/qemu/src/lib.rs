@@ -1,1 +1,61 @@
-//! VM spec to command line, process, accelerator probe; the only crate that knows QEMU arguments.
+//! The only crate that knows QEMU: from a plan to a command line, from a command line to a
+//! process, and what is asked of a running one.
+//!
+//! The agent calls it; it decides nothing about VMs, files or networks and touches no file but
+//! `/proc` and what it is handed.
+//!
+//! The way of a start, in the agent's words:
+//!
+//! ```no_run
+//! # use std::{fs::File, path::PathBuf, time::Duration};
+//! # use hostler_qemu::*;
+//! # async fn example(plan: impl Fn(ChildFd) -> LaunchPlan, listener: std::os::fd::OwnedFd,
+//! #     stream: tokio::net::UnixStream, credentials: Credentials, log: File)
+//! #     -> Result<(), Box<dyn std::error::Error>> {
+//! // 1. Everything QEMU shall hold is opened by the agent; a descriptor keeps its number.
+//! let mut fds = InheritedFds::default();
+//! let qmp_socket = fds.add(listener)?;
+//! // 2. The plan becomes a command line.
+//! let args = command_line(&plan(qmp_socket))?;
+//! // 3. The process; it outlives the agent.
+//! let spawn = Spawn { program: PathBuf::from(QEMU), args, credentials, fds,
+//!     cgroup_procs: Vec::new(), log };
+//! let process = spawn.start()?;
+//! // 4. Its monitor. The stream was connected to the listener before.
+//! let (qmp, mut events) = hostler_qmp::Qmp::connect(stream, Default::default()).await?;
+//! // 5. Until it ends: one future, which also lets QEMU end after the guest has.
+//! let end = wait_end(&qmp, &mut events, &process).await;
+//! # Ok(()) }
+//! ```
+//!
+//! * [`LaunchPlan`], [`command_line`]: the machine, device by device.
+//! * [`Spawn`], [`Process`]: a detached process, found again by pid and start time.
+//! * [`probe`]: which accelerator really runs guests here.
+//! * [`wait_end`], [`suspend_to`], [`resume_from`], [`screenshot`]: what a running machine can do.
+
+mod accel;
+mod argument;
+mod command_line;
+mod devices;
+mod machine;
+mod names;
+mod plan;
+mod process;
+mod spawn;
+mod vm;
+
+pub use accel::{Probe, ProbeError, ProbeOptions, probe};
+pub use command_line::command_line;
+pub use machine::MACHINE_TYPE;
+pub use names::{cdrom_id, disk_id, disk_node, disk_serial, netdev_id, nic_id};
+pub use plan::{
+    CdromPlan, DiskCache, DiskPlan, FirmwarePlan, LaunchPlan, NicPlan, PlanError, Start,
+};
+pub use process::{Exit, Process, ProcessError, start_time};
+pub use spawn::{ChildFd, Credentials, InheritedFds, Spawn, SpawnError};
+pub use vm::{
+    End, GUEST_AGENT_PORT, MonitorError, power_off, resume_from, screenshot, suspend_to, wait_end,
+};
+
+/// Where Debian's package puts the emulator.
+pub const QEMU: &str = "/usr/bin/qemu-system-x86_64";

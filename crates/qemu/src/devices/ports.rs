@@ -1,0 +1,74 @@
+//! PCI Express root ports: one for every NIC and disk, so that each can be taken out while the
+//! guest runs, and spare ones for what is added.
+//!
+//! The guest's bus numbers follow the ports' addresses. NICs come first: a disk more or less does
+//! not change a NIC's bus number, and with it its name in the guest.
+
+use hostler_types::DiskBus;
+use serde_json::json;
+
+use crate::{
+    argument::Arguments,
+    plan::{LaunchPlan, PlanError},
+};
+
+const MAX_NICS: usize = 16;
+const MAX_DISKS: usize = 64;
+const SPARE: usize = 8;
+
+/// The first slot of the root bus used for ports; the ones before are the other devices'.
+const FIRST_SLOT: usize = 0x10;
+
+/// How many ports share a slot, as its functions.
+const FUNCTIONS: usize = 8;
+
+/// The last slot usable; 0x1f is the board's own.
+const LAST_SLOT: usize = 0x1e;
+
+/// The machine's root ports.
+#[derive(Debug)]
+pub(crate) struct Ports {
+    nics: usize,
+    disks: usize,
+}
+
+impl Ports {
+    pub(crate) fn for_plan(plan: &LaunchPlan) -> Result<Self, PlanError> {
+        let at_most = |what, count, most| {
+            if count > most { Err(PlanError::TooMany { what, count, most }) } else { Ok(()) }
+        };
+        at_most("network cards", plan.nics.len(), MAX_NICS)?;
+        at_most("disks", plan.disks.len(), MAX_DISKS)?;
+        let disks = plan.disks.iter().filter(|disk| disk.bus == DiskBus::VirtioBlk).count();
+        Ok(Self { nics: plan.nics.len(), disks })
+    }
+
+    /// The port of the `nth` NIC.
+    pub(crate) fn nic(&self, nth: usize) -> String {
+        debug_assert!(nth < self.nics);
+        format!("port-nic{nth}")
+    }
+
+    /// The port of the `nth` virtio-blk disk.
+    pub(crate) fn disk(&self, nth: usize) -> String {
+        debug_assert!(nth < self.disks);
+        format!("port-disk{nth}")
+    }
+
+    pub(crate) fn add(&self, args: &mut Arguments) {
+        let nics = (0..self.nics).map(|nth| self.nic(nth));
+        let disks = (0..self.disks).map(|nth| self.disk(nth));
+        let spare = (0..SPARE).map(|nth| format!("spare{nth}"));
+        for (index, id) in nics.chain(disks).chain(spare).enumerate() {
+            let (slot, function) = (FIRST_SLOT + index / FUNCTIONS, index % FUNCTIONS);
+            debug_assert!(slot <= LAST_SLOT);
+            args.device(&json!({
+                "driver": "pcie-root-port", "id": id, "bus": "pcie.0",
+                "addr": format!("{slot:#x}.{function}"), "multifunction": function == 0,
+                "chassis": index + 1,
+            }));
+        }
+    }
+}
+
+const _: () = assert!(FIRST_SLOT + (MAX_NICS + MAX_DISKS + SPARE) / FUNCTIONS <= LAST_SLOT);

@@ -1,0 +1,118 @@
+//! The machine itself: process-wide options, board, CPUs, memory, firmware.
+
+use hostler_types::{Accelerator, ByteSize};
+use serde_json::json;
+
+use crate::{
+    argument::{Arguments, escape, path_text},
+    plan::{FirmwarePlan, LaunchPlan, PlanError, Start},
+};
+
+/// The versioned board. A guest keeps it over QEMU updates, so a saved state stays loadable.
+pub const MACHINE_TYPE: &str = "pc-q35-10.0";
+
+/// More would need an interrupt remapping unit.
+const MAX_CPUS: u32 = 255;
+
+/// What concerns the process rather than the guest.
+pub(crate) fn process(args: &mut Arguments, plan: &LaunchPlan) {
+    let name = escape(plan.name.as_str());
+    args.plain("-name", format!("guest={name},process=vm-{name},debug-threads=on"));
+    args.flag("-no-user-config");
+    args.flag("-nodefaults");
+    args.plain("-msg", "timestamp=on");
+    args.plain(
+        "-sandbox",
+        "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
+    );
+    args.plain("-chardev", format!("socket,id=qmp,fd={},server=on,wait=off", plan.qmp.number()));
+    args.plain("-mon", "chardev=qmp,mode=control");
+}
+
+/// Board, accelerator, CPUs, memory and identity.
+pub(crate) fn machine(args: &mut Arguments, plan: &LaunchPlan) -> Result<(), PlanError> {
+    let memory = plan.memory.bytes();
+    // Shared, so that a vhost-user back end can join later; a memfd, so that nothing is left of
+    // it when the process ends.
+    args.object(&json!({
+        "qom-type": "memory-backend-memfd", "id": "ram0", "size": memory, "share": true,
+    }));
+    let mut machine = format!("{MACHINE_TYPE},memory-backend=ram0,vmport=off,dump-guest-core=off");
+    if let FirmwarePlan::Uefi { .. } = plan.firmware {
+        machine.push_str(",pflash0=uefi-code,pflash1=uefi-vars");
+    }
+    args.plain("-machine", machine);
+    args.plain(
+        "-accel",
+        match plan.accelerator {
+            Accelerator::Kvm => "kvm",
+            Accelerator::Tcg => "tcg,thread=multi",
+        },
+    );
+    args.plain("-cpu", cpu(plan)?);
+    args.plain("-smp", smp(plan.cpus.count())?);
+    args.plain("-m", memory_option(plan.memory, plan.max_memory));
+    args.plain("-uuid", plan.vm.uuid().to_string());
+    let generation = plan.generation_id;
+    args.device(&json!({ "driver": "vmgenid", "id": "vmgenid0", "guid": generation.to_string() }));
+    Ok(())
+}
+
+fn cpu(plan: &LaunchPlan) -> Result<String, PlanError> {
+    let model = match (&plan.cpu_model, plan.accelerator) {
+        (None, Accelerator::Kvm) => return Ok("host,migratable=on".to_owned()),
+        (None, Accelerator::Tcg) => return Ok("max".to_owned()),
+        (Some(model), _) => model,
+    };
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    if model.is_empty() || model.len() > 64 || !model.bytes().all(allowed) {
+        return Err(PlanError::CpuModel(model.clone()));
+    }
+    Ok(model.clone())
+}
+
+/// One socket, room for as many CPUs again. Every possible one costs the guest some 200 KiB.
+fn smp(cpus: u32) -> Result<String, PlanError> {
+    if cpus > MAX_CPUS {
+        return Err(PlanError::TooManyCpus(cpus));
+    }
+    let most = (cpus * 2).clamp(4, MAX_CPUS);
+    Ok(format!("cpus={cpus},maxcpus={most},sockets=1,cores={most},threads=1"))
+}
+
+fn memory_option(memory: ByteSize, max: Option<ByteSize>) -> String {
+    let size = memory.bytes();
+    match max.filter(|max| *max > memory) {
+        Some(max) => format!("size={size}b,slots=16,maxmem={}b", max.bytes()),
+        None => format!("size={size}b"),
+    }
+}
+
+/// The firmware's flash. `SeaBIOS` needs none.
+pub(crate) fn firmware(args: &mut Arguments, plan: &LaunchPlan) -> Result<(), PlanError> {
+    // Only devices with a boot index are tried.
+    args.plain("-boot", "strict=on");
+    let FirmwarePlan::Uefi { code, vars } = &plan.firmware else { return Ok(()) };
+    for (node, path, read_only) in [("uefi-code", code, true), ("uefi-vars", vars, false)] {
+        let file = format!("{node}-file");
+        args.blockdev(&json!({
+            "driver": "file", "node-name": file, "filename": path_text(path)?,
+            "read-only": read_only,
+        }));
+        args.blockdev(&json!({
+            "driver": "raw", "node-name": node, "file": file, "read-only": read_only,
+        }));
+    }
+    Ok(())
+}
+
+/// How the guest begins and ends.
+///
+/// QEMU stays after the guest has shut down, until it is told to quit: then the reason is known
+/// even if no agent was there to hear the event. [`wait_end`](crate::wait_end) tells it.
+pub(crate) fn start(args: &mut Arguments, plan: &LaunchPlan) {
+    args.plain("-action", "shutdown=pause");
+    if plan.start == Start::Resume {
+        args.plain("-incoming", "defer");
+    }
+}

@@ -1,0 +1,179 @@
+//! What is to be started: a plain description, complete and without choices left.
+
+use std::{
+    fs::OpenOptions,
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+};
+
+use hostler_types::{Accelerator, BootDevice, ByteSize, Cores, DiskBus, MacAddress, Name, VmId};
+use thiserror::Error;
+use uuid::Uuid;
+
+use crate::spawn::ChildFd;
+
+/// Everything QEMU must know to start a VM.
+#[derive(Debug, Clone)]
+pub struct LaunchPlan {
+    /// The VM; its UUID is the machine's.
+    pub vm: VmId,
+    /// Its name.
+    pub name: Name,
+    /// As the probe found it.
+    pub accelerator: Accelerator,
+    /// A QEMU CPU model; without it all that host and accelerator offer.
+    pub cpu_model: Option<String>,
+    /// At most 255.
+    pub cpus: Cores,
+    /// A multiple of 1 MiB.
+    pub memory: ByteSize,
+    /// The size that memory can be hot-added up to; see [`LaunchPlan::free_max_memory`].
+    pub max_memory: Option<ByteSize>,
+    /// BIOS or UEFI.
+    pub firmware: FirmwarePlan,
+    /// What the firmware tries, in this order; what is not in it is not tried.
+    pub boot_order: Vec<BootDevice>,
+    /// The disks, in the order the guest shall see them.
+    pub disks: Vec<DiskPlan>,
+    /// At most 6.
+    pub cdroms: Vec<CdromPlan>,
+    /// At most 16.
+    pub nics: Vec<NicPlan>,
+    /// The NoCloud seed, a raw image.
+    pub seed: Option<PathBuf>,
+    /// The monitor's listening Unix socket.
+    pub qmp: ChildFd,
+    /// The guest agent channel's listening Unix socket.
+    pub guest_agent: ChildFd,
+    /// The serial console's listening Unix socket.
+    pub serial: ChildFd,
+    /// Where QEMU makes the screen's Unix socket; its user must be able to write there.
+    pub vnc: PathBuf,
+    /// From scratch, or from a saved state.
+    pub start: Start,
+    /// Changes whenever the guest goes back in time, so that it reseeds its randomness.
+    pub generation_id: Uuid,
+}
+
+impl LaunchPlan {
+    /// How far memory can grow without costing a small guest anything.
+    ///
+    /// The region for hot-added memory lies above 4 GiB, and a Linux guest that may get memory
+    /// there sets 64 MiB aside for bounce buffers (a 256 MiB guest keeps 151 of 217 MiB). A guest
+    /// of more than 2.75 GiB has memory above 4 GiB anyway. So a small one gets no such region
+    /// unless asked for, and a large one may grow to four times its size, at most 512 GiB.
+    #[must_use]
+    pub fn free_max_memory(memory: ByteSize) -> Option<ByteSize> {
+        const BELOW_4_GIB: ByteSize = ByteSize::mib(2816);
+        const MOST: u64 = ByteSize::gib(512).bytes();
+        let max = memory.bytes().saturating_mul(4).min(MOST);
+        (memory > BELOW_4_GIB && max > memory.bytes()).then_some(ByteSize(max))
+    }
+}
+
+/// The firmware and its files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FirmwarePlan {
+    /// `SeaBIOS`, which comes with QEMU.
+    Bios,
+    /// OVMF.
+    Uefi {
+        /// The code, shared and read-only.
+        code: PathBuf,
+        /// The variables, the VM's own.
+        vars: PathBuf,
+    },
+}
+
+/// A disk: always qcow2.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DiskPlan {
+    /// Unique within the VM.
+    pub name: Name,
+    /// Its file.
+    pub path: PathBuf,
+    /// The qcow2 image beneath it. What the file's own header says is never followed: without
+    /// this there is none.
+    pub backing: Option<PathBuf>,
+    /// How the guest sees it.
+    pub bus: DiskBus,
+    /// Whether writes are refused.
+    pub read_only: bool,
+    /// How the host caches it.
+    pub cache: DiskCache,
+}
+
+/// How the host caches a disk. Flushes reach the disk with either.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DiskCache {
+    /// Bypasses the page cache, with asynchronous I/O by the kernel.
+    Direct,
+    /// Through the page cache, with threads.
+    PageCache,
+}
+
+impl DiskCache {
+    /// The direct one where the file system can do it; tmpfs and some FUSE ones cannot.
+    #[must_use]
+    pub fn for_file(path: &Path) -> Self {
+        let mut options = OpenOptions::new();
+        let direct = options.read(true).custom_flags(libc::O_DIRECT).open(path).is_ok();
+        if direct { Self::Direct } else { Self::PageCache }
+    }
+}
+
+/// A CD drive.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CdromPlan {
+    /// Unique within the VM.
+    pub name: Name,
+    /// The ISO image in it, raw.
+    pub image: Option<PathBuf>,
+}
+
+/// A network card on a tap device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NicPlan {
+    /// Unique within the VM.
+    pub name: Name,
+    /// Its address.
+    pub mac: MacAddress,
+    /// The open tap device.
+    pub tap: ChildFd,
+}
+
+/// How the guest begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// At power-on.
+    Boot,
+    /// Nothing runs until [`resume_from`](crate::resume_from) has loaded a state.
+    Resume,
+}
+
+/// Why no command line can be made of a plan.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum PlanError {
+    /// A CPU model with characters that no model has.
+    #[error("{0:?} is not the name of a CPU model")]
+    CpuModel(String),
+    /// More CPUs than the machine type takes.
+    #[error("a VM of this machine type has at most 255 CPUs, not {0}")]
+    TooManyCpus(u32),
+    /// More of something than the machine has places for.
+    #[error("a VM has at most {most} {what}, not {count}")]
+    TooMany {
+        /// What.
+        what: &'static str,
+        /// How many there are.
+        count: usize,
+        /// How many there may be.
+        most: usize,
+    },
+    /// A path that cannot be written into a command line.
+    #[error("the path {} is not UTF-8", .0.display())]
+    Path(PathBuf),
+    /// A Unix socket's path is too long for the kernel.
+    #[error("the socket path {} has more than 107 bytes", .0.display())]
+    SocketPath(PathBuf),
+}
