@@ -56,11 +56,12 @@ impl ChangeAction {
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub struct EventListQuery {
-    /// At most this many, 1 to 10000; absent: 100.
+    /// At most this many, 1 to 1000; absent: 100.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[param(minimum = 1, maximum = 10000)]
+    #[param(minimum = 1, maximum = 1000)]
     pub limit: Option<u32>,
-    /// The `next` of the page before.
+    /// The revision after which to begin: the `next` of the page before, or an event's. Absent:
+    /// the latest changes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub after: Option<String>,
     /// Only changes of objects of this kind.
@@ -90,7 +91,7 @@ pub struct WatchQuery {
     pub kind: Vec<KindName>,
 }
 
-/// List changes, newest first.
+/// List changes, oldest first: those after a revision, or the latest.
 #[derive(Debug)]
 pub struct List;
 
@@ -98,7 +99,8 @@ impl Endpoint for List {
     const ID: &'static str = "event_list";
     const METHOD: Method = Method::Get;
     const PATH: &'static str = "/v1/events";
-    const SUMMARY: &'static str = "List changes, newest first";
+    const SUMMARY: &'static str =
+        "List changes, oldest first: those after a revision, or the latest";
     const TAG: &'static str = "event";
     const ACCESS: &'static str = "viewer";
     type Path = NoParams;

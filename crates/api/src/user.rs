@@ -41,7 +41,7 @@ pub struct UserListQuery {
 pub struct UserCreate {
     pub name: Name,
     pub role: Role,
-    /// 12 to 1024 characters; absent: acts with tokens only.
+    /// 10 to 1024 bytes; absent: acts with tokens only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub password: Option<SecretText>,
 }
@@ -49,7 +49,7 @@ pub struct UserCreate {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PasswordChange {
-    /// 12 to 1024 characters.
+    /// 10 to 1024 bytes.
     pub password: SecretText,
 }
 

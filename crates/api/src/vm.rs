@@ -82,9 +82,9 @@ pub struct VmDeleteQuery {
 pub struct StopRequest {
     #[serde(default)]
     pub mode: StopMode,
-    /// How long a graceful stop may take, 1 to 3600; absent: 120.
+    /// How long a graceful stop may take, 1 to 86400; absent: 120.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(minimum = 1, maximum = 3600)]
+    #[schema(minimum = 1, maximum = 86_400)]
     pub timeout_seconds: Option<u32>,
 }
 
@@ -386,7 +386,7 @@ impl Endpoint for Why {
     type Body = Empty;
     type Answer = Json<Explanation>;
 }
-/// List the changes of a VM, newest first.
+/// List the changes of a VM, oldest first, as `event_list` does.
 #[derive(Debug)]
 pub struct History;
 
@@ -394,7 +394,7 @@ impl Endpoint for History {
     const ID: &'static str = "vm_history";
     const METHOD: Method = Method::Get;
     const PATH: &'static str = "/v1/vms/{vm}/history";
-    const SUMMARY: &'static str = "List the changes of a VM, newest first";
+    const SUMMARY: &'static str = "List the changes of a VM, oldest first, as `event_list` does";
     const TAG: &'static str = "vm";
     const ACCESS: &'static str = "viewer";
     type Path = VmPath;
