@@ -225,6 +225,10 @@ impl<C: Send + Sync + 'static> Engine<C> {
     /// # Errors
     /// What reading the store met.
     pub async fn recover(&self) -> Result<usize, TaskError> {
+        // Behind all that a killed engine has left in the store's queue: what is read below is
+        // what was stored last.
+        let barrier = Batch::new("system", "recovery", Timestamp::now());
+        self.inner.store.commit(barrier).await?;
         let mut unfinished = Vec::new();
         self.each_task(|task| {
             if !task.status.state.is_terminal() && task.status.state != TaskState::Stuck {

@@ -131,6 +131,7 @@ impl Work {
                 return Err(rusqlite::Error::InvalidColumnName(message));
             }
         };
+        let before = self.connection.total_changes();
         let mut last = first;
         let mut outcomes = Vec::with_capacity(batches.len());
         for batch in batches {
@@ -140,7 +141,9 @@ impl Work {
             }
             outcomes.push(outcome);
         }
-        if outcomes.iter().all(Result::is_err) {
+        let unchanged = self.connection.total_changes() == before;
+        if unchanged || outcomes.iter().all(Result::is_err) {
+            // Refused, or nothing but expectations: there is nothing to put on disk.
             self.connection.execute_batch("ROLLBACK")?;
             return Ok(outcomes);
         }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures::FutureExt;
 use hostler_store::conformance::{batch, create, record};
 use hostler_store::{Json, Record, StoreError, Write};
 use hostler_tasks::{Outcome, Registry, Step, StepContext, StepError, TaskError};
@@ -116,8 +117,6 @@ async fn the_writes_of_a_step_are_committed_with_its_end() {
 /// A step whose world has changed under it runs again and sees the new one.
 #[tokio::test]
 async fn a_stale_write_runs_the_step_again() {
-    let bench_store = Bench::new(Registry::new()).store;
-    drop(bench_store);
     let count = Step::new("count", |step: StepContext<Toy>| async move {
         step.world().note("count");
         let store = step.store();
@@ -187,8 +186,7 @@ async fn a_task_is_submitted_once_under_an_id() {
 #[tokio::test]
 async fn a_caller_that_goes_away_leaves_the_task_running() {
     let bench = Bench::new(registry([noting("a")]));
-    let submission = bench.engine.submit(submit());
-    assert!(tokio::time::timeout(Duration::ZERO, submission).await.is_err());
+    assert!(bench.engine.submit(submit()).now_or_never().is_none());
     bench.toy.until("a").await;
 }
 
