@@ -1,0 +1,148 @@
+//! How the server talks to the hosts' agents.
+//!
+//! [`AgentLink`] is the agent contract as a trait, so that tests can put a simulated host behind
+//! it; [`RemoteConnector`] makes the real thing. Only two kinds of failure exist for a caller: the
+//! agent answered with a problem (it is final, and nothing has changed), or there was no answer
+//! (nothing is known; ask again with the same operation id).
+
+use std::collections::HashMap;
+use std::fmt::Debug;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use hostler_agent_api::{
+    AgentEvent, ConsoleKind, DatastoreCheck, DatastoreReport, FactsAnswer, ImageContentAnswer,
+    ImageImportRequest, ImageImported, ImageRemoveRequest, VmCommand, VmCreateRequest,
+    VmRemoveRequest, VmReport, VmStopRequest,
+};
+use hostler_endpoint::{ByteStream, EventStream, Problem};
+use hostler_types::{
+    DatastoreId, ExecAnswer, ExecRequest, Host, HostId, ImageId, NetworkId, NetworkSpec,
+    OperationId, Vm, VmId,
+};
+
+use crate::error::{Class, ServiceError};
+
+mod remote;
+
+pub use remote::RemoteConnector;
+
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum AgentError {
+    /// The agent looked at the command and refused, or tried and took back what it had begun.
+    #[error(transparent)]
+    Refused(#[from] Problem),
+    /// No answer: whether anything has happened is not known.
+    #[error("the host `{host}` does not answer: {reason}")]
+    Unreachable { host: String, reason: String },
+}
+
+impl From<AgentError> for ServiceError {
+    fn from(error: AgentError) -> Self {
+        match error {
+            AgentError::Refused(problem) => problem.into(),
+            AgentError::Unreachable { .. } => {
+                Self::new(Class::Unavailable, "host_unreachable", error.to_string())
+                    .hint("check that its agent runs and that its address is reachable")
+            }
+        }
+    }
+}
+
+/// The agent of one host. Calls wait as long as the work takes; who calls puts a limit to it.
+#[async_trait]
+pub trait AgentLink: Send + Sync + Debug {
+    async fn facts(&self) -> Result<FactsAnswer, AgentError>;
+    /// The whole inventory first, then each change. The link ends the stream when the host has
+    /// been silent for too long.
+    async fn events(&self) -> Result<EventStream<AgentEvent>, AgentError>;
+    async fn operation_cancel(&self, op: OperationId) -> Result<(), AgentError>;
+
+    async fn vm_create(&self, vm: VmId, request: VmCreateRequest) -> Result<VmReport, AgentError>;
+    async fn vm_define(&self, vm: VmId, request: VmCreateRequest) -> Result<VmReport, AgentError>;
+    async fn vm_register(&self, vm: VmId, request: VmCreateRequest)
+    -> Result<VmReport, AgentError>;
+    async fn vm_remove(&self, vm: VmId, request: VmRemoveRequest) -> Result<(), AgentError>;
+    async fn vm_start(&self, vm: VmId, command: VmCommand) -> Result<VmReport, AgentError>;
+    async fn vm_stop(&self, vm: VmId, request: VmStopRequest) -> Result<VmReport, AgentError>;
+    async fn vm_reset(&self, vm: VmId, command: VmCommand) -> Result<VmReport, AgentError>;
+    async fn vm_suspend(&self, vm: VmId, command: VmCommand) -> Result<VmReport, AgentError>;
+    async fn vm_exec(&self, vm: VmId, request: ExecRequest) -> Result<ExecAnswer, AgentError>;
+    async fn vm_screenshot(&self, vm: VmId) -> Result<ByteStream, AgentError>;
+    async fn vm_console(
+        &self,
+        vm: VmId,
+        kind: ConsoleKind,
+        input: ByteStream,
+    ) -> Result<ByteStream, AgentError>;
+    async fn vm_log(&self, vm: VmId, follow: bool) -> Result<ByteStream, AgentError>;
+
+    async fn image_upload(
+        &self,
+        image: ImageId,
+        datastore: DatastoreId,
+        offset: u64,
+        content: ByteStream,
+    ) -> Result<ImageContentAnswer, AgentError>;
+    async fn image_content(
+        &self,
+        image: ImageId,
+        datastore: DatastoreId,
+    ) -> Result<ImageContentAnswer, AgentError>;
+    async fn image_import(
+        &self,
+        image: ImageId,
+        request: ImageImportRequest,
+    ) -> Result<ImageImported, AgentError>;
+    async fn image_remove(
+        &self,
+        image: ImageId,
+        request: ImageRemoveRequest,
+    ) -> Result<(), AgentError>;
+
+    async fn datastore_ensure(
+        &self,
+        datastore: DatastoreId,
+        check: DatastoreCheck,
+    ) -> Result<DatastoreReport, AgentError>;
+    async fn datastore_unregistered(&self, datastore: DatastoreId) -> Result<Vec<Vm>, AgentError>;
+    async fn network_ensure(&self, network: NetworkId, spec: NetworkSpec)
+    -> Result<(), AgentError>;
+    async fn network_remove(&self, network: NetworkId) -> Result<(), AgentError>;
+}
+
+/// Makes links. A link connects when it is used, and again when the connection was lost.
+pub trait Connector: Send + Sync + Debug {
+    /// # Errors
+    /// The host's address cannot be one.
+    fn connect(&self, host: &Host) -> Result<Arc<dyn AgentLink>, AgentError>;
+}
+
+/// One link per host, made when first asked for and again when the host's address has changed.
+#[derive(Debug)]
+pub(crate) struct Agents {
+    connector: Arc<dyn Connector>,
+    links: Mutex<HashMap<HostId, (String, Arc<dyn AgentLink>)>>,
+}
+
+impl Agents {
+    pub(crate) fn new(connector: Arc<dyn Connector>) -> Self {
+        Self { connector, links: Mutex::default() }
+    }
+
+    pub(crate) fn link(&self, host: &Host) -> Result<Arc<dyn AgentLink>, AgentError> {
+        let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((address, link)) = links.get(&host.id())
+            && *address == host.spec.address
+        {
+            return Ok(link.clone());
+        }
+        let link = self.connector.connect(host)?;
+        links.insert(host.id(), (host.spec.address.clone(), link.clone()));
+        Ok(link)
+    }
+
+    pub(crate) fn forget(&self, host: HostId) {
+        self.links.lock().unwrap_or_else(PoisonError::into_inner).remove(&host);
+    }
+}

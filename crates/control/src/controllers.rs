@@ -1,0 +1,40 @@
+//! Loops that re-read the world: they have no input, and what they missed they find again.
+
+use std::sync::Arc;
+
+use hostler_tasks::Engine;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::world::Core;
+
+mod hosts;
+mod housekeeping;
+
+/// The controllers at work.
+#[derive(Debug)]
+pub(crate) struct Controllers {
+    tracker: TaskTracker,
+    stopping: CancellationToken,
+}
+
+impl Controllers {
+    pub(crate) fn start(core: &Arc<Core>, engine: &Engine<Core>) -> Self {
+        let (tracker, stopping) = (TaskTracker::new(), CancellationToken::new());
+        let hosts = hosts::run(core.clone(), stopping.clone());
+        tracker.spawn(hosts);
+        let housekeeping = housekeeping::run(core.clone(), engine.clone());
+        let until = stopping.clone();
+        tracker.spawn(async move {
+            // Cancel-safe: every commit is whole.
+            let _stopped = until.run_until_cancelled(housekeeping).await;
+        });
+        tracker.close();
+        Self { tracker, stopping }
+    }
+
+    pub(crate) async fn stop(self) {
+        self.stopping.cancel();
+        self.tracker.wait().await;
+    }
+}

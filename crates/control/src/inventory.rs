@@ -1,0 +1,286 @@
+//! The inventory in memory: what all reads are answered from.
+//!
+//! A [`Snapshot`] is immutable and cheap to clone (persistent maps); [`Inventory`] holds the newest.
+//! One task follows the store's change log and publishes a new snapshot per burst of changes, so
+//! that a snapshot is always the state at exactly one revision.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use hostler_store::{Change, Feed, Record, Store, StoreError};
+use hostler_types::{
+    DatastoreKind, HostId, HostKind, Id, ImageId, ImageKind, JoinTokenKind, Kind, KindName,
+    MacAddress, Name, NetworkId, NetworkKind, Object, ObjectId, Ref, Revision, TaskId, TaskKind,
+    TokenKind, UserKind, Vm, VmId, VmKind,
+};
+use tokio::sync::watch;
+
+use crate::error::ServiceError;
+use index::Indexes;
+pub(crate) use index::images;
+
+mod held;
+mod index;
+
+/// All objects of one kind.
+#[derive(Debug, Clone)]
+pub struct Collection<K: Kind> {
+    by_id: imbl::HashMap<Id<K>, Arc<Object<K>>>,
+    by_name: imbl::OrdMap<Name, Arc<Object<K>>>,
+}
+
+impl<K: Kind> Default for Collection<K> {
+    fn default() -> Self {
+        Self { by_id: imbl::HashMap::new(), by_name: imbl::OrdMap::new() }
+    }
+}
+
+impl<K: Kind> Collection<K> {
+    pub fn get(&self, id: Id<K>) -> Option<&Arc<Object<K>>> {
+        self.by_id.get(&id)
+    }
+
+    pub fn get_by_name(&self, name: &Name) -> Option<&Arc<Object<K>>> {
+        self.by_name.get(name)
+    }
+
+    pub fn len(&self) -> usize {
+        self.by_id.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.by_id.is_empty()
+    }
+
+    /// In the order of names, from after `after` on.
+    pub fn after(&self, after: Option<&Name>) -> impl Iterator<Item = &Arc<Object<K>>> {
+        use std::ops::Bound::{Excluded, Unbounded};
+        let from = after.map_or(Unbounded, Excluded);
+        self.by_name.range::<_, Name>((from, Unbounded)).map(|(_, object)| object)
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Object<K>>> {
+        self.after(None)
+    }
+
+    fn insert(&mut self, object: Arc<Object<K>>) -> Option<Arc<Object<K>>> {
+        let old = self.by_id.insert(object.id(), object.clone());
+        if let Some(old) = &old
+            && old.name() != object.name()
+        {
+            self.forget_name(old);
+        }
+        self.by_name.insert(object.name().clone(), object);
+        old
+    }
+
+    fn remove(&mut self, id: Id<K>) -> Option<Arc<Object<K>>> {
+        let old = self.by_id.remove(&id)?;
+        self.forget_name(&old);
+        Some(old)
+    }
+
+    /// Within one batch another object may have taken the name already.
+    fn forget_name(&mut self, old: &Object<K>) {
+        if self.by_name.get(old.name()).is_some_and(|named| named.id() == old.id()) {
+            self.by_name.remove(old.name());
+        }
+    }
+}
+
+/// Everything, as it was at one revision.
+#[derive(Debug, Clone, Default)]
+pub struct Snapshot {
+    pub revision: Revision,
+    vms: Collection<VmKind>,
+    hosts: Collection<HostKind>,
+    images: Collection<ImageKind>,
+    datastores: Collection<DatastoreKind>,
+    networks: Collection<NetworkKind>,
+    tasks: Collection<TaskKind>,
+    users: Collection<UserKind>,
+    tokens: Collection<TokenKind>,
+    join_tokens: Collection<JoinTokenKind>,
+    indexes: Indexes,
+}
+
+/// A kind that snapshots hold.
+pub trait Held: Kind {
+    fn of(snapshot: &Snapshot) -> &Collection<Self>;
+    #[doc(hidden)]
+    fn of_mut(snapshot: &mut Snapshot) -> &mut Collection<Self>;
+}
+
+impl Snapshot {
+    pub fn all<K: Held>(&self) -> &Collection<K> {
+        K::of(self)
+    }
+
+    pub fn get<K: Held>(&self, id: Id<K>) -> Option<&Arc<Object<K>>> {
+        K::of(self).get(id)
+    }
+
+    /// The object that `reference` points at.
+    ///
+    /// # Errors
+    /// `not_found`.
+    pub fn find<K: Held>(&self, reference: &Ref) -> Result<&Arc<Object<K>>, ServiceError> {
+        let found = match reference {
+            Ref::Id(id) => K::of(self).get(Id::from_uuid(*id)),
+            Ref::Name(name) => K::of(self).get_by_name(name),
+        };
+        found.ok_or_else(|| ServiceError::not_found(K::NAME, reference))
+    }
+
+    /// The VMs that a host owns.
+    pub fn vms_on(&self, host: HostId) -> impl Iterator<Item = &Arc<Vm>> {
+        self.indexes.by_host(host).filter_map(|vm| self.vms.get(vm))
+    }
+
+    /// The VMs that have a disk or a CD-ROM from an image.
+    pub fn vms_with_image(&self, image: ImageId) -> impl Iterator<Item = &Arc<Vm>> {
+        self.indexes.by_image(image).filter_map(|vm| self.vms.get(vm))
+    }
+
+    pub fn vms_with_network(&self, network: NetworkId) -> impl Iterator<Item = &Arc<Vm>> {
+        self.indexes.by_network(network).filter_map(|vm| self.vms.get(vm))
+    }
+
+    /// The VM that has a NIC with this address.
+    pub fn vm_with_mac(&self, mac: MacAddress) -> Option<VmId> {
+        self.indexes.by_mac(mac)
+    }
+
+    /// The unfinished task that holds an object.
+    pub fn task_on(&self, object: ObjectId) -> Option<TaskId> {
+        self.indexes.task_on(object)
+    }
+
+    /// The task that was submitted with this idempotency key, as [`crate::services`] hashes it.
+    pub(crate) fn task_with_key(&self, key: &str) -> Option<TaskId> {
+        self.indexes.task_with_key(key)
+    }
+
+    /// # Errors
+    /// [`StoreError::Decode`] for a record that this version cannot read.
+    pub fn load(snapshot: hostler_store::Snapshot) -> Result<Self, StoreError> {
+        let mut loaded = Self { revision: snapshot.revision, ..Self::default() };
+        for record in &snapshot.records {
+            loaded.put(record)?;
+        }
+        Ok(loaded)
+    }
+
+    fn apply(&mut self, change: &Change) -> Result<(), StoreError> {
+        match &change.new {
+            Some(record) => self.put(record)?,
+            None => self.drop_object(change.kind, change.id),
+        }
+        self.revision = change.revision;
+        Ok(())
+    }
+
+    fn put(&mut self, record: &Record) -> Result<(), StoreError> {
+        match record.kind {
+            KindName::Vm => {
+                let vm = Arc::new(record.object::<VmKind>()?);
+                let old = self.vms.insert(vm.clone());
+                self.indexes.vm(old.as_deref(), Some(&vm));
+            }
+            KindName::Task => {
+                let task = Arc::new(record.object::<TaskKind>()?);
+                let old = self.tasks.insert(task.clone());
+                self.indexes.task(old.as_deref(), Some(&task));
+            }
+            KindName::Host => self.put_plain::<HostKind>(record)?,
+            KindName::Image => self.put_plain::<ImageKind>(record)?,
+            KindName::Datastore => self.put_plain::<DatastoreKind>(record)?,
+            KindName::Network => self.put_plain::<NetworkKind>(record)?,
+            KindName::User => self.put_plain::<UserKind>(record)?,
+            KindName::Token => self.put_plain::<TokenKind>(record)?,
+            KindName::JoinToken => self.put_plain::<JoinTokenKind>(record)?,
+        }
+        Ok(())
+    }
+
+    fn put_plain<K: Held>(&mut self, record: &Record) -> Result<(), StoreError> {
+        K::of_mut(self).insert(Arc::new(record.object::<K>()?));
+        Ok(())
+    }
+
+    fn drop_object(&mut self, kind: KindName, id: ObjectId) {
+        match kind {
+            KindName::Vm => {
+                let old = self.vms.remove(id.typed());
+                self.indexes.vm(old.as_deref(), None);
+            }
+            KindName::Task => {
+                let old = self.tasks.remove(id.typed());
+                self.indexes.task(old.as_deref(), None);
+            }
+            KindName::Host => drop(self.hosts.remove(id.typed())),
+            KindName::Image => drop(self.images.remove(id.typed())),
+            KindName::Datastore => drop(self.datastores.remove(id.typed())),
+            KindName::Network => drop(self.networks.remove(id.typed())),
+            KindName::User => drop(self.users.remove(id.typed())),
+            KindName::Token => drop(self.tokens.remove(id.typed())),
+            KindName::JoinToken => drop(self.join_tokens.remove(id.typed())),
+        }
+    }
+}
+
+/// The newest snapshot, and a way to wait for a revision.
+#[derive(Debug)]
+pub struct Inventory {
+    current: ArcSwap<Snapshot>,
+    revision: watch::Sender<Revision>,
+}
+
+impl Inventory {
+    /// Loads everything. The caller runs [`Inventory::follow`] from then on.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub async fn load(store: &dyn Store) -> Result<Self, StoreError> {
+        let snapshot = Snapshot::load(store.load_all().await?)?;
+        let revision = watch::Sender::new(snapshot.revision);
+        Ok(Self { current: ArcSwap::from_pointee(snapshot), revision })
+    }
+
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.current.load_full()
+    }
+
+    /// A receiver that is told every new revision.
+    pub fn revisions(&self) -> watch::Receiver<Revision> {
+        self.revision.subscribe()
+    }
+
+    /// The first snapshot at or after `revision`.
+    pub async fn at_least(&self, revision: Revision) -> Arc<Snapshot> {
+        let mut revisions = self.revision.subscribe();
+        // The sender lives in `self`, so the channel cannot be closed while this waits.
+        let _ = revisions.wait_for(|current| *current >= revision).await;
+        self.snapshot()
+    }
+
+    /// Applies every change of the store from the snapshot's revision on; ends when the store is
+    /// closed.
+    ///
+    /// # Errors
+    /// The log cannot be read, or holds what this version does not know.
+    pub async fn follow(&self, store: Arc<dyn Store>) -> Result<(), StoreError> {
+        let mut feed = Feed::new(store, self.snapshot().revision);
+        loop {
+            let change = match feed.next().await {
+                Ok(change) => change,
+                Err(StoreError::Closed) => return Ok(()),
+                Err(error) => return Err(error),
+            };
+            let mut next = Snapshot::clone(&self.snapshot());
+            next.apply(&change)?;
+            self.current.store(Arc::new(next));
+            self.revision.send_replace(change.revision);
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! Where each kind lies in a snapshot.
+
+use hostler_types::{
+    DatastoreKind, HostKind, ImageKind, JoinTokenKind, NetworkKind, TaskKind, TokenKind, UserKind,
+    VmKind,
+};
+
+use super::{Collection, Held, Snapshot};
+
+impl Held for VmKind {
+    fn of(snapshot: &Snapshot) -> &Collection<Self> {
+        &snapshot.vms
+    }
+    fn of_mut(snapshot: &mut Snapshot) -> &mut Collection<Self> {
+        &mut snapshot.vms
+    }
+}
+
+impl Held for HostKind {
+    fn of(snapshot: &Snapshot) -> &Collection<Self> {
+        &snapshot.hosts
+    }
+    fn of_mut(snapshot: &mut Snapshot) -> &mut Collection<Self> {
+        &mut snapshot.hosts
+    }
+}
+
+impl Held for ImageKind {
+    fn of(snapshot: &Snapshot) -> &Collection<Self> {
+        &snapshot.images
+    }
+    fn of_mut(snapshot: &mut Snapshot) -> &mut Collection<Self> {
+        &mut snapshot.images
+    }
+}
+
+impl Held for DatastoreKind {
+    fn of(snapshot: &Snapshot) -> &Collection<Self> {
+        &snapshot.datastores
+    }
+    fn of_mut(snapshot: &mut Snapshot) -> &mut Collection<Self> {
+        &mut snapshot.datastores
+    }
+}
+
+impl Held for NetworkKind {
+    fn of(snapshot: &Snapshot) -> &Collection<Self> {
+        &snapshot.networks
+    }
+    fn of_mut(snapshot: &mut Snapshot) -> &mut Collection<Self> {
+        &mut snapshot.networks
+    }
+}
+
+impl Held for TaskKind {
+    fn of(snapshot: &Snapshot) -> &Collection<Self> {
+        &snapshot.tasks
+    }
+    fn of_mut(snapshot: &mut Snapshot) -> &mut Collection<Self> {
+        &mut snapshot.tasks
+    }
+}
+
+impl Held for UserKind {
+    fn of(snapshot: &Snapshot) -> &Collection<Self> {
+        &snapshot.users
+    }
+    fn of_mut(snapshot: &mut Snapshot) -> &mut Collection<Self> {
+        &mut snapshot.users
+    }
+}
+
+impl Held for TokenKind {
+    fn of(snapshot: &Snapshot) -> &Collection<Self> {
+        &snapshot.tokens
+    }
+    fn of_mut(snapshot: &mut Snapshot) -> &mut Collection<Self> {
+        &mut snapshot.tokens
+    }
+}
+
+impl Held for JoinTokenKind {
+    fn of(snapshot: &Snapshot) -> &Collection<Self> {
+        &snapshot.join_tokens
+    }
+    fn of_mut(snapshot: &mut Snapshot) -> &mut Collection<Self> {
+        &mut snapshot.join_tokens
+    }
+}

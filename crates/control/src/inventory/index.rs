@@ -1,0 +1,119 @@
+//! Secondary indexes of a snapshot: VMs by what they refer to, tasks by what they hold.
+
+use hostler_types::{
+    DiskSource, HostId, Id, ImageId, MacAddress, NetworkId, ObjectId, Task, TaskId, Vm, VmId,
+};
+use uuid::Uuid;
+
+use crate::idempotency::request_key;
+
+#[derive(Debug, Clone, Default)]
+pub(super) struct Indexes {
+    host: imbl::OrdSet<(HostId, VmId)>,
+    image: imbl::OrdSet<(ImageId, VmId)>,
+    network: imbl::OrdSet<(NetworkId, VmId)>,
+    mac: imbl::OrdSet<(MacAddress, VmId)>,
+    task: imbl::HashMap<ObjectId, TaskId>,
+    key: imbl::HashMap<String, TaskId>,
+}
+
+impl Indexes {
+    pub(super) fn by_host(&self, host: HostId) -> impl Iterator<Item = VmId> {
+        vms_of(&self.host, host)
+    }
+
+    pub(super) fn by_image(&self, image: ImageId) -> impl Iterator<Item = VmId> {
+        vms_of(&self.image, image)
+    }
+
+    pub(super) fn by_network(&self, network: NetworkId) -> impl Iterator<Item = VmId> {
+        vms_of(&self.network, network)
+    }
+
+    pub(super) fn by_mac(&self, mac: MacAddress) -> Option<VmId> {
+        vms_of(&self.mac, mac).next()
+    }
+
+    pub(super) fn task_on(&self, object: ObjectId) -> Option<TaskId> {
+        self.task.get(&object).copied()
+    }
+
+    pub(super) fn task_with_key(&self, key: &str) -> Option<TaskId> {
+        self.key.get(key).copied()
+    }
+
+    pub(super) fn vm(&mut self, old: Option<&Vm>, new: Option<&Vm>) {
+        if let (Some(old), Some(new)) = (old, new)
+            && old.spec == new.spec
+            && old.status.host == new.status.host
+        {
+            return;
+        }
+        if let Some(vm) = old {
+            self.remove_vm(vm);
+        }
+        if let Some(vm) = new {
+            self.add_vm(vm);
+        }
+    }
+
+    fn add_vm(&mut self, vm: &Vm) {
+        let id = vm.id();
+        self.host.insert((vm.status.host, id));
+        for image in images(vm) {
+            self.image.insert((image, id));
+        }
+        for nic in &vm.spec.nics {
+            self.network.insert((nic.network, id));
+            self.mac.insert((nic.mac, id));
+        }
+    }
+
+    fn remove_vm(&mut self, vm: &Vm) {
+        let id = vm.id();
+        self.host.remove(&(vm.status.host, id));
+        for image in images(vm) {
+            self.image.remove(&(image, id));
+        }
+        for nic in &vm.spec.nics {
+            self.network.remove(&(nic.network, id));
+            self.mac.remove(&(nic.mac, id));
+        }
+    }
+
+    pub(super) fn task(&mut self, old: Option<&Task>, new: Option<&Task>) {
+        let shown = new.or(old);
+        let Some(task) = shown else { return };
+        let id = task.id();
+        let holds = new.is_some_and(|task| !task.status.state.is_terminal());
+        for object in &task.spec.objects {
+            if holds {
+                self.task.insert(*object, id);
+            } else if self.task.get(object) == Some(&id) {
+                self.task.remove(object);
+            }
+        }
+        if let Some(key) = request_key(task) {
+            if new.is_some() {
+                self.key.insert(key.to_owned(), id);
+            } else if self.key.get(key) == Some(&id) {
+                self.key.remove(key);
+            }
+        }
+    }
+}
+
+/// The images that a VM's disks and CD-ROMs come from.
+pub(crate) fn images(vm: &Vm) -> impl Iterator<Item = ImageId> {
+    let disks = vm.spec.disks.iter().filter_map(|disk| match disk.source {
+        DiskSource::Image(image) => Some(image),
+        DiskSource::Blank => None,
+    });
+    disks.chain(vm.spec.cdroms.iter().filter_map(|cdrom| cdrom.image))
+}
+
+fn vms_of<T: Ord + Copy>(index: &imbl::OrdSet<(T, VmId)>, key: T) -> impl Iterator<Item = VmId> {
+    let least = Id::from_uuid(Uuid::nil());
+    let greatest = Id::from_uuid(Uuid::max());
+    index.range((key, least)..=(key, greatest)).map(|(_, vm)| *vm)
+}

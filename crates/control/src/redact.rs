@@ -1,0 +1,151 @@
+//! What may be shown of each object. Whatever leaves `control` passes through here.
+//!
+//! Secrets are: cloud-init user data, password hashes, hashes of token secrets, tasks' input and
+//! step results, and what stands behind the `?` of an image's address (signed addresses).
+
+use std::sync::Arc;
+
+use hostler_store::Record;
+use hostler_types::{
+    DatastoreKind, HostKind, Image, ImageKind, ImageSource, JoinTokenKind, KindName, NetworkKind,
+    Object, SecretText, TaskKind, TokenKind, UserKind, VmKind,
+};
+use serde_json::{Value, json};
+
+use crate::inventory::Held;
+
+/// A kind whose objects can be shown.
+pub trait Shown: Held {
+    /// The object as it may be shown; the same `Arc` when there is nothing to hide.
+    fn shown(object: &Arc<Object<Self>>) -> Arc<Object<Self>>;
+}
+
+impl Shown for VmKind {
+    fn shown(vm: &Arc<Object<Self>>) -> Arc<Object<Self>> {
+        let customization = vm.spec.customization.as_ref();
+        if customization.is_none_or(|customization| customization.user_data.is_none()) {
+            return vm.clone();
+        }
+        let mut shown = Object::clone(vm);
+        shown.spec = shown.spec.redacted();
+        Arc::new(shown)
+    }
+}
+
+impl Shown for ImageKind {
+    fn shown(image: &Arc<Image>) -> Arc<Image> {
+        let ImageSource::Url(address) = &image.spec.source else { return image.clone() };
+        let Some(address) = shown_address(address) else { return image.clone() };
+        let mut shown = Object::clone(image);
+        shown.spec.source = ImageSource::Url(address);
+        Arc::new(shown)
+    }
+}
+
+impl Shown for TaskKind {
+    fn shown(task: &Arc<Object<Self>>) -> Arc<Object<Self>> {
+        let mut shown = Object::clone(task);
+        shown.spec.input = Value::Null;
+        for step in &mut shown.status.steps {
+            step.result = Value::Null;
+        }
+        Arc::new(shown)
+    }
+}
+
+impl Shown for UserKind {
+    fn shown(user: &Arc<Object<Self>>) -> Arc<Object<Self>> {
+        let mut shown = Object::clone(user);
+        shown.status.password_hash = None;
+        Arc::new(shown)
+    }
+}
+
+impl Shown for TokenKind {
+    fn shown(token: &Arc<Object<Self>>) -> Arc<Object<Self>> {
+        let mut shown = Object::clone(token);
+        shown.status.secret_hash = String::new();
+        Arc::new(shown)
+    }
+}
+
+impl Shown for JoinTokenKind {
+    fn shown(token: &Arc<Object<Self>>) -> Arc<Object<Self>> {
+        let mut shown = Object::clone(token);
+        shown.status.secret_hash = String::new();
+        Arc::new(shown)
+    }
+}
+
+impl Shown for HostKind {
+    fn shown(host: &Arc<Object<Self>>) -> Arc<Object<Self>> {
+        host.clone()
+    }
+}
+
+impl Shown for DatastoreKind {
+    fn shown(datastore: &Arc<Object<Self>>) -> Arc<Object<Self>> {
+        datastore.clone()
+    }
+}
+
+impl Shown for NetworkKind {
+    fn shown(network: &Arc<Object<Self>>) -> Arc<Object<Self>> {
+        network.clone()
+    }
+}
+
+/// A stored object of any kind as JSON that may be shown: `metadata`, `spec` and `status`.
+pub(crate) fn record(record: &Record) -> Value {
+    let mut spec = record.spec.value();
+    let mut status = record.status.value();
+    match record.kind {
+        KindName::Vm => {
+            if let Some(user_data) = spec.pointer_mut("/customization/user_data") {
+                *user_data = SecretText::REDACTED.into();
+            }
+        }
+        KindName::Image => {
+            if let Some(address) = spec.pointer_mut("/source/url")
+                && let Some(shown) = address.as_str().and_then(shown_address)
+            {
+                *address = shown.into();
+            }
+        }
+        KindName::Task => {
+            remove(&mut spec, "input");
+            let steps = status.get_mut("steps").and_then(Value::as_array_mut);
+            for step in steps.into_iter().flatten() {
+                remove(step, "result");
+            }
+        }
+        KindName::User => remove(&mut status, "password_hash"),
+        KindName::Token | KindName::JoinToken => remove(&mut status, "secret_hash"),
+        KindName::Host | KindName::Datastore | KindName::Network => {}
+    }
+    json!({
+        "metadata": {
+            "id": record.id,
+            "name": record.name,
+            "labels": record.labels,
+            "generation": record.generation,
+            "revision": record.revision,
+            "created_at": record.created_at,
+            "updated_at": record.updated_at,
+        },
+        "spec": spec,
+        "status": status,
+    })
+}
+
+fn remove(value: &mut Value, field: &str) {
+    if let Some(map) = value.as_object_mut() {
+        map.remove(field);
+    }
+}
+
+/// Without what follows the `?`; `None` when nothing does.
+fn shown_address(address: &str) -> Option<String> {
+    let (plain, _) = address.split_once('?')?;
+    Some(format!("{plain}?{}", SecretText::REDACTED))
+}

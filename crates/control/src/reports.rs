@@ -1,0 +1,202 @@
+//! What the hosts last said of their VMs, and how it becomes a VM's status.
+//!
+//! A VM's status has one writer at a time: the task that holds the VM, else the controller of its
+//! host. While a task is at work the host's reports are only kept here; when it ends, whatever is
+//! left of a difference is written.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use hostler_agent_api::VmReport;
+use hostler_types::{HostId, PowerState, VmId, VmStatus};
+
+/// An event may have been sent before an answer and arrive after it. For so long after an answer,
+/// reports of an earlier power state are not believed.
+const OVERTAKING: Duration = Duration::from_secs(2);
+
+/// The last report of each VM.
+#[derive(Debug, Default)]
+pub(crate) struct Reports(Mutex<HashMap<VmId, Noted>>);
+
+#[derive(Debug, Clone)]
+struct Noted {
+    host: HostId,
+    report: VmReport,
+    answered: Option<Instant>,
+}
+
+impl Noted {
+    fn answered_just_now(&self) -> bool {
+        self.answered.is_some_and(|answered| answered.elapsed() < OVERTAKING)
+    }
+}
+
+impl Reports {
+    /// From the answer to a command.
+    pub(crate) fn answer(&self, host: HostId, report: &VmReport) {
+        let noted = Noted { host, report: report.clone(), answered: Some(Instant::now()) };
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(report.vm, noted);
+    }
+
+    /// From the event stream.
+    pub(crate) fn event(&self, host: HostId, report: VmReport) {
+        let mut reports = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(noted) = reports.get(&report.vm)
+            && noted.host == host
+            && noted.answered_just_now()
+            && report.since < noted.report.since
+        {
+            return;
+        }
+        reports.insert(report.vm, Noted { host, report, answered: None });
+    }
+
+    /// All that a host has: VMs that `reports` does not hold are forgotten, unless they were told of
+    /// just now, by an answer that may have overtaken this.
+    pub(crate) fn replace(&self, host: HostId, reports: Vec<VmReport>) {
+        let mut noted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        noted.retain(|_, noted| noted.host != host || noted.answered_just_now());
+        drop(noted);
+        for report in reports {
+            self.event(host, report);
+        }
+    }
+
+    pub(crate) fn forget(&self, vm: VmId) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&vm);
+    }
+
+    pub(crate) fn forget_host(&self, host: HostId) {
+        let mut reports = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        reports.retain(|_, noted| noted.host != host);
+    }
+
+    pub(crate) fn last(&self, vm: VmId) -> Option<VmReport> {
+        let reports = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        reports.get(&vm).map(|noted| noted.report.clone())
+    }
+}
+
+/// Takes a host's report over; `false` if there is nothing worth writing.
+///
+/// Whatever the host says is true, legal transition or not: it sees the process. Only what was said
+/// under an older ownership is not.
+pub(crate) fn absorb(status: &mut VmStatus, report: &VmReport) -> bool {
+    if report.epoch < status.epoch {
+        return false;
+    }
+    let mut new = status.clone();
+    new.power = report.power;
+    new.power_since = report.since;
+    new.message.clone_from(&report.message);
+    new.nics.clone_from(&report.nics);
+    new.guest.clone_from(&report.guest);
+    let grown = disks_differ(status, report);
+    if new == *status && !grown {
+        return false;
+    }
+    new.disks.clone_from(&report.disks);
+    *status = new;
+    true
+}
+
+/// Disks grow with every write of the guest; only what a person would notice is recorded.
+fn disks_differ(status: &VmStatus, report: &VmReport) -> bool {
+    const STEP: u64 = 64 << 20;
+    if status.disks.len() != report.disks.len() {
+        return true;
+    }
+    status
+        .disks
+        .iter()
+        .zip(&report.disks)
+        .any(|(old, new)| old.name != new.name || old.allocated.0.abs_diff(new.allocated.0) >= STEP)
+}
+
+/// Its host does not answer.
+pub(crate) fn lose(status: &mut VmStatus, now: jiff::Timestamp, host: &str) -> bool {
+    if matches!(status.power, PowerState::Unknown | PowerState::Creating) {
+        return false;
+    }
+    let before = status.power;
+    status.power = PowerState::Unknown;
+    status.power_since = now;
+    status.message = Some(format!("host `{host}` does not answer; it was {before} before"));
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use hostler_types::{DatastoreId, DiskStatus, Epoch};
+    use jiff::Timestamp;
+
+    use super::*;
+
+    fn status() -> VmStatus {
+        VmStatus {
+            power: PowerState::Stopped,
+            power_since: Timestamp::UNIX_EPOCH,
+            message: None,
+            host: HostId::generate(),
+            epoch: Epoch(2),
+            datastore: DatastoreId::generate(),
+            disks: Vec::new(),
+            nics: Vec::new(),
+            guest: None,
+            placement: Vec::new(),
+        }
+    }
+
+    fn report(epoch: u64, power: PowerState, second: i64) -> VmReport {
+        VmReport {
+            vm: VmId::from_uuid(uuid::Uuid::nil()),
+            epoch: Epoch(epoch),
+            power,
+            since: Timestamp::from_second(second).unwrap(),
+            message: None,
+            disks: Vec::new(),
+            nics: Vec::new(),
+            guest: None,
+        }
+    }
+
+    #[test]
+    fn what_an_earlier_owner_says_is_not_believed() {
+        let mut status = status();
+        assert!(!absorb(&mut status, &report(1, PowerState::Running, 5)));
+        assert_eq!(status.power, PowerState::Stopped);
+        assert!(absorb(&mut status, &report(2, PowerState::Running, 5)));
+        assert_eq!(status.power, PowerState::Running);
+    }
+
+    #[test]
+    fn small_growth_of_a_disk_is_not_written() {
+        let mut status = status();
+        let disk = |mib| DiskStatus {
+            name: "disk0".parse().unwrap(),
+            allocated: hostler_types::ByteSize::mib(mib),
+        };
+        status.disks = vec![disk(10)];
+        let mut grown = report(2, PowerState::Stopped, 0);
+        grown.disks = vec![disk(60)];
+        assert!(!absorb(&mut status, &grown));
+        grown.disks = vec![disk(80)];
+        assert!(absorb(&mut status, &grown));
+        assert_eq!(status.disks, [disk(80)]);
+    }
+
+    #[test]
+    fn an_event_that_an_answer_has_overtaken_is_dropped() {
+        let (reports, host) = (Reports::default(), HostId::generate());
+        let vm = report(1, PowerState::Running, 9).vm;
+        reports.answer(host, &report(1, PowerState::Running, 9));
+        reports.event(host, report(1, PowerState::Starting, 8));
+        assert_eq!(reports.last(vm).unwrap().power, PowerState::Running);
+        reports.event(host, report(1, PowerState::Failed, 10));
+        assert_eq!(reports.last(vm).unwrap().power, PowerState::Failed);
+        // Without an answer before it, an earlier time is a clock that was set back.
+        reports.event(host, report(1, PowerState::Running, 7));
+        assert_eq!(reports.last(vm).unwrap().power, PowerState::Running);
+    }
+}

@@ -1,0 +1,158 @@
+//! Hosts: how they join, and who they are.
+
+use std::sync::Arc;
+
+use hostler_store::Write;
+use hostler_types::{
+    DatastoreKind, Host, HostKind, HostSpec, HostState, HostStatus, Join, JoinAnswer,
+    JoinTokenKind, Labels, Ref, Role,
+};
+use jiff::Timestamp;
+
+use super::{Page, PageRequest, page};
+use crate::actor::{Actor, authorize};
+use crate::error::{Class, ServiceError};
+use crate::redact::Shown;
+use crate::secret;
+use crate::world::{Core, World};
+
+/// Which hosts a list is to hold.
+#[derive(Debug, Clone, Default)]
+pub struct HostFilter {
+    pub state: Option<HostState>,
+}
+
+/// # Errors
+/// `forbidden`, `invalid` paging.
+pub fn list(
+    world: &World,
+    actor: &Actor,
+    filter: &HostFilter,
+    request: &PageRequest,
+) -> Result<Page<Host>, ServiceError> {
+    authorize(actor, Role::Viewer, "list hosts")?;
+    page::<HostKind>(&world.snapshot(), request, |host| {
+        filter.state.is_none_or(|state| host.status.state == state)
+    })
+}
+
+/// # Errors
+/// `forbidden`, `not_found`.
+pub fn show(world: &World, actor: &Actor, host: &Ref) -> Result<Arc<Host>, ServiceError> {
+    authorize(actor, Role::Viewer, "see hosts")?;
+    Ok(HostKind::shown(world.snapshot().find(host)?))
+}
+
+/// Takes a host out of the inventory. Its certificate no longer opens anything, because the server
+/// calls hosts and no longer calls this one.
+///
+/// # Errors
+/// `forbidden`, `not_found`, `in_use` while it owns VMs or datastores.
+pub async fn delete(world: &World, actor: &Actor, host: &Ref) -> Result<(), ServiceError> {
+    authorize(actor, Role::Admin, "delete hosts")?;
+    let _references = world.references.write().await;
+    let snapshot = world.snapshot();
+    let host = snapshot.find::<HostKind>(host)?;
+    let vms = snapshot.vms_on(host.id()).count();
+    let datastores = snapshot.all::<DatastoreKind>().iter();
+    let datastores = datastores.filter(|datastore| datastore.spec.host == host.id()).count();
+    if vms + datastores > 0 {
+        let message = format!(
+            "host `{}` still has {vms} VMs and {datastores} datastores in the inventory",
+            host.name()
+        );
+        return Err(ServiceError::conflict("in_use", message).hint(
+            "delete or unregister its VMs, delete its images and datastores, then try again",
+        ));
+    }
+    let batch = Core::batch(actor, "host.delete").with(Write::delete(host));
+    world.commit(batch).await?;
+    world.agents.forget(host.id());
+    Ok(())
+}
+
+/// Lets a host in that proves to have a join token: makes its record and its certificate, and uses
+/// the token up. Asked by hosts that are nobody yet, so there is no actor: the secret is the proof.
+///
+/// # Errors
+/// `join_refused`: unknown, used or expired; `invalid`; `name_taken`.
+pub async fn join(world: &World, request: Join) -> Result<JoinAnswer, ServiceError> {
+    let refused = || {
+        ServiceError::new(Class::Unauthenticated, "join_refused", "the join token is not valid")
+            .hint("a token lets one host join, once, before it expires; make a new one with `hostler host join-token`")
+    };
+    validate_address(&request.address)?;
+    let _references = world.references.read().await;
+    let snapshot = world.snapshot();
+    // All are compared, so that the time does not tell which one was nearly right.
+    let tokens = snapshot.all::<JoinTokenKind>().iter();
+    let matching = tokens.fold(None, |found, token| {
+        let same = secret::matches(&request.secret, &token.status.secret_hash);
+        if same { Some(token) } else { found }
+    });
+    let token = matching.ok_or_else(refused)?;
+    let now = Timestamp::now();
+    if token.status.used_by.is_some() || token.spec.expires_at <= now {
+        return Err(refused());
+    }
+    let spec = HostSpec { address: request.address.clone() };
+    let status = HostStatus { state: HostState::Joined, since: now, message: None, facts: None };
+    let host = Host::new(request.name.clone(), Labels::new(), now, spec, status);
+    let certificate = certificate(world, &host, &request)?;
+    let mut used = hostler_types::JoinToken::clone(token);
+    used.status.used_by = Some(host.id());
+    // The token's revision makes sure that of two hosts with one token, one is let in.
+    let batch = Core::batch(&Actor::system(), format!("host.join with the token {}", token.name()))
+        .with(Write::update(&used))
+        .with(Write::create(&host));
+    match world.commit(batch).await {
+        Ok(_) => {}
+        Err(hostler_store::StoreError::Stale { .. }) => return Err(refused()),
+        Err(error) => return Err(error.into()),
+    }
+    tracing::info!(host = %host.name(), address = host.spec.address, "a host has joined");
+    Ok(JoinAnswer { host: host.id(), certificate, ca: world.ca.pem().to_owned() })
+}
+
+fn certificate(world: &World, host: &Host, request: &Join) -> Result<String, ServiceError> {
+    let address = request.address.rsplit_once(':').map_or("", |(address, _)| address);
+    let addresses = [address.trim_matches(['[', ']']).to_owned()];
+    world.ca.issue_host(host.id(), &addresses, &request.csr).map_err(|error| match error {
+        hostler_pki::CaError::Request(_) => {
+            ServiceError::invalid("csr", "it is not a certificate request that we accept")
+                .caused_by(error)
+        }
+        hostler_pki::CaError::Address(_) => ServiceError::invalid("address", error.to_string()),
+        error => ServiceError::internal("the certificate cannot be made", error),
+    })
+}
+
+/// `address:port`.
+pub(crate) fn validate_address(text: &str) -> Result<(), ServiceError> {
+    let valid = text.rsplit_once(':').is_some_and(|(address, port)| {
+        let plain = |c: char| c.is_ascii_alphanumeric() || ".-:[]".contains(c);
+        !address.is_empty()
+            && address.len() <= 255
+            && address.chars().all(plain)
+            && port.parse::<u16>().is_ok_and(|port| port > 0)
+    });
+    if valid {
+        return Ok(());
+    }
+    let reason =
+        format!("`{}` is not an address and port, such as 10.0.0.5:7444", text.escape_debug());
+    Err(ServiceError::invalid("address", reason))
+}
+
+pub(crate) fn require_connected(host: &Host) -> Result<(), ServiceError> {
+    let since = host.status.since;
+    let message = match host.status.state {
+        HostState::Connected => return Ok(()),
+        HostState::Joined => format!("the host `{}` has not connected yet", host.name()),
+        HostState::Disconnected => {
+            format!("the host `{}` does not answer since {since:.0}", host.name())
+        }
+    };
+    Err(ServiceError::new(Class::Unavailable, "host_disconnected", message)
+        .hint("start its agent, or look into why the server cannot reach it"))
+}

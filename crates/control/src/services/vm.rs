@@ -1,0 +1,229 @@
+//! Virtual machines.
+
+use std::sync::Arc;
+
+use hostler_types::{
+    DatastoreKind, HostKind, ImageKind, NetworkKind, PowerState, Ref, Role, StopMode, Task, Vm, VmKind,
+};
+use serde::Serialize;
+
+use super::submit::{Order, order};
+use super::{Options, Page, PageRequest, page};
+use crate::actor::{Actor, authorize};
+use crate::error::ServiceError;
+use crate::inventory::Snapshot;
+use crate::inventory::images;
+use crate::redact::Shown;
+use crate::tasks::{vm_reset, vm_start, vm_stop, vm_suspend};
+use crate::world::World;
+
+mod create;
+mod files;
+mod guest;
+mod mac;
+mod update;
+
+pub use create::create;
+pub use files::{VmRegister, delete, register, unregister, unregistered};
+pub use guest::{exec, log, screenshot};
+pub(crate) use mac::MacReservations;
+pub use update::{rename, update};
+
+/// Which VMs a list is to hold; all that is given must fit.
+#[derive(Debug, Clone, Default)]
+pub struct VmFilter {
+    pub power: Option<PowerState>,
+    pub host: Option<Ref>,
+    pub datastore: Option<Ref>,
+    pub image: Option<Ref>,
+    pub network: Option<Ref>,
+}
+
+/// # Errors
+/// `forbidden`; `not_found` when the filter names what does not exist; `invalid` paging.
+pub fn list(
+    world: &World,
+    actor: &Actor,
+    filter: &VmFilter,
+    request: &PageRequest,
+) -> Result<Page<Vm>, ServiceError> {
+    authorize(actor, Role::Viewer, "list VMs")?;
+    let snapshot = world.snapshot();
+    let find = |reference: &Option<Ref>| reference.as_ref().map(|r| snapshot.find::<HostKind>(r));
+    let host = find(&filter.host).transpose()?.map(|host| host.id());
+    let datastore = filter.datastore.as_ref();
+    let datastore = datastore.map(|r| snapshot.find::<DatastoreKind>(r)).transpose()?;
+    let image = filter.image.as_ref().map(|r| snapshot.find::<ImageKind>(r)).transpose()?;
+    let network = filter.network.as_ref().map(|r| snapshot.find::<NetworkKind>(r)).transpose()?;
+    page::<VmKind>(&snapshot, request, |vm| {
+        filter.power.is_none_or(|power| vm.status.power == power)
+            && host.is_none_or(|host| vm.status.host == host)
+            && datastore.is_none_or(|datastore| vm.status.datastore == datastore.id())
+            && image.is_none_or(|image| images(vm).any(|id| id == image.id()))
+            && network.is_none_or(|net| vm.spec.nics.iter().any(|nic| nic.network == net.id()))
+    })
+}
+
+/// # Errors
+/// `forbidden`, `not_found`.
+pub fn show(world: &World, actor: &Actor, vm: &Ref) -> Result<Arc<Vm>, ServiceError> {
+    authorize(actor, Role::Viewer, "see VMs")?;
+    Ok(VmKind::shown(world.snapshot().find(vm)?))
+}
+
+/// Starts a VM; one that is suspended resumes where it was.
+///
+/// # Errors
+/// `forbidden`, `not_found`, `wrong_state`, `busy`.
+pub async fn start(
+    world: &World,
+    actor: &Actor,
+    vm: &Ref,
+    options: &Options,
+) -> Result<Arc<Task>, ServiceError> {
+    authorize(actor, Role::Operator, "start VMs")?;
+    let allowed = [PowerState::Stopped, PowerState::Suspended, PowerState::Failed];
+    power(world, actor, options, "start", vm, &(), |vm| {
+        require_power(vm, "started", &allowed)?;
+        Ok(vm_start::order(vm))
+    })
+    .await
+}
+
+/// Resumes a suspended VM where it was.
+///
+/// # Errors
+/// As [`start`]; `wrong_state` also for a VM that is not suspended.
+pub async fn resume(
+    world: &World,
+    actor: &Actor,
+    vm: &Ref,
+    options: &Options,
+) -> Result<Arc<Task>, ServiceError> {
+    authorize(actor, Role::Operator, "resume VMs")?;
+    power(world, actor, options, "resume", vm, &(), |vm| {
+        require_power(vm, "resumed", &[PowerState::Suspended])?;
+        Ok(vm_start::order(vm))
+    })
+    .await
+}
+
+/// How a VM is to be stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct VmStop {
+    pub mode: StopMode,
+    /// How long a graceful stop may take, in seconds: 1 to 86,400; absent: 120.
+    pub timeout_seconds: Option<u32>,
+}
+
+/// # Errors
+/// `forbidden`, `not_found`, `invalid`, `wrong_state`, `busy`.
+pub async fn stop(
+    world: &World,
+    actor: &Actor,
+    vm: &Ref,
+    stop: VmStop,
+    options: &Options,
+) -> Result<Arc<Task>, ServiceError> {
+    authorize(actor, Role::Operator, "stop VMs")?;
+    let seconds = stop.timeout_seconds.unwrap_or(120);
+    if !(1..=86_400).contains(&seconds) {
+        let reason = format!("{seconds} is not possible; 1 to 86400");
+        return Err(ServiceError::invalid("timeout_seconds", reason));
+    }
+    power(world, actor, options, "stop", vm, &stop, |vm| {
+        let live = PowerState::LIVE.iter().copied().filter(|state| *state != PowerState::Unknown);
+        require_power(vm, "stopped", &live.collect::<Vec<_>>())?;
+        Ok(vm_stop::order(vm, stop.mode, seconds))
+    })
+    .await
+}
+
+/// Presses a running VM's reset button.
+///
+/// # Errors
+/// `forbidden`, `not_found`, `wrong_state`, `busy`.
+pub async fn reset(
+    world: &World,
+    actor: &Actor,
+    vm: &Ref,
+    options: &Options,
+) -> Result<Arc<Task>, ServiceError> {
+    authorize(actor, Role::Operator, "reset VMs")?;
+    power(world, actor, options, "reset", vm, &(), |vm| {
+        require_power(vm, "reset", &[PowerState::Running, PowerState::Paused])?;
+        Ok(vm_reset::order(vm))
+    })
+    .await
+}
+
+/// Writes a running VM's memory to its datastore and ends QEMU.
+///
+/// # Errors
+/// `forbidden`, `not_found`, `wrong_state`, `busy`.
+pub async fn suspend(
+    world: &World,
+    actor: &Actor,
+    vm: &Ref,
+    options: &Options,
+) -> Result<Arc<Task>, ServiceError> {
+    authorize(actor, Role::Operator, "suspend VMs")?;
+    power(world, actor, options, "suspend", vm, &(), |vm| {
+        require_power(vm, "suspended", &[PowerState::Running, PowerState::Paused])?;
+        Ok(vm_suspend::order(vm))
+    })
+    .await
+}
+
+/// Orders a change of one VM's power state.
+async fn power(
+    world: &World,
+    actor: &Actor,
+    options: &Options,
+    verb: &'static str,
+    reference: &Ref,
+    request: &impl Serialize,
+    plan: impl Fn(&Vm) -> Result<Order, ServiceError>,
+) -> Result<Arc<Task>, ServiceError> {
+    let request = (verb, reference, request);
+    order(world, actor, options, "vm.power", &request, |snapshot| {
+        let vm = snapshot.find::<VmKind>(reference)?;
+        require_idle(snapshot, vm)?;
+        require_host(snapshot, vm)?;
+        plan(vm)
+    })
+    .await
+}
+
+/// Refuses early, with names, what the lock would refuse.
+fn require_idle(snapshot: &Snapshot, vm: &Vm) -> Result<(), ServiceError> {
+    let Some(task) = snapshot.task_on(vm.id().untyped()) else { return Ok(()) };
+    let action = snapshot.get(task).map_or("a task", |task| task.spec.action.as_str());
+    Err(ServiceError::conflict(
+        "busy",
+        format!("vm `{}` is being worked on: {action} (task {task})", vm.name()),
+    )
+    .hint(format!(
+        "wait with `hostler task watch {task}`, or end it with `hostler task cancel {task}`"
+    )))
+}
+
+/// Refuses early what a host that does not answer could not carry out.
+fn require_host(snapshot: &Snapshot, vm: &Vm) -> Result<(), ServiceError> {
+    let host = snapshot.find::<HostKind>(&Ref::by_id(vm.status.host))?;
+    super::host::require_connected(host)
+}
+
+fn require_power(vm: &Vm, past: &str, allowed: &[PowerState]) -> Result<(), ServiceError> {
+    let power = vm.status.power;
+    if allowed.contains(&power) {
+        return Ok(());
+    }
+    let states: Vec<_> = allowed.iter().map(|state| state.as_str()).collect();
+    let message = format!(
+        "vm `{}` is {power} and cannot be {past}; it must be {}",
+        vm.name(),
+        states.join(" or "),
+    );
+    Err(ServiceError::conflict("wrong_state", message))
+}

@@ -1,0 +1,348 @@
+//! Making a VM: the request by names becomes a spec by ids, gets a place, and is ordered.
+
+use std::sync::Arc;
+
+use hostler_policy::{
+    DatastoreCandidate, Decision, HostCandidate, Placement, PlacementInput, Refusal, Wish, place,
+};
+use hostler_store::Write;
+use hostler_types::{
+    ByteSize, CdromSpec, Cores, DatastoreKind, DatastoreState, DiskSource, DiskSpec, Epoch, Host,
+    HostKind, HostState, Image, ImageKind, ImageMedia, ImageState, Name, NetworkKind, NetworkSpec,
+    NicSpec, PowerState, Ref, Role, Vm, VmCreate, VmDisk, VmId, VmKind, VmNic, VmSpec, VmStatus,
+    validate_labels,
+};
+use jiff::Timestamp;
+
+use super::mac::ReservedMacs;
+use crate::actor::{Actor, authorize};
+use crate::error::{Class, ServiceError};
+use crate::inventory::{Snapshot, images};
+use crate::redact::Shown;
+use crate::services::submit::{Ordered, Planned, order_with};
+use crate::services::{Changed, Options};
+use crate::tasks::vm_create;
+use crate::world::World;
+
+/// The smallest disk.
+const SMALLEST_DISK: u64 = 1 << 20;
+
+/// Makes a VM from an image, from blank disks and an ISO, or from nothing but its spec.
+///
+/// # Errors
+/// `forbidden`, `invalid`, `not_found`, `name_taken`, `mac_taken`, `image_not_ready`, `no_host`,
+/// `no_capacity`, `idempotency_mismatch`.
+pub async fn create(
+    world: &World,
+    actor: &Actor,
+    request: VmCreate,
+    options: &Options,
+) -> Result<Changed<Vm>, ServiceError> {
+    authorize(actor, Role::Operator, "create VMs")?;
+    let mut macs = world.macs.begin();
+    let ordered = order_with(world, actor, options, "vm.create", &request, |snapshot| {
+        macs.release();
+        let vm = plan(snapshot, &mut macs, &request)?;
+        let mut order = vm_create::order(&vm, request.start);
+        order.writes.push(Write::create(&vm));
+        order.writes.extend(images(&vm).map(expect_image));
+        let explanation = vm.status.placement.clone();
+        Ok(Planned { order, object: Arc::new(vm), explanation })
+    })
+    .await?;
+    match ordered {
+        Ordered::New(changed) => Ok(changed),
+        Ordered::Before(task) => {
+            let snapshot = world.snapshot();
+            let object =
+                task.spec.objects.first().and_then(|id| snapshot.get::<VmKind>(id.typed()));
+            let object = object.map(VmKind::shown).ok_or_else(|| {
+                ServiceError::conflict(
+                    "gone",
+                    format!("this request made a VM before (task {}), which is gone", task.id()),
+                )
+                .hint("use a new idempotency key to make it again")
+            })?;
+            let explanation = object.status.placement.clone();
+            Ok(Changed { object, task: Some(task), explanation })
+        }
+    }
+}
+
+/// The commit is refused if an image is being deleted.
+fn expect_image(image: hostler_types::ImageId) -> Write {
+    Write::ExpectUnlocked { object: image.untyped() }
+}
+
+fn plan(
+    snapshot: &Snapshot,
+    macs: &mut ReservedMacs<'_>,
+    request: &VmCreate,
+) -> Result<Vm, ServiceError> {
+    validate_labels(&request.labels).map_err(|reason| ServiceError::invalid("labels", reason))?;
+    if snapshot.all::<VmKind>().get_by_name(&request.name).is_some() {
+        return Err(name_taken(&request.name));
+    }
+    let vm = VmId::generate();
+    let spec = VmSpec {
+        description: request.description.clone(),
+        cpus: request.cpus,
+        memory: request.memory,
+        firmware: request.firmware,
+        cpu_model: request.cpu_model.clone(),
+        boot_order: request.boot_order.clone(),
+        disks: disks(snapshot, request)?,
+        cdroms: cdroms(snapshot, request.iso.as_ref())?,
+        nics: nics(snapshot, macs, vm, request.nics.as_deref())?,
+        customization: request.customization.clone(),
+        restart: request.restart,
+        protected: request.protected,
+    };
+    validate(&spec)?;
+    let (decision, explanation) = decide(snapshot, &spec, request)?;
+    let now = Timestamp::now();
+    let status = VmStatus {
+        power: PowerState::Creating,
+        power_since: now,
+        message: None,
+        host: decision.host,
+        epoch: Epoch(1),
+        datastore: decision.datastore,
+        disks: Vec::new(),
+        nics: Vec::new(),
+        guest: None,
+        placement: explanation,
+    };
+    let mut object = Vm::new(request.name.clone(), request.labels.clone(), now, spec, status);
+    object.metadata.id = vm;
+    Ok(object)
+}
+
+/// Beyond what the types check by themselves.
+pub(super) fn validate(spec: &VmSpec) -> Result<(), ServiceError> {
+    spec.validate()?;
+    if spec.description.chars().count() > 1024 {
+        return Err(ServiceError::invalid("description", "at most 1024 characters"));
+    }
+    Ok(())
+}
+
+pub(super) fn name_taken(name: &Name) -> ServiceError {
+    ServiceError::conflict("name_taken", format!("there is already a vm named `{name}`"))
+        .hint("choose another name, or delete the other one first")
+}
+
+fn disks(snapshot: &Snapshot, request: &VmCreate) -> Result<Vec<DiskSpec>, ServiceError> {
+    let first = request.image.as_ref().map(|image| VmDisk {
+        name: None,
+        size: request.disk_size,
+        image: Some(image.clone()),
+        bus: hostler_types::DiskBus::default(),
+    });
+    if first.is_none() && request.disk_size.is_some() {
+        return Err(ServiceError::invalid(
+            "disk_size",
+            "it is the size of the image's disk, and no `image` is given; use `disks`",
+        ));
+    }
+    let offset = usize::from(first.is_some());
+    let all = first.iter().chain(&request.disks).enumerate();
+    all.map(|(index, disk)| {
+        // Fields are named as the client knows them.
+        let field = match index.checked_sub(offset) {
+            Some(index) => (format!("disks[{index}].image"), format!("disks[{index}].size")),
+            None => ("image".to_owned(), "disk_size".to_owned()),
+        };
+        let name = match &disk.name {
+            Some(name) => name.clone(),
+            None => numbered("disk", index),
+        };
+        let (source, size) = match &disk.image {
+            Some(image) => {
+                let image = usable(snapshot, &field.0, image, ImageMedia::Disk)?;
+                (DiskSource::Image(image.id()), overlay_size(image, disk.size, &field.1)?)
+            }
+            None => {
+                let missing =
+                    || ServiceError::invalid(field.1.clone(), "a blank disk needs a size");
+                (DiskSource::Blank, disk.size.ok_or_else(missing)?)
+            }
+        };
+        Ok(DiskSpec { name, size, source, bus: disk.bus })
+    })
+    .collect()
+}
+
+fn overlay_size(
+    image: &Image,
+    wanted: Option<ByteSize>,
+    field: &str,
+) -> Result<ByteSize, ServiceError> {
+    let least = image.status.virtual_size;
+    match wanted {
+        None => Ok(ByteSize(least.0.max(SMALLEST_DISK).next_multiple_of(512))),
+        Some(size) if size < least => Err(ServiceError::invalid(
+            field,
+            format!(
+                "{size} is less than the {least} of image `{}`; a disk cannot be smaller than its image",
+                image.name()
+            ),
+        )),
+        Some(size) => Ok(size),
+    }
+}
+
+/// An image that is ready and of the right media.
+fn usable<'a>(
+    snapshot: &'a Snapshot,
+    field: &str,
+    image: &Ref,
+    media: ImageMedia,
+) -> Result<&'a Arc<Image>, ServiceError> {
+    let image = snapshot.find::<ImageKind>(image)?;
+    let name = image.name();
+    if image.status.state != ImageState::Ready {
+        let state = match image.status.state {
+            ImageState::Uploading => "still being uploaded",
+            ImageState::Importing => "still being imported",
+            ImageState::Failed => "not usable: its import has failed",
+            ImageState::Ready => "ready",
+        };
+        return Err(ServiceError::conflict(
+            "image_not_ready",
+            format!("image `{name}` is {state}"),
+        )
+        .hint(format!("see `hostler image show {name}`")));
+    }
+    match (image.status.media, media) {
+        (Some(ImageMedia::Cdrom), ImageMedia::Disk) => Err(ServiceError::invalid(
+            field,
+            format!("image `{name}` is an ISO; give it as `iso`, beside a blank disk"),
+        )),
+        (Some(ImageMedia::Disk), ImageMedia::Cdrom) => Err(ServiceError::invalid(
+            field,
+            format!("image `{name}` is a disk, not an ISO; give it as `image`"),
+        )),
+        _ => Ok(image),
+    }
+}
+
+pub(super) fn cdroms(
+    snapshot: &Snapshot,
+    iso: Option<&Ref>,
+) -> Result<Vec<CdromSpec>, ServiceError> {
+    let Some(iso) = iso else { return Ok(Vec::new()) };
+    let image = usable(snapshot, "iso", iso, ImageMedia::Cdrom)?;
+    Ok(vec![CdromSpec { name: numbered("cdrom", 0), image: Some(image.id()) }])
+}
+
+pub(super) fn nics(
+    snapshot: &Snapshot,
+    macs: &mut ReservedMacs<'_>,
+    vm: VmId,
+    wanted: Option<&[VmNic]>,
+) -> Result<Vec<NicSpec>, ServiceError> {
+    let default_network: Name = "default".parse().expect("`default` is a name");
+    let default = [VmNic { name: None, network: Ref::Name(default_network), mac: None }];
+    if wanted.is_none() && snapshot.find::<NetworkKind>(&default[0].network).is_err() {
+        return Err(ServiceError::invalid(
+            "nics",
+            "there is no network `default`; say which network, or give an empty list for no NIC",
+        ));
+    }
+    let nics = wanted.unwrap_or(&default).iter().enumerate();
+    nics.map(|(index, nic)| {
+        let network = snapshot.find::<NetworkKind>(&nic.network)?.id();
+        let mac = match nic.mac {
+            Some(mac) => macs.wanted(snapshot, vm, &format!("nics[{index}].mac"), mac)?,
+            None => macs.any(snapshot),
+        };
+        let name = nic.name.clone().unwrap_or_else(|| numbered("nic", index));
+        Ok(NicSpec { name, network, mac })
+    })
+    .collect()
+}
+
+fn numbered(prefix: &str, index: usize) -> Name {
+    format!("{prefix}{index}").parse().expect("letters and digits are a name")
+}
+
+fn decide(
+    snapshot: &Snapshot,
+    spec: &VmSpec,
+    request: &VmCreate,
+) -> Result<(Decision, Vec<String>), ServiceError> {
+    let input = PlacementInput {
+        wish: wish(snapshot, spec, request)?,
+        hosts: snapshot.all::<HostKind>().iter().map(|host| candidate(snapshot, host)).collect(),
+    };
+    let Placement { decision, explanation } = place(&input);
+    match decision {
+        Ok(decision) => Ok((decision, explanation.0)),
+        Err(Refusal::NoHost) => {
+            Err(ServiceError::new(Class::Unavailable, "no_host", explanation.to_string())
+                .hint("start the host's agent, or let a host join"))
+        }
+        Err(Refusal::NoRoom) => {
+            Err(ServiceError::new(Class::NoCapacity, "no_capacity", explanation.to_string())
+                .hint("ask for less, or add a host or datastore that has it"))
+        }
+    }
+}
+
+fn wish(snapshot: &Snapshot, spec: &VmSpec, request: &VmCreate) -> Result<Wish, ServiceError> {
+    let disk_images = spec.disks.iter().filter_map(|disk| match disk.source {
+        DiskSource::Image(image) => Some(image),
+        DiskSource::Blank => None,
+    });
+    let all = disk_images.chain(spec.cdroms.iter().filter_map(|cdrom| cdrom.image));
+    let images = all.filter_map(|id| snapshot.get::<ImageKind>(id));
+    let bridges = spec.nics.iter().filter_map(|nic| match &snapshot.get(nic.network)?.spec {
+        NetworkSpec::Bridge { bridge, .. } => Some(bridge.clone()),
+        NetworkSpec::Nat { .. } => None,
+    });
+    let host = request.host.as_ref().map(|host| snapshot.find::<HostKind>(host)).transpose()?;
+    let datastore = request.datastore.as_ref();
+    let datastore = datastore.map(|r| snapshot.find::<DatastoreKind>(r)).transpose()?;
+    Ok(Wish {
+        cpus: Cores::count(spec.cpus),
+        memory: spec.memory,
+        disks: spec.disks.iter().map(|disk| disk.size).collect(),
+        host: host.map(|host| host.id()),
+        datastore: datastore.map(|datastore| datastore.id()),
+        images: images
+            .map(|image| (image.id(), image.name().to_string(), image.spec.datastore))
+            .collect(),
+        bridges: bridges.collect(),
+    })
+}
+
+fn candidate(snapshot: &Snapshot, host: &Host) -> HostCandidate {
+    let (mut promised_memory, mut promised_cpus) = (0u64, 0u64);
+    for vm in snapshot.vms_on(host.id()) {
+        promised_memory = promised_memory.saturating_add(vm.spec.memory.bytes());
+        promised_cpus += u64::from(vm.spec.cpus.count());
+    }
+    let datastores = snapshot.all::<DatastoreKind>().iter();
+    let datastores = datastores.filter(|datastore| datastore.spec.host == host.id());
+    let facts = host.status.facts.as_ref();
+    HostCandidate {
+        id: host.id(),
+        name: host.name().to_string(),
+        connected: host.status.state == HostState::Connected && facts.is_some(),
+        cpus: facts.map_or(0, |facts| facts.cpus),
+        memory: facts.map_or(ByteSize(0), |facts| facts.memory),
+        promised_memory: ByteSize(promised_memory),
+        promised_cpus,
+        bridges: facts.map(|facts| facts.bridges.clone()).unwrap_or_default(),
+        datastores: datastores
+            .map(|datastore| DatastoreCandidate {
+                id: datastore.id(),
+                name: datastore.name().to_string(),
+                ready: datastore.status.state == DatastoreState::Ready,
+                capacity: datastore.status.capacity,
+                free: datastore.status.free,
+            })
+            .collect(),
+    }
+}

@@ -1,0 +1,211 @@
+//! Deleting VMs, and taking them out of the inventory and back without touching their files.
+
+use std::sync::Arc;
+
+use hostler_store::Write;
+use hostler_types::{
+    DatastoreKind, Epoch, HostKind, ImageKind, Name, NetworkKind, PowerState, Ref, Role, Task, Vm,
+    VmKind,
+};
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::create::name_taken;
+use super::{require_host, require_idle};
+use crate::actor::{Actor, authorize};
+use crate::error::ServiceError;
+use crate::inventory::{Snapshot, images};
+use crate::redact::Shown;
+use crate::services::submit::{Ordered, Planned, order, order_with};
+use crate::services::{Changed, Options};
+use crate::tasks::{vm_delete, vm_register, vm_unregister};
+use crate::world::World;
+
+/// Deletes a VM with its disks. A running one only if forced; a protected one never.
+///
+/// # Errors
+/// `forbidden`, `not_found`, `protected`, `wrong_state`, `busy`.
+pub async fn delete(
+    world: &World,
+    actor: &Actor,
+    vm: &Ref,
+    force: bool,
+    options: &Options,
+) -> Result<Arc<Task>, ServiceError> {
+    authorize(actor, Role::Operator, "delete VMs")?;
+    order(world, actor, options, "vm.delete", &(vm, force), |snapshot| {
+        let vm = snapshot.find::<VmKind>(vm)?;
+        if vm.spec.protected {
+            let message =
+                format!("vm `{}` is protected and is not deleted, not even by force", vm.name());
+            return Err(ServiceError::conflict("protected", message)
+                .hint(format!("first run `hostler vm set {} --no-protect`", vm.name())));
+        }
+        require_idle(snapshot, vm)?;
+        require_host(snapshot, vm)?;
+        if vm.status.power.is_live() && !force {
+            let message = format!("vm `{}` is {} and is not deleted", vm.name(), vm.status.power);
+            return Err(ServiceError::conflict("wrong_state", message)
+                .hint("stop it first, or force the deletion, which pulls its plug"));
+        }
+        let mut order = vm_delete::order(vm, force);
+        // Protection and power may change until the lock is there; the revision tells.
+        order.writes.push(expect(vm));
+        Ok(order)
+    })
+    .await
+}
+
+/// Takes a VM out of the inventory and leaves its files for a later [`register`].
+///
+/// # Errors
+/// `forbidden`, `not_found`, `wrong_state`, `busy`.
+pub async fn unregister(
+    world: &World,
+    actor: &Actor,
+    vm: &Ref,
+    options: &Options,
+) -> Result<Arc<Task>, ServiceError> {
+    authorize(actor, Role::Operator, "unregister VMs")?;
+    order(world, actor, options, "vm.unregister", &vm, |snapshot| {
+        let vm = snapshot.find::<VmKind>(vm)?;
+        require_idle(snapshot, vm)?;
+        require_host(snapshot, vm)?;
+        let off = [PowerState::Stopped, PowerState::Suspended, PowerState::Failed];
+        super::require_power(vm, "unregistered", &off)?;
+        let mut order = vm_unregister::order(vm);
+        order.writes.push(expect(vm));
+        Ok(order)
+    })
+    .await
+}
+
+/// The commit is refused if the VM has changed since.
+fn expect(vm: &Vm) -> Write {
+    Write::Expect {
+        kind: hostler_types::KindName::Vm,
+        id: vm.id().untyped(),
+        revision: Some(vm.metadata.revision),
+    }
+}
+
+/// Which of a datastore's VMs is to be taken into the inventory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct VmRegister {
+    pub datastore: Ref,
+    /// The name in its definition, or its id.
+    pub vm: Ref,
+    /// Another name, if its own is taken.
+    pub name: Option<Name>,
+}
+
+/// Definitions on a datastore that are not in the inventory.
+///
+/// # Errors
+/// `forbidden`, `not_found`, or the host's problem.
+pub async fn unregistered(
+    world: &World,
+    actor: &Actor,
+    datastore: &Ref,
+) -> Result<Vec<Arc<Vm>>, ServiceError> {
+    authorize(actor, Role::Operator, "look for unregistered VMs")?;
+    let found = on_datastore(world, datastore).await?;
+    Ok(found.iter().map(VmKind::shown).collect())
+}
+
+async fn on_datastore(world: &World, datastore: &Ref) -> Result<Vec<Arc<Vm>>, ServiceError> {
+    let datastore = world.snapshot().find::<DatastoreKind>(datastore).cloned()?;
+    let link = world.link(datastore.spec.host)?;
+    let found = world.limited(link.datastore_unregistered(datastore.id())).await?;
+    let snapshot = world.snapshot();
+    let unknown = found.into_iter().filter(|vm| snapshot.get(vm.id()).is_none());
+    Ok(unknown.map(Arc::new).collect())
+}
+
+/// Takes a VM whose files lie on a datastore into the inventory.
+///
+/// # Errors
+/// `forbidden`, `not_found`, `name_taken`, `invalid` when it refers to what is not there.
+pub async fn register(
+    world: &World,
+    actor: &Actor,
+    request: VmRegister,
+    options: &Options,
+) -> Result<Changed<Vm>, ServiceError> {
+    authorize(actor, Role::Operator, "register VMs")?;
+    let found = on_datastore(world, &request.datastore).await?;
+    let found = found.iter().find(|vm| match &request.vm {
+        Ref::Id(id) => vm.id().uuid() == *id,
+        Ref::Name(name) => vm.name() == name,
+    });
+    let ordered = order_with(world, actor, options, "vm.register", &request, |snapshot| {
+        let vm = adopted(snapshot, &request, found.map(|vm| Vm::clone(vm)))?;
+        let mut order = vm_register::order(&vm);
+        order.writes.push(Write::create(&vm));
+        order
+            .writes
+            .extend(images(&vm).map(|image| Write::ExpectUnlocked { object: image.untyped() }));
+        Ok(Planned { order, object: Arc::new(vm), explanation: Vec::new() })
+    })
+    .await?;
+    match ordered {
+        Ordered::New(changed) => Ok(changed),
+        Ordered::Before(task) => {
+            let snapshot = world.snapshot();
+            let vm = task.spec.objects.first().and_then(|id| snapshot.get::<VmKind>(id.typed()));
+            let vm = vm
+                .ok_or_else(|| ServiceError::not_found(hostler_types::KindName::Vm, &request.vm))?;
+            Ok(Changed { object: VmKind::shown(vm), task: Some(task), explanation: Vec::new() })
+        }
+    }
+}
+
+/// The VM of a definition, as a new member of the inventory. What it says of itself was written
+/// by an older server or another one: only what can be checked is kept.
+fn adopted(
+    snapshot: &Snapshot,
+    request: &VmRegister,
+    found: Option<Vm>,
+) -> Result<Vm, ServiceError> {
+    let datastore = snapshot.find::<DatastoreKind>(&request.datastore)?;
+    let mut vm = found.ok_or_else(|| {
+        ServiceError::not_found(hostler_types::KindName::Vm, &request.vm).hint(format!(
+            "no such definition on datastore `{}`, or it is registered already",
+            datastore.name()
+        ))
+    })?;
+    if let Some(name) = &request.name {
+        vm.metadata.name = name.clone();
+    }
+    if snapshot.all::<VmKind>().get_by_name(vm.name()).is_some() {
+        return Err(name_taken(vm.name()).hint("give it another name with `--name`"));
+    }
+    if let Some(missing) = images(&vm).find(|image| snapshot.get::<ImageKind>(*image).is_none()) {
+        let reason = format!("its image {missing} is not in the inventory");
+        return Err(ServiceError::invalid("vm", reason).hint("import the image again first"));
+    }
+    for (index, nic) in vm.spec.nics.iter().enumerate() {
+        if snapshot.get::<NetworkKind>(nic.network).is_none() {
+            let reason =
+                format!("its NIC {index} is on the network {}, which is not there", nic.network);
+            return Err(ServiceError::invalid("vm", reason));
+        }
+        if let Some(owner) = snapshot.vm_with_mac(nic.mac).and_then(|owner| snapshot.get(owner)) {
+            let reason = format!("its MAC address {} belongs to vm `{}`", nic.mac, owner.name());
+            return Err(ServiceError::conflict("mac_taken", reason));
+        }
+    }
+    super::create::validate(&vm.spec)?;
+    let host = snapshot.find::<HostKind>(&Ref::by_id(datastore.spec.host))?;
+    let now = Timestamp::now();
+    let status = &mut vm.status;
+    status.power = PowerState::Unknown;
+    status.power_since = now;
+    status.message = Some("being registered".to_owned());
+    status.host = host.id();
+    status.datastore = datastore.id();
+    status.epoch = Epoch(status.epoch.0.saturating_add(1));
+    status.guest = None;
+    status.placement = vec![format!("registered from datastore `{}`", datastore.name())];
+    Ok(vm)
+}

@@ -1,0 +1,193 @@
+//! Changing a VM's spec and name.
+//!
+//! The new spec is in the inventory as soon as the request is answered: of two clients that change
+//! the same revision, one is refused. The task then tells the host; if the host refuses, the task
+//! puts the old spec back.
+
+use std::sync::Arc;
+
+use hostler_store::Write;
+use hostler_types::{HostKind, Name, Ref, Revision, Role, Vm, VmKind, VmUpdate, validate_labels};
+
+use super::create::{cdroms, name_taken, nics, validate};
+use super::mac::ReservedMacs;
+use super::{require_host, require_idle};
+use crate::actor::{Actor, authorize};
+use crate::error::{Class, ServiceError};
+use crate::inventory::{Snapshot, images};
+use crate::redact::Shown;
+use crate::services::submit::{Ordered, Planned, order_with};
+use crate::services::{Changed, Options, require_revision};
+use crate::tasks::vm_update;
+use crate::world::World;
+
+/// Changes a VM: labels, description, protection and restart policy at any time, the rest while it
+/// is off.
+///
+/// # Errors
+/// `forbidden`, `not_found`, `invalid`, `stale_revision`, `wrong_state`, `busy`, `mac_taken`.
+pub async fn update(
+    world: &World,
+    actor: &Actor,
+    vm: &Ref,
+    request: VmUpdate,
+    expected: Option<Revision>,
+    options: &Options,
+) -> Result<Changed<Vm>, ServiceError> {
+    authorize(actor, Role::Operator, "change VMs")?;
+    let mut macs = world.macs.begin();
+    let key = (vm, &request);
+    let ordered = order_with(world, actor, options, "vm.update", &key, |snapshot| {
+        let old = snapshot.find::<VmKind>(vm)?;
+        require_revision::<VmKind>(old, expected)?;
+        require_idle(snapshot, old)?;
+        require_host(snapshot, old)?;
+        if old.status.power.is_live() && !request.is_live() {
+            let message = format!(
+                "vm `{}` is {}: only labels, description, protection and restart policy change now",
+                old.name(),
+                old.status.power
+            );
+            return Err(ServiceError::conflict("wrong_state", message)
+                .hint(format!("stop it with `hostler vm stop {}`, then try again", old.name())));
+        }
+        macs.release();
+        let new = changed(snapshot, &mut macs, old, &request)?;
+        Ok(planned(old, new))
+    })
+    .await?;
+    answer(world, vm, ordered)
+}
+
+/// Gives a VM another name. Its host name is what it was customised with.
+///
+/// # Errors
+/// `forbidden`, `not_found`, `name_taken`, `stale_revision`, `busy`.
+pub async fn rename(
+    world: &World,
+    actor: &Actor,
+    vm: &Ref,
+    name: Name,
+    expected: Option<Revision>,
+    options: &Options,
+) -> Result<Changed<Vm>, ServiceError> {
+    authorize(actor, Role::Operator, "rename VMs")?;
+    let ordered = order_with(world, actor, options, "vm.rename", &(vm, &name), |snapshot| {
+        let old = snapshot.find::<VmKind>(vm)?;
+        require_revision::<VmKind>(old, expected)?;
+        require_idle(snapshot, old)?;
+        require_host(snapshot, old)?;
+        let holder = snapshot.all::<VmKind>().get_by_name(&name);
+        if holder.is_some_and(|holder| holder.id() != old.id()) {
+            return Err(name_taken(&name));
+        }
+        let mut new = Vm::clone(old);
+        new.metadata.name = name.clone();
+        Ok(planned(old, new))
+    })
+    .await?;
+    answer(world, vm, ordered)
+}
+
+fn planned(old: &Arc<Vm>, new: Vm) -> Planned<VmKind> {
+    let mut order = vm_update::order(old);
+    order.writes.push(Write::update(&new));
+    order.writes.extend(images(&new).map(|i| Write::ExpectUnlocked { object: i.untyped() }));
+    Planned { order, object: Arc::new(new), explanation: Vec::new() }
+}
+
+fn answer(
+    world: &World,
+    reference: &Ref,
+    ordered: Ordered<VmKind>,
+) -> Result<Changed<Vm>, ServiceError> {
+    let task = match ordered {
+        Ordered::New(changed) => return Ok(changed),
+        Ordered::Before(task) => task,
+    };
+    let snapshot = world.snapshot();
+    let by_task = task.spec.objects.first().and_then(|id| snapshot.get::<VmKind>(id.typed()));
+    let vm =
+        by_task.ok_or_else(|| ServiceError::not_found(hostler_types::KindName::Vm, reference))?;
+    Ok(Changed { object: VmKind::shown(vm), task: Some(task), explanation: Vec::new() })
+}
+
+fn changed(
+    snapshot: &Snapshot,
+    macs: &mut ReservedMacs<'_>,
+    old: &Vm,
+    request: &VmUpdate,
+) -> Result<Vm, ServiceError> {
+    let mut new = old.clone();
+    if let Some(labels) = &request.labels {
+        validate_labels(labels).map_err(|reason| ServiceError::invalid("labels", reason))?;
+        new.metadata.labels = labels.clone();
+    }
+    let spec = &mut new.spec;
+    set(&mut spec.description, request.description.as_ref());
+    set(&mut spec.cpus, request.cpus.as_ref());
+    set(&mut spec.memory, request.memory.as_ref());
+    set(&mut spec.firmware, request.firmware.as_ref());
+    set(&mut spec.boot_order, request.boot_order.as_ref());
+    set(&mut spec.restart, request.restart.as_ref());
+    set(&mut spec.protected, request.protected.as_ref());
+    if let Some(customization) = &request.customization {
+        spec.customization = Some(customization.clone());
+    }
+    if let Some(wanted) = &request.nics {
+        spec.nics = nics(snapshot, macs, old.id(), Some(&kept_macs(old, wanted)))?;
+    }
+    if let Some(iso) = &request.iso {
+        spec.cdroms = match iso.as_str() {
+            "" => cdroms(snapshot, None)?,
+            text => {
+                let iso = text.parse::<Ref>();
+                let iso = iso.map_err(|error| ServiceError::invalid("iso", error.to_string()))?;
+                cdroms(snapshot, Some(&iso))?
+            }
+        };
+    }
+    validate(spec)?;
+    fits(snapshot, &new)?;
+    Ok(new)
+}
+
+fn set<T: Clone>(field: &mut T, new: Option<&T>) {
+    if let Some(new) = new {
+        *field = new.clone();
+    }
+}
+
+/// A NIC that stays under its name keeps its address.
+fn kept_macs(old: &Vm, wanted: &[hostler_types::VmNic]) -> Vec<hostler_types::VmNic> {
+    let keep = |(index, nic): (usize, &hostler_types::VmNic)| {
+        let mut nic = nic.clone();
+        let default = format!("nic{index}");
+        let name = nic.name.as_ref().map_or(default.as_str(), Name::as_str);
+        let before = old.spec.nics.iter().find(|old| old.name.as_str() == name);
+        nic.mac = nic.mac.or(before.map(|before| before.mac));
+        nic
+    };
+    wanted.iter().enumerate().map(keep).collect()
+}
+
+/// Refuses what its host could never run.
+fn fits(snapshot: &Snapshot, vm: &Vm) -> Result<(), ServiceError> {
+    let host = snapshot.find::<HostKind>(&Ref::by_id(vm.status.host))?;
+    let Some(facts) = &host.status.facts else { return Ok(()) };
+    let too_much = |message: String| {
+        Err(ServiceError::new(Class::NoCapacity, "no_capacity", message).hint("ask for less"))
+    };
+    if vm.spec.cpus.count() > facts.cpus {
+        let (has, asked) = (facts.cpus, vm.spec.cpus);
+        return too_much(format!("host `{}` has {has} CPUs, {asked} are asked for", host.name()));
+    }
+    if vm.spec.memory > facts.memory {
+        let (has, asked) = (facts.memory, vm.spec.memory);
+        return too_much(format!(
+            "host `{}` has {has} of memory, {asked} are asked for",
+            host.name()
+        ));
+    }
+    Ok(())
+}

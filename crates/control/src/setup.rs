@@ -1,0 +1,88 @@
+//! What there is before anyone has asked for anything: on a single machine, the local host with a
+//! datastore and a network. Nothing here comes back once it was deleted.
+
+use hostler_store::Write;
+use hostler_types::{
+    ByteSize, Datastore, DatastoreSpec, DatastoreState, DatastoreStatus, Host, HostId, HostKind,
+    HostSpec, HostState, HostStatus, Ipv4Net, Labels, Name, Network, NetworkKind, NetworkSpec,
+    NetworkState, NetworkStatus,
+};
+use jiff::Timestamp;
+
+use crate::actor::Actor;
+use crate::error::ServiceError;
+use crate::services::host::validate_address;
+use crate::world::{Core, World};
+
+/// The machine that the server itself runs on.
+#[derive(Debug, Clone)]
+pub struct LocalHost {
+    pub name: Name,
+    /// Where its agent listens, `address:port`.
+    pub address: String,
+    /// The directory of its first datastore.
+    pub datastore: String,
+    /// Of the network `default`; one that the machine is not connected to.
+    pub subnet: Ipv4Net,
+}
+
+impl LocalHost {
+    /// What nobody else is likely to use.
+    pub const SUBNET: &str = "10.77.0.0/24";
+}
+
+/// Makes the local host, its datastore `local` and the network `default`, if no host is in the
+/// inventory yet; else finds it, and records where it listens now. The caller gives its agent a
+/// certificate for the id returned.
+///
+/// # Errors
+/// `invalid` address or path; the store's trouble; `not_found` when there are hosts, but none of
+/// this name.
+pub async fn ensure_local_host(world: &World, local: &LocalHost) -> Result<HostId, ServiceError> {
+    validate_address(&local.address)?;
+    let snapshot = world.snapshot();
+    if let Some(host) = snapshot.all::<HostKind>().get_by_name(&local.name) {
+        if host.spec.address != local.address {
+            let mut moved = Host::clone(host);
+            moved.spec.address.clone_from(&local.address);
+            let batch = Core::batch(&Actor::system(), "the local agent listens elsewhere");
+            world.commit(batch.with(Write::update(&moved))).await?;
+        }
+        return Ok(host.id());
+    }
+    let first = snapshot.all::<HostKind>().is_empty();
+    let now = Timestamp::now();
+    let spec = HostSpec { address: local.address.clone() };
+    let status = HostStatus { state: HostState::Joined, since: now, message: None, facts: None };
+    let host = Host::new(local.name.clone(), Labels::new(), now, spec, status);
+    let mut batch = Core::batch(&Actor::system(), "first start").with(Write::create(&host));
+    if first {
+        batch = batch.with(Write::create(&datastore(&host, local, now)?));
+        if snapshot.all::<NetworkKind>().is_empty() {
+            batch = batch.with(Write::create(&network(local, now)?));
+        }
+    }
+    world.commit(batch).await?;
+    Ok(host.id())
+}
+
+fn datastore(host: &Host, local: &LocalHost, now: Timestamp) -> Result<Datastore, ServiceError> {
+    let spec = DatastoreSpec { host: host.id(), path: local.datastore.clone() };
+    spec.validate().map_err(|reason| ServiceError::invalid("datastore", reason))?;
+    let status = DatastoreStatus {
+        state: DatastoreState::Missing,
+        message: Some("its host has not connected yet".to_owned()),
+        capacity: ByteSize(0),
+        free: ByteSize(0),
+    };
+    let name = "local".parse().expect("`local` is a name");
+    Ok(Datastore::new(name, Labels::new(), now, spec, status))
+}
+
+fn network(local: &LocalHost, now: Timestamp) -> Result<Network, ServiceError> {
+    let spec = NetworkSpec::Nat { subnet: local.subnet };
+    spec.validate().map_err(|reason| ServiceError::invalid("subnet", reason))?;
+    let status = NetworkStatus { state: NetworkState::Ready, message: None };
+    let name = "default".parse().expect("`default` is a name");
+    Ok(Network::new(name, Labels::new(), now, spec, status))
+}

@@ -1,0 +1,40 @@
+//! The durable tasks, one file per verb; each opens with its steps.
+//!
+//! Each file has `order`, which the services hand to the engine, and `definition`, which the engine
+//! runs. Steps give one command each to an agent, under the operation id that the engine derives:
+//! a step that is repeated after a crash is answered from the agent's journal. What a step changes
+//! in the inventory is committed together with its end.
+
+use hostler_tasks::Registry;
+
+use crate::world::Core;
+
+mod command;
+
+pub(crate) mod image_delete;
+pub(crate) mod image_import;
+pub(crate) mod vm_create;
+pub(crate) mod vm_delete;
+pub(crate) mod vm_register;
+pub(crate) mod vm_reset;
+pub(crate) mod vm_start;
+pub(crate) mod vm_stop;
+pub(crate) mod vm_suspend;
+pub(crate) mod vm_unregister;
+pub(crate) mod vm_update;
+
+/// All actions.
+pub(crate) fn registry() -> Registry<Core> {
+    Registry::new()
+        .with(image_delete::definition())
+        .with(image_import::definition())
+        .with(vm_create::definition())
+        .with(vm_delete::definition())
+        .with(vm_register::definition())
+        .with(vm_reset::definition())
+        .with(vm_start::definition())
+        .with(vm_stop::definition())
+        .with(vm_suspend::definition())
+        .with(vm_unregister::definition())
+        .with(vm_update::definition())
+}

@@ -1,0 +1,148 @@
+//! What the steps share: reading the VM they work on, asking its host, taking its answer over.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hostler_agent_api::{NetworkDefinition, VmCommand, VmDefinition, VmReport};
+use hostler_store::Write;
+use hostler_tasks::{StepContext, StepError};
+use hostler_types::{ImageKind, NetworkKind, OperationId, PowerState, Vm, VmId, VmKind};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::agents::{AgentError, AgentLink};
+use crate::error::ServiceError;
+use crate::inventory::images;
+use crate::reports::absorb;
+use crate::world::Core;
+
+pub(super) type Step = StepContext<Core>;
+
+/// The wait before an agent that did not answer is asked again.
+const AGAIN: Duration = Duration::from_secs(1);
+/// After so long without an answer the question is asked again, under the same operation id: the
+/// agent lets it join the work still going on.
+const PATIENCE: Duration = Duration::from_secs(15 * 60);
+
+/// The input of tasks that change one VM's power state.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(super) struct PowerInput {
+    pub(super) vm: VmId,
+    /// Put back when nothing comes of it and the host says nothing.
+    pub(super) before: PowerState,
+}
+
+/// The VM, if it is still in the inventory.
+pub(super) async fn vm_if_there(step: &Step, vm: VmId) -> Result<Option<Vm>, StepError> {
+    Ok(step.world().stored::<VmKind>(vm).await?)
+}
+
+pub(super) async fn vm(step: &Step, vm: VmId) -> Result<Vm, StepError> {
+    let found = vm_if_there(step, vm).await?;
+    found.ok_or_else(|| StepError::failed("not_found", format!("the vm {vm} is gone")))
+}
+
+/// The agent of the VM's host.
+pub(super) fn link(step: &Step, vm: &Vm) -> Result<Arc<dyn AgentLink>, StepError> {
+    linked(step, vm.status.host)
+}
+
+pub(super) fn linked(
+    step: &Step,
+    host: hostler_types::HostId,
+) -> Result<Arc<dyn AgentLink>, StepError> {
+    step.world().link(host).map_err(from_service)
+}
+
+fn from_service(error: ServiceError) -> StepError {
+    match error.code {
+        "host_disconnected" | "host_unreachable" => StepError::retry(AGAIN, error.message),
+        code => StepError::failed(code, error.message),
+    }
+}
+
+/// What every command to a VM carries.
+pub(super) fn command(step: &Step, vm: &Vm) -> VmCommand {
+    VmCommand { op: step.operation_id(), epoch: vm.status.epoch }
+}
+
+/// Waits for an agent's answer. A task that is to stop asks the agent to stop, and still waits for
+/// how it ended.
+pub(super) async fn ask<T>(
+    step: &Step,
+    link: &Arc<dyn AgentLink>,
+    op: OperationId,
+    call: impl Future<Output = Result<T, AgentError>>,
+) -> Result<T, StepError> {
+    let mut call = std::pin::pin!(tokio::time::timeout(PATIENCE, call));
+    let answered = tokio::select! {
+        answered = &mut call => answered,
+        () = step.cancelled().cancelled() => {
+            let _best_effort = tokio::time::timeout(AGAIN * 10, link.operation_cancel(op)).await;
+            call.await
+        }
+    };
+    match answered {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(AgentError::Refused(problem))) => {
+            let error = ServiceError::from(problem);
+            let hint = error.hint.map(|hint| format!("; {hint}")).unwrap_or_default();
+            Err(StepError::failed(error.code, format!("{}{hint}", error.message)))
+        }
+        Ok(Err(error @ AgentError::Unreachable { .. })) => {
+            Err(StepError::retry(AGAIN, error.to_string()))
+        }
+        Err(_) => Err(StepError::retry(AGAIN, "the host takes very long to answer")),
+    }
+}
+
+/// All that the agent needs to know of a VM.
+pub(super) fn definition(step: &Step, vm: &Vm) -> Result<VmDefinition, StepError> {
+    let snapshot = step.world().snapshot();
+    let gone = |what: &str| StepError::failed("not_found", format!("{what} is gone"));
+    let mut image_places = Vec::new();
+    for id in images(vm) {
+        let image = snapshot.get::<ImageKind>(id).ok_or_else(|| gone("an image of the VM"))?;
+        image_places.push((id, image.spec.datastore));
+    }
+    let mut networks: Vec<NetworkDefinition> = Vec::new();
+    for nic in &vm.spec.nics {
+        let network = snapshot.get::<NetworkKind>(nic.network);
+        let network = network.ok_or_else(|| gone("a network of the VM"))?;
+        if networks.iter().all(|known| known.id != nic.network) {
+            networks.push(NetworkDefinition { id: network.id(), spec: network.spec.clone() });
+        }
+    }
+    Ok(VmDefinition { vm: vm.clone(), images: image_places, networks })
+}
+
+/// The VM's status as its host has just told it.
+pub(super) fn told(step: &Step, mut vm: Vm, report: &VmReport) -> Write {
+    step.world().reports.answer(vm.status.host, report);
+    absorb(&mut vm.status, report);
+    Write::update(&vm)
+}
+
+/// After a command that did not work: the VM is what its host last said, or what it was before.
+pub(super) async fn settle(step: Step) -> hostler_tasks::StepResult {
+    let input: PowerInput = step.input()?;
+    let Some(mut vm) = vm_if_there(&step, input.vm).await? else {
+        return Ok(hostler_tasks::Outcome::none());
+    };
+    let known = step.world().reports.last(vm.id());
+    let absorbed = known.is_some_and(|report| absorb(&mut vm.status, &report));
+    if !absorbed && vm.status.power != input.before {
+        vm.status.power = input.before;
+        vm.status.power_since = Timestamp::now();
+    }
+    Ok(hostler_tasks::Outcome::none().with(Write::update(&vm)))
+}
+
+/// The VM as it is while a task brings it from one power state to another.
+pub(super) fn on_its_way(vm: &Vm, power: PowerState) -> Write {
+    let mut vm = vm.clone();
+    vm.status.power = power;
+    vm.status.power_since = Timestamp::now();
+    vm.status.message = None;
+    Write::update(&vm)
+}

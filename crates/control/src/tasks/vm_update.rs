@@ -1,0 +1,64 @@
+//! `vm.update` (also of a rename): Tells the host what the submission has put into the inventory.
+//!
+//! 1. `define`: the agent replaces the VM's definition; undone by putting name, labels and spec back
+//!    in the inventory and at the agent.
+
+use hostler_agent_api::VmCreateRequest;
+use hostler_store::Write;
+use hostler_tasks::{Definition, Outcome, Step as TaskStep, StepResult};
+use hostler_types::{Labels, Name, Vm, VmId, VmSpec};
+use jiff::SignedDuration;
+use serde::{Deserialize, Serialize};
+
+use super::command::{Step, ask, command, definition as define, link, told, vm, vm_if_there};
+use crate::services::Order;
+use crate::world::Core;
+
+const LIMIT: SignedDuration = SignedDuration::from_mins(5);
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Input {
+    vm: VmId,
+    /// As it was before.
+    name: Name,
+    labels: Labels,
+    spec: VmSpec,
+}
+
+pub(crate) fn definition() -> Definition<Core> {
+    Definition::new("vm.update").step(TaskStep::new("define", apply).undo(put_back))
+}
+
+/// The caller adds the write of the new spec.
+pub(crate) fn order(old: &Vm) -> Order {
+    let input = Input {
+        vm: old.id(),
+        name: old.name().clone(),
+        labels: old.metadata.labels.clone(),
+        spec: old.spec.clone(),
+    };
+    Order::new("vm.update", old, &input).limit(LIMIT)
+}
+
+async fn apply(step: Step) -> StepResult {
+    let input: Input = step.input()?;
+    let vm = vm(&step, input.vm).await?;
+    define_at_host(&step, vm).await
+}
+
+async fn put_back(step: Step) -> StepResult {
+    let input: Input = step.input()?;
+    let Some(mut vm) = vm_if_there(&step, input.vm).await? else { return Ok(Outcome::none()) };
+    vm.metadata.name = input.name;
+    vm.metadata.labels = input.labels;
+    vm.spec = input.spec;
+    define_at_host(&step, vm).await
+}
+
+async fn define_at_host(step: &Step, vm: Vm) -> StepResult {
+    let (link, command) = (link(step, &vm)?, command(step, &vm));
+    let request = VmCreateRequest { command, definition: define(step, &vm)? };
+    let report = ask(step, &link, command.op, link.vm_define(vm.id(), request)).await?;
+    let write: Write = told(step, vm, &report);
+    Ok(Outcome::none().with(write))
+}

@@ -1,0 +1,219 @@
+//! What services, tasks and controllers work with.
+
+use std::ops::Deref;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hostler_pki::Ca;
+use hostler_store::{Batch, Store, StoreError};
+use hostler_tasks::{Engine, EngineConfig, TaskError};
+use hostler_types::{HostId, HostKind, HostState, Id, Object, Ref};
+use jiff::Timestamp;
+use tokio::sync::{RwLock, Semaphore};
+use tokio::task::JoinHandle;
+
+use crate::actor::Actor;
+use crate::agents::{AgentError, AgentLink, Agents, Connector};
+use crate::controllers::Controllers;
+use crate::error::{Class, ServiceError};
+use crate::idempotency::KeyLocks;
+use crate::inventory::{Held, Inventory, Snapshot};
+use crate::progress::ProgressBoard;
+use crate::reports::Reports;
+use crate::services::console::Tickets;
+use crate::services::vm::MacReservations;
+use crate::tasks;
+
+/// How many passwords are verified at once: each takes 19 MiB and tens of milliseconds.
+const LOGINS: usize = 2;
+/// How long an agent may take for what it answers from memory.
+const SHORT_CALL: Duration = Duration::from_secs(30);
+
+/// What a world is made from.
+#[derive(Debug)]
+pub struct WorldOptions {
+    pub store: Arc<dyn Store>,
+    pub connector: Arc<dyn Connector>,
+    pub ca: Arc<Ca>,
+    /// Where hosts reach the server's API, `address:port`: written into join tokens.
+    pub server_address: String,
+}
+
+/// What services, tasks and controllers share.
+#[derive(Debug)]
+pub struct Core {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) inventory: Arc<Inventory>,
+    pub(crate) agents: Agents,
+    pub(crate) reports: Reports,
+    pub(crate) progress: ProgressBoard,
+}
+
+/// The server's mind: the core, the task engine that works on it, and what only services need.
+#[derive(Debug)]
+pub struct World {
+    pub(crate) core: Arc<Core>,
+    pub(crate) engine: Engine<Core>,
+    pub(crate) ca: Arc<Ca>,
+    pub(crate) server_address: String,
+    pub(crate) keys: KeyLocks,
+    pub(crate) tickets: Tickets,
+    pub(crate) macs: MacReservations,
+    pub(crate) logins: Arc<Semaphore>,
+    /// Who makes something that refers to another object (a VM to its network) holds it shared
+    /// from looking at the snapshot until the commit is in the snapshot; who deletes what may be
+    /// referred to holds it alone. So nothing ever refers to what is gone.
+    pub(crate) references: RwLock<()>,
+    /// Follows the store's change log for as long as the world lives.
+    follower: JoinHandle<()>,
+}
+
+/// The core is all that most of a service needs.
+impl Deref for World {
+    type Target = Core;
+    fn deref(&self) -> &Core {
+        &self.core
+    }
+}
+
+impl World {
+    /// Loads the inventory and follows the store from then on. Nothing is started yet.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub async fn open(options: WorldOptions) -> Result<Arc<Self>, StoreError> {
+        let WorldOptions { store, connector, ca, server_address } = options;
+        let inventory = Arc::new(Inventory::load(store.as_ref()).await?);
+        let follower = tokio::spawn(follow(inventory.clone(), store.clone()));
+        let agents = Agents::new(connector);
+        let core = Arc::new(Core {
+            store: store.clone(),
+            inventory,
+            agents,
+            reports: Reports::default(),
+            progress: ProgressBoard::default(),
+        });
+        let engine = Engine::new(store, core.clone(), tasks::registry(), EngineConfig::default());
+        Ok(Arc::new(Self {
+            core,
+            engine,
+            ca,
+            server_address,
+            keys: KeyLocks::default(),
+            tickets: Tickets::default(),
+            macs: MacReservations::default(),
+            logins: Arc::new(Semaphore::new(LOGINS)),
+            references: RwLock::new(()),
+            follower,
+        }))
+    }
+
+    /// Goes on with the tasks that were at work when the server ended, and starts the controllers.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub async fn start(&self) -> Result<Running, TaskError> {
+        let recovered = self.engine.recover().await?;
+        if recovered > 0 {
+            tracing::info!(recovered, "tasks go on where they were");
+        }
+        let controllers = Controllers::start(&self.core, &self.engine);
+        Ok(Running { engine: self.engine.clone(), controllers })
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        self.follower.abort();
+    }
+}
+
+async fn follow(inventory: Arc<Inventory>, store: Arc<dyn Store>) {
+    if let Err(error) = inventory.follow(store).await {
+        // Without it every read would be stale and every write wait for ever.
+        tracing::error!(%error, "the inventory can no longer follow the store");
+        std::process::abort();
+    }
+}
+
+/// Tasks and controllers at work.
+#[derive(Debug)]
+pub struct Running {
+    engine: Engine<Core>,
+    controllers: Controllers,
+}
+
+impl Running {
+    /// Lets the steps at work come to their end, up to `limit`; the rest goes on at the next start.
+    pub async fn stop(self, limit: Duration) {
+        self.controllers.stop().await;
+        self.engine.shutdown(limit).await;
+    }
+
+    /// Drops everything at once, as a crash would. For tests.
+    #[doc(hidden)]
+    pub async fn kill(self) {
+        self.controllers.stop().await;
+        self.engine.kill().await;
+    }
+}
+
+impl Core {
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.inventory.snapshot()
+    }
+
+    /// Commits, and returns when the inventory has it: the caller reads its own writes.
+    pub(crate) async fn commit(&self, batch: Batch) -> Result<Arc<Snapshot>, StoreError> {
+        let committed = self.store.commit(batch).await?;
+        Ok(self.inventory.at_least(committed.revision).await)
+    }
+
+    /// A batch by `actor`, now.
+    pub(crate) fn batch(actor: &Actor, reason: impl Into<String>) -> Batch {
+        Batch::new(actor.name.clone(), reason, Timestamp::now())
+    }
+
+    /// The object as the store has it: a step that was just submitted may be ahead of the
+    /// inventory.
+    pub(crate) async fn stored<K: Held>(&self, id: Id<K>) -> Result<Option<Object<K>>, StoreError> {
+        let record = self.store.get(K::NAME, id.untyped()).await?;
+        record.map(|record| record.object()).transpose()
+    }
+
+    /// The agent of a host that answers.
+    pub(crate) fn link(&self, host: HostId) -> Result<Arc<dyn AgentLink>, ServiceError> {
+        let snapshot = self.snapshot();
+        let host = snapshot.find::<HostKind>(&Ref::by_id(host))?;
+        if host.status.state == HostState::Disconnected {
+            let since = host.status.since;
+            let message = format!("the host `{}` does not answer since {since:.0}", host.name());
+            return Err(ServiceError::new(Class::Unavailable, "host_disconnected", message)
+                .hint("start its agent, or look into why the server cannot reach it"));
+        }
+        Ok(self.agents.link(host)?)
+    }
+
+    /// Waits for an agent's short answer, but not for ever.
+    pub(crate) async fn limited<T>(
+        &self,
+        call: impl Future<Output = Result<T, AgentError>>,
+    ) -> Result<T, ServiceError> {
+        self.limited_to(SHORT_CALL, call).await
+    }
+
+    pub(crate) async fn limited_to<T>(
+        &self,
+        limit: Duration,
+        call: impl Future<Output = Result<T, AgentError>>,
+    ) -> Result<T, ServiceError> {
+        match tokio::time::timeout(limit, call).await {
+            Ok(answer) => Ok(answer?),
+            Err(_) => Err(ServiceError::new(
+                Class::Timeout,
+                "timeout",
+                format!("the host has not answered within {} s", limit.as_secs()),
+            )),
+        }
+    }
+}
