@@ -1,0 +1,33 @@
+//! The API's handlers: a request in, a service called, a view out. One module per resource, as in
+//! `hostler-api`, and one function per endpoint, named as its endpoint's id ends.
+
+use axum::Router;
+use hostler_endpoint::Routes;
+
+use crate::app::App;
+use crate::gate::gate;
+
+mod console;
+mod datastore;
+mod event;
+mod host;
+mod image;
+mod network;
+mod system;
+mod task;
+mod token;
+mod user;
+mod vm;
+
+/// All endpoints behind the gate.
+fn routes(app: App) -> Routes<App> {
+    let routes = Routes::new(app).gate(gate);
+    let routes = datastore::add(image::add(console::add(vm::add(routes))));
+    let routes = task::add(host::add(network::add(routes)));
+    system::add(token::add(user::add(event::add(routes))))
+}
+
+/// The router of all endpoints.
+pub(crate) fn router(app: App) -> Router {
+    routes(app).build()
+}

@@ -1,0 +1,66 @@
+//! Hosts, and how they join.
+
+use std::time::Instant;
+
+use hostler_api::host::{CreateJoinToken, Delete, JoinHost, JoinTokenCreated, List, Show};
+use hostler_control::Class;
+use hostler_control::services::host::{self, HostFilter};
+use hostler_control::services::join_token;
+use hostler_endpoint::{Call, Page, Problem, Routes};
+use hostler_types::{Host, JoinAnswer};
+use jiff::SignedDuration;
+
+use crate::app::{App, actor, page, paged, shown};
+use crate::peer::guesser;
+use crate::problem::{problem, rate_limited};
+
+pub(crate) fn add(routes: Routes<App>) -> Routes<App> {
+    routes
+        .serve::<List, _>(list)
+        .serve::<Show, _>(show)
+        .serve::<Delete, _>(delete)
+        .serve::<CreateJoinToken, _>(create_join_token)
+        .serve::<JoinHost, _>(join)
+}
+
+async fn list(app: App, call: Call<List>) -> Result<Page<Host>, Problem> {
+    let query = call.query;
+    let request = paged(query.limit, query.after, query.label, query.name);
+    let filter = HostFilter { state: query.state };
+    let actor = actor(&call.extensions)?;
+    host::list(&app.world, actor, &filter, &request).map(page).map_err(problem)
+}
+
+async fn show(app: App, call: Call<Show>) -> Result<Host, Problem> {
+    let actor = actor(&call.extensions)?;
+    host::show(&app.world, actor, &call.path.host).map(shown).map_err(problem)
+}
+
+async fn delete(app: App, call: Call<Delete>) -> Result<(), Problem> {
+    let actor = actor(&call.extensions)?;
+    host::delete(&app.world, actor, &call.path.host).await.map_err(problem)
+}
+
+async fn create_join_token(
+    app: App,
+    call: Call<CreateJoinToken>,
+) -> Result<JoinTokenCreated, Problem> {
+    let life = call.body.lifetime_seconds.map(|s| SignedDuration::from_secs(i64::from(s)));
+    let actor = actor(&call.extensions)?;
+    let issued = join_token::create(&app.world, actor, life).await.map_err(problem)?;
+    Ok(JoinTokenCreated { token: issued.text, expires_at: issued.token.spec.expires_at })
+}
+
+/// Open to everyone, so guessing is slowed down by address.
+async fn join(app: App, call: Call<JoinHost>) -> Result<JoinAnswer, Problem> {
+    let guesser = guesser(&call.extensions);
+    if let Some(wait) = guesser.as_ref().and_then(|g| app.guesses.wait(g, Instant::now())) {
+        return Err(rate_limited(wait));
+    }
+    host::join(&app.world, call.body).await.map_err(|error| {
+        if let (Class::Unauthenticated, Some(guesser)) = (error.class, guesser) {
+            app.guesses.failed(guesser, Instant::now());
+        }
+        problem(error)
+    })
+}

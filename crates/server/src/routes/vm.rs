@@ -1,0 +1,140 @@
+//! Virtual machines.
+
+use hostler_api::vm::{
+    Create, Delete, Exec, Explanation, List, Log, Rename, Reset, Resume, Screenshot, Show, Start,
+    Stop, Suspend, Unregister, Update, VmCreated, Why,
+};
+use hostler_control::services::vm::{self, VmFilter, VmStop};
+use hostler_control::services::{Changed, Options};
+use hostler_endpoint::{ByteStream, Call, Page, Problem, Routes};
+use hostler_types::{ExecAnswer, Revision, Task, Vm};
+
+use crate::app::{App, actor, keyed, page, paged, shown, task_of};
+use crate::problem::problem;
+
+pub(crate) fn add(routes: Routes<App>) -> Routes<App> {
+    routes
+        .serve::<List, _>(list)
+        .serve::<Create, _>(create)
+        .serve::<Show, _>(show)
+        .serve::<Update, _>(update)
+        .serve::<Delete, _>(delete)
+        .serve::<Start, _>(start)
+        .serve::<Stop, _>(stop)
+        .serve::<Reset, _>(reset)
+        .serve::<Suspend, _>(suspend)
+        .serve::<Resume, _>(resume)
+        .serve::<Rename, _>(rename)
+        .serve::<Unregister, _>(unregister)
+        .serve::<Exec, _>(exec)
+        .serve::<Log, _>(log)
+        .serve::<Screenshot, _>(screenshot)
+        .serve::<Why, _>(why)
+}
+
+async fn list(app: App, call: Call<List>) -> Result<Page<Vm>, Problem> {
+    let query = call.query;
+    let request = paged(query.limit, query.after, query.label, query.name);
+    let filter = VmFilter {
+        power: query.power,
+        host: query.host,
+        datastore: query.datastore,
+        ..VmFilter::default()
+    };
+    let actor = actor(&call.extensions)?;
+    vm::list(&app.world, actor, &filter, &request).map(page).map_err(problem)
+}
+
+async fn create(app: App, call: Call<Create>) -> Result<VmCreated, Problem> {
+    let options = Options { dry_run: call.query.dry_run, idempotency_key: call.idempotency_key };
+    let actor = actor(&call.extensions)?;
+    let Changed { object, task, explanation } =
+        vm::create(&app.world, actor, call.body, &options).await.map_err(problem)?;
+    Ok(VmCreated { vm: shown(object), task: task.map(shown), placement: explanation })
+}
+
+async fn show(app: App, call: Call<Show>) -> Result<Vm, Problem> {
+    let actor = actor(&call.extensions)?;
+    vm::show(&app.world, actor, &call.path.vm).map(shown).map_err(problem)
+}
+
+async fn update(app: App, call: Call<Update>) -> Result<Task, Problem> {
+    let (expected, options) = (call.if_match.map(Revision), keyed(call.idempotency_key));
+    let actor = actor(&call.extensions)?;
+    let changed = vm::update(&app.world, actor, &call.path.vm, call.body, expected, &options);
+    task_of(changed.await.map_err(problem)?)
+}
+
+async fn rename(app: App, call: Call<Rename>) -> Result<Task, Problem> {
+    let (expected, options) = (call.if_match.map(Revision), keyed(call.idempotency_key));
+    let actor = actor(&call.extensions)?;
+    let name = call.body.name;
+    let changed = vm::rename(&app.world, actor, &call.path.vm, name, expected, &options);
+    task_of(changed.await.map_err(problem)?)
+}
+
+async fn delete(app: App, call: Call<Delete>) -> Result<Task, Problem> {
+    let options = keyed(call.idempotency_key);
+    let actor = actor(&call.extensions)?;
+    let task = vm::delete(&app.world, actor, &call.path.vm, call.query.force, &options).await;
+    task.map(shown).map_err(problem)
+}
+
+async fn start(app: App, call: Call<Start>) -> Result<Task, Problem> {
+    let options = keyed(call.idempotency_key);
+    let actor = actor(&call.extensions)?;
+    vm::start(&app.world, actor, &call.path.vm, &options).await.map(shown).map_err(problem)
+}
+
+async fn stop(app: App, call: Call<Stop>) -> Result<Task, Problem> {
+    let stop = VmStop { mode: call.body.mode, timeout_seconds: call.body.timeout_seconds };
+    let options = keyed(call.idempotency_key);
+    let actor = actor(&call.extensions)?;
+    vm::stop(&app.world, actor, &call.path.vm, stop, &options).await.map(shown).map_err(problem)
+}
+
+async fn reset(app: App, call: Call<Reset>) -> Result<Task, Problem> {
+    let options = keyed(call.idempotency_key);
+    let actor = actor(&call.extensions)?;
+    vm::reset(&app.world, actor, &call.path.vm, &options).await.map(shown).map_err(problem)
+}
+
+async fn suspend(app: App, call: Call<Suspend>) -> Result<Task, Problem> {
+    let options = keyed(call.idempotency_key);
+    let actor = actor(&call.extensions)?;
+    vm::suspend(&app.world, actor, &call.path.vm, &options).await.map(shown).map_err(problem)
+}
+
+async fn resume(app: App, call: Call<Resume>) -> Result<Task, Problem> {
+    let options = keyed(call.idempotency_key);
+    let actor = actor(&call.extensions)?;
+    vm::resume(&app.world, actor, &call.path.vm, &options).await.map(shown).map_err(problem)
+}
+
+async fn unregister(app: App, call: Call<Unregister>) -> Result<Task, Problem> {
+    let options = keyed(call.idempotency_key);
+    let actor = actor(&call.extensions)?;
+    vm::unregister(&app.world, actor, &call.path.vm, &options).await.map(shown).map_err(problem)
+}
+
+async fn exec(app: App, call: Call<Exec>) -> Result<ExecAnswer, Problem> {
+    let actor = actor(&call.extensions)?;
+    vm::exec(&app.world, actor, &call.path.vm, call.body).await.map_err(problem)
+}
+
+async fn log(app: App, call: Call<Log>) -> Result<ByteStream, Problem> {
+    let actor = actor(&call.extensions)?;
+    let log = vm::log(&app.world, actor, &call.path.vm, call.query.follow).await;
+    Ok(app.until_closing(log.map_err(problem)?))
+}
+
+async fn screenshot(app: App, call: Call<Screenshot>) -> Result<ByteStream, Problem> {
+    let actor = actor(&call.extensions)?;
+    vm::screenshot(&app.world, actor, &call.path.vm).await.map_err(problem)
+}
+
+async fn why(app: App, call: Call<Why>) -> Result<Explanation, Problem> {
+    let actor = actor(&call.extensions)?;
+    let vm = vm::show(&app.world, actor, &call.path.vm).map_err(problem)?;
+    Ok(Explanation { lines: vm.status.placement.clone() })
+}
