@@ -118,11 +118,14 @@ pub trait Connector: Send + Sync + Debug {
     fn connect(&self, host: &Host) -> Result<Arc<dyn AgentLink>, AgentError>;
 }
 
+type Addressed = (String, Arc<dyn AgentLink>);
+
 /// One link per host, made when first asked for and again when the host's address has changed.
 #[derive(Debug)]
 pub(crate) struct Agents {
     connector: Arc<dyn Connector>,
-    links: Mutex<HashMap<HostId, (String, Arc<dyn AgentLink>)>>,
+    /// With the address that each was made for.
+    links: Mutex<HashMap<HostId, Addressed>>,
 }
 
 impl Agents {

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use futures::FutureExt as _;
 use hostler_store::{Change, Feed, Record, Store, StoreError};
 use hostler_types::{
     DatastoreKind, HostId, HostKind, Id, ImageId, ImageKind, JoinTokenKind, Kind, KindName,
@@ -21,6 +22,9 @@ pub(crate) use index::images;
 
 mod held;
 mod index;
+
+/// Changes that become visible at once.
+const BURST: usize = 1000;
 
 /// All objects of one kind.
 #[derive(Debug, Clone)]
@@ -163,7 +167,7 @@ impl Snapshot {
 
     /// # Errors
     /// [`StoreError::Decode`] for a record that this version cannot read.
-    pub fn load(snapshot: hostler_store::Snapshot) -> Result<Self, StoreError> {
+    pub fn load(snapshot: &hostler_store::Snapshot) -> Result<Self, StoreError> {
         let mut loaded = Self { revision: snapshot.revision, ..Self::default() };
         for record in &snapshot.records {
             loaded.put(record)?;
@@ -242,7 +246,7 @@ impl Inventory {
     /// # Errors
     /// The store cannot be read.
     pub async fn load(store: &dyn Store) -> Result<Self, StoreError> {
-        let snapshot = Snapshot::load(store.load_all().await?)?;
+        let snapshot = Snapshot::load(&store.load_all().await?)?;
         let revision = watch::Sender::new(snapshot.revision);
         Ok(Self { current: ArcSwap::from_pointee(snapshot), revision })
     }
@@ -279,8 +283,17 @@ impl Inventory {
             };
             let mut next = Snapshot::clone(&self.snapshot());
             next.apply(&change)?;
+            // What is there already belongs to the same burst, often to the same commit.
+            for _ in 0..BURST {
+                match feed.next().now_or_never() {
+                    Some(Ok(change)) => next.apply(&change)?,
+                    Some(Err(StoreError::Closed)) | None => break,
+                    Some(Err(error)) => return Err(error),
+                }
+            }
+            let revision = next.revision;
             self.current.store(Arc::new(next));
-            self.revision.send_replace(change.revision);
+            self.revision.send_replace(revision);
         }
     }
 }

@@ -27,6 +27,8 @@ mod tasks;
 mod world;
 
 pub mod services;
+#[doc(hidden)]
+pub mod testing;
 
 pub use actor::{Actor, Via};
 pub use agents::{AgentError, AgentLink, Connector, RemoteConnector};

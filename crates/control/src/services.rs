@@ -111,7 +111,10 @@ fn page<K: Shown>(
         ),
         None => None,
     };
-    let mut rest = snapshot.all::<K>().after(after.as_ref()).filter(|object| request.keeps(object) && keep(object));
+    let mut rest = snapshot
+        .all::<K>()
+        .after(after.as_ref())
+        .filter(|object| request.keeps(object) && keep(object));
     let items: Vec<_> = rest.by_ref().take(limit).map(K::shown).collect();
     let more = rest.next().is_some();
     let next = items.last().filter(|_| more).map(|last| last.name().to_string());

@@ -47,6 +47,8 @@ pub struct Core {
     pub(crate) agents: Agents,
     pub(crate) reports: Reports,
     pub(crate) progress: ProgressBoard,
+    /// Follows the store's change log for as long as the core lives.
+    follower: JoinHandle<()>,
 }
 
 /// The server's mind: the core, the task engine that works on it, and what only services need.
@@ -64,8 +66,6 @@ pub struct World {
     /// from looking at the snapshot until the commit is in the snapshot; who deletes what may be
     /// referred to holds it alone. So nothing ever refers to what is gone.
     pub(crate) references: RwLock<()>,
-    /// Follows the store's change log for as long as the world lives.
-    follower: JoinHandle<()>,
 }
 
 /// The core is all that most of a service needs.
@@ -83,16 +83,7 @@ impl World {
     /// The store cannot be read.
     pub async fn open(options: WorldOptions) -> Result<Arc<Self>, StoreError> {
         let WorldOptions { store, connector, ca, server_address } = options;
-        let inventory = Arc::new(Inventory::load(store.as_ref()).await?);
-        let follower = tokio::spawn(follow(inventory.clone(), store.clone()));
-        let agents = Agents::new(connector);
-        let core = Arc::new(Core {
-            store: store.clone(),
-            inventory,
-            agents,
-            reports: Reports::default(),
-            progress: ProgressBoard::default(),
-        });
+        let core = Core::open(store.clone(), connector).await?;
         let engine = Engine::new(store, core.clone(), tasks::registry(), EngineConfig::default());
         Ok(Arc::new(Self {
             core,
@@ -104,7 +95,6 @@ impl World {
             macs: MacReservations::default(),
             logins: Arc::new(Semaphore::new(LOGINS)),
             references: RwLock::new(()),
-            follower,
         }))
     }
 
@@ -122,7 +112,7 @@ impl World {
     }
 }
 
-impl Drop for World {
+impl Drop for Core {
     fn drop(&mut self) {
         self.follower.abort();
     }
@@ -159,6 +149,22 @@ impl Running {
 }
 
 impl Core {
+    pub(crate) async fn open(
+        store: Arc<dyn Store>,
+        connector: Arc<dyn Connector>,
+    ) -> Result<Arc<Self>, StoreError> {
+        let inventory = Arc::new(Inventory::load(store.as_ref()).await?);
+        let follower = tokio::spawn(follow(inventory.clone(), store.clone()));
+        Ok(Arc::new(Self {
+            store,
+            inventory,
+            agents: Agents::new(connector),
+            reports: Reports::default(),
+            progress: ProgressBoard::default(),
+            follower,
+        }))
+    }
+
     pub fn snapshot(&self) -> Arc<Snapshot> {
         self.inventory.snapshot()
     }

@@ -99,7 +99,7 @@ pub async fn attach(
         return Err(not_running(vm.name().as_str(), vm.status.power));
     }
     let link = world.link(vm.status.host)?;
-    Ok(world.limited(link.vm_console(vm.id(), kind, input)).await?)
+    world.limited(link.vm_console(vm.id(), kind, input)).await
 }
 
 fn not_running(vm: &str, power: PowerState) -> ServiceError {

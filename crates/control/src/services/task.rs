@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use futures::stream;
 use hostler_tasks::Live;
-use hostler_types::{Object, Ref, Role, Task, TaskId, TaskKind, TaskState};
+use hostler_types::{Object, ObjectId, Ref, Role, Task, TaskId, TaskKind, TaskState};
 use tokio::sync::watch;
 
 use super::submit::refused;

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use hostler_types::{
-    DatastoreKind, HostKind, ImageKind, NetworkKind, PowerState, Ref, Role, StopMode, Task, Vm, VmKind,
+    DatastoreKind, HostKind, ImageKind, NetworkKind, PowerState, Ref, Role, StopMode, Task, Vm,
+    VmKind,
 };
 use serde::Serialize;
 

@@ -1,8 +1,8 @@
 //! `image.delete`: Deletes an image that no VM uses.
 //!
-//! 1. `remove`: looks once more that no VM uses it, now that the lock keeps new ones away; then the
-//!    agent removes the files, and the record goes with the step's end. Not undone: the agent's
-//!    refusal means that nothing was removed.
+//! 1. `check`: looks once more that no VM uses it, now that the lock keeps new ones away.
+//! 2. `remove`: the agent removes the files, and the record goes with the step's end. There is no
+//!    way back.
 
 use hostler_tasks::{Definition, Outcome, Step as TaskStep, StepError, StepResult};
 use hostler_types::{Image, ImageId};
@@ -20,14 +20,16 @@ struct Input {
 }
 
 pub(crate) fn definition() -> Definition<Core> {
-    Definition::new("image.delete").step(TaskStep::new("remove", remove))
+    Definition::new("image.delete")
+        .step(TaskStep::new("check", check))
+        .step(TaskStep::new("remove", remove).no_return())
 }
 
 pub(crate) fn order(image: &Image) -> Order {
     Order::new("image.delete", image, &Input { image: image.id() })
 }
 
-async fn remove(step: Step) -> StepResult {
+async fn check(step: Step) -> StepResult {
     let input: Input = step.input()?;
     let Some(image) = image_if_there(&step, input.image).await? else {
         return Ok(Outcome::none());
@@ -37,5 +39,13 @@ async fn remove(step: Step) -> StepResult {
     let snapshot = world.inventory.at_least(world.store.revision().await?).await;
     require_unused(&snapshot, &image)
         .map_err(|error| StepError::failed(error.code, error.message))?;
+    Ok(Outcome::none())
+}
+
+async fn remove(step: Step) -> StepResult {
+    let input: Input = step.input()?;
+    let Some(image) = image_if_there(&step, input.image).await? else {
+        return Ok(Outcome::none());
+    };
     remove_image(&step, &image).await
 }

@@ -1,7 +1,8 @@
 //! `vm.delete`: Deletes a VM with its disks.
 //!
 //! 1. `remove`: the agent removes the files (and kills the guest, if forced); the record goes with
-//!    the step's end. Not undone: the agent's refusal means that nothing was removed.
+//!    the step's end. There is no way back: a host that does not answer is asked until
+//!    it does.
 
 use hostler_agent_api::VmRemoveRequest;
 use hostler_store::Write;
@@ -20,7 +21,7 @@ struct Input {
 }
 
 pub(crate) fn definition() -> Definition<Core> {
-    Definition::new("vm.delete").step(TaskStep::new("remove", remove))
+    Definition::new("vm.delete").step(TaskStep::new("remove", remove).no_return())
 }
 
 pub(crate) fn order(vm: &Vm, force: bool) -> Order {

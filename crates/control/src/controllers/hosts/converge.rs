@@ -71,7 +71,7 @@ impl Converger {
         }
         // Whatever holds the VMs back ends with a change of the inventory.
         if self.revisions.changed().await.is_err() {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 

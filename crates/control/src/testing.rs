@@ -1,0 +1,63 @@
+//! What tests outside of this crate need to run a task by itself, without services. Not for use.
+
+use std::sync::Arc;
+
+use hostler_store::{Store, StoreError, Write};
+use hostler_tasks::{Registry, Submit};
+use hostler_types::{Image, Object, StopMode, Vm};
+
+use crate::agents::Connector;
+use crate::services::Order;
+use crate::tasks;
+use crate::world::Core;
+
+pub fn registry() -> Registry<Core> {
+    tasks::registry()
+}
+
+/// # Errors
+/// The store cannot be read.
+pub async fn core(
+    store: Arc<dyn Store>,
+    connector: Arc<dyn Connector>,
+) -> Result<Arc<Core>, StoreError> {
+    Core::open(store, connector).await
+}
+
+fn submit(order: Order) -> Submit {
+    order.submit("tester")
+}
+
+pub fn vm_create(vm: &Vm, start: bool) -> Submit {
+    submit(tasks::vm_create::order(vm, start).with(Write::create(vm)))
+}
+pub fn vm_register(vm: &Vm) -> Submit {
+    submit(tasks::vm_register::order(vm).with(Write::create(vm)))
+}
+pub fn vm_update(old: &Vm, new: &Vm) -> Submit {
+    submit(tasks::vm_update::order(old).with(Write::update(new)))
+}
+pub fn vm_start(vm: &Vm) -> Submit {
+    submit(tasks::vm_start::order(vm))
+}
+pub fn vm_stop(vm: &Vm, mode: StopMode) -> Submit {
+    submit(tasks::vm_stop::order(vm, mode, 10))
+}
+pub fn vm_reset(vm: &Vm) -> Submit {
+    submit(tasks::vm_reset::order(vm))
+}
+pub fn vm_suspend(vm: &Vm) -> Submit {
+    submit(tasks::vm_suspend::order(vm))
+}
+pub fn vm_unregister(vm: &Vm) -> Submit {
+    submit(tasks::vm_unregister::order(vm))
+}
+pub fn vm_delete(vm: &Vm, force: bool) -> Submit {
+    submit(tasks::vm_delete::order(vm, force))
+}
+pub fn image_import(image: &Image) -> Submit {
+    submit(tasks::image_import::order(image).with(Write::create(image)))
+}
+pub fn image_delete(image: &Object<hostler_types::ImageKind>) -> Submit {
+    submit(tasks::image_delete::order(image))
+}
