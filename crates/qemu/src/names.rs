@@ -78,9 +78,12 @@ mod tests {
     #[test]
     fn long_names_stay_within_limits_and_apart() {
         let long = |last: char| format!("{}{last}", "a".repeat(62)).parse::<Name>().unwrap();
-        for make in
-            [disk_node, disk_serial, |name| node(name, "-bfile"), |name| cdrom_node(name, "-file")]
-        {
+        for make in [
+            disk_node,
+            disk_serial,
+            |name: &Name| node(name, "-bfile"),
+            |name: &Name| cdrom_node(name, "-file"),
+        ] {
             let (a, b) = (make(&long('a')), make(&long('b')));
             assert_ne!(a, b);
             assert!(a.len() <= MAX_NODE_NAME);

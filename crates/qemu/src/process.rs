@@ -7,7 +7,7 @@ use std::{
     fs, io,
     os::fd::{AsFd, OwnedFd},
     process::Child,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use rustix::process::{
@@ -62,6 +62,8 @@ struct Inner {
     pid: u32,
     start_time: u64,
     pidfd: AsyncFd<OwnedFd>,
+    /// Filled by whoever reaps it.
+    exit: Mutex<Option<Exit>>,
 }
 
 /// How a process ended, as far as it can be known.
@@ -71,7 +73,7 @@ pub enum Exit {
     Code(i32),
     /// By this signal.
     Signal(i32),
-    /// It was not our child, or somebody else has reaped it.
+    /// It was not our child.
     Unknown,
 }
 
@@ -115,7 +117,7 @@ impl Process {
         // closes it.
         let pidfd = unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE) }
             .map_err(|error| ProcessError::Watch { pid, source: error.into() })?;
-        Ok(Self { inner: Arc::new(Inner { pid, start_time, pidfd }) })
+        Ok(Self { inner: Arc::new(Inner { pid, start_time, pidfd, exit: Mutex::default() }) })
     }
 
     /// Its number.
@@ -132,7 +134,7 @@ impl Process {
     }
 
     /// Waits until it has ended, and reaps it if it is our child. Cancel safe; any number may
-    /// wait, of which one is told the exit code.
+    /// wait.
     pub async fn exited(&self) -> Exit {
         // A pidfd becomes readable when the process ends and stays so; an error of epoll's would
         // be a bug in the runtime, and then the answer of `waitid` is the best there is.
@@ -166,14 +168,17 @@ impl Process {
 
     /// `None` if it runs, or is not our child.
     fn reap(&self) -> Option<Exit> {
-        let id = WaitId::PidFd(self.inner.pidfd.as_fd());
-        let status = waitid(id, WaitIdOptions::EXITED | WaitIdOptions::NOHANG).ok()??;
-        let signal = status.terminating_signal();
-        Some(match (status.exit_status(), signal) {
-            (Some(code), _) => Exit::Code(code),
-            (None, Some(signal)) => Exit::Signal(signal),
-            (None, None) => Exit::Unknown,
-        })
+        let mut known = self.inner.exit.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.is_none() {
+            let id = WaitId::PidFd(self.inner.pidfd.as_fd());
+            let status = waitid(id, WaitIdOptions::EXITED | WaitIdOptions::NOHANG).ok()??;
+            *known = Some(match (status.exit_status(), status.terminating_signal()) {
+                (Some(code), _) => Exit::Code(code),
+                (None, Some(signal)) => Exit::Signal(signal),
+                (None, None) => Exit::Unknown,
+            });
+        }
+        *known
     }
 }
 

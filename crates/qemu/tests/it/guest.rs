@@ -1,0 +1,241 @@
+//! A guest from power-on to power-off, with a suspension between, as an unprivileged user.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    os::unix::{
+        fs::{OpenOptionsExt, PermissionsExt},
+        net::UnixListener,
+    },
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use hostler_qemu::{
+    Credentials, DiskCache, DiskPlan, End, Exit, GUEST_AGENT_PORT, InheritedFds, LaunchPlan, Probe,
+    ProbeOptions, Process, QEMU, Spawn, Start, command_line, power_off, probe, resume_from,
+    screenshot, suspend_to, wait_end,
+};
+use hostler_qmp::{
+    Events, Options, Qmp,
+    command::{Cont, QueryChardev, QueryStatus, RunState, Stop, SystemPowerdown},
+    event::{Event, ShutdownCause},
+    guest::{ExecRequest, GetOsinfo, GuestAgent, GuestOptions, Ping, ShutdownMode},
+};
+use hostler_types::{ByteSize, DiskBus};
+use tempfile::TempDir;
+use tokio::{io::AsyncReadExt, net::UnixStream};
+
+use crate::command_line::small;
+
+/// A boot under emulation takes 4 s alone, and more beside other tests.
+const BOOT: Duration = Duration::from_secs(120);
+
+fn tiny_image() -> PathBuf {
+    let cache = std::env::var_os("XDG_CACHE_HOME").map_or_else(
+        || Path::new(&std::env::var_os("HOME").unwrap()).join(".cache"),
+        PathBuf::from,
+    );
+    let image = cache.join("hostler/images/tiny.qcow2");
+    assert!(image.exists(), "no {}: run scripts/build-image tiny", image.display());
+    image
+}
+
+/// A VM's files, and the sockets of its present process.
+struct Machine {
+    dir: TempDir,
+    probe: Probe,
+    process: Process,
+    qmp: Qmp,
+    events: Events,
+    guest: GuestAgent,
+    serial: UnixStream,
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+    }
+}
+
+fn credentials() -> Credentials {
+    if rustix::process::geteuid().is_root() {
+        Credentials::User { uid: 1_900_000_010, gid: 1_900_000_010, groups: Vec::new() }
+    } else {
+        Credentials::Inherit
+    }
+}
+
+impl Machine {
+    async fn boot() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).unwrap();
+        // The cache lies in a home directory that QEMU's user cannot enter.
+        fs::copy(tiny_image(), dir.path().join("base.qcow2")).unwrap();
+        let created = Command::new("qemu-img")
+            .args(["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", "base.qcow2", "root.qcow2"])
+            .current_dir(dir.path())
+            .status()
+            .unwrap();
+        assert!(created.success());
+        for file in ["base.qcow2", "root.qcow2"] {
+            let mode = fs::Permissions::from_mode(0o666);
+            fs::set_permissions(dir.path().join(file), mode).unwrap();
+        }
+        let options = ProbeOptions {
+            credentials: credentials(),
+            limit: Duration::from_secs(3),
+            ..ProbeOptions::default()
+        };
+        let probe = probe(&options).await.unwrap();
+        Self::launch(dir, probe, Start::Boot).await
+    }
+
+    async fn launch(dir: TempDir, probe: Probe, start: Start) -> Self {
+        let mut fds = InheritedFds::default();
+        let mut sockets = Vec::new();
+        for name in ["qmp", "agent", "serial"] {
+            let path = dir.path().join(name);
+            let _ = fs::remove_file(&path);
+            let listener = UnixListener::bind(&path).unwrap();
+            let stream = UnixStream::connect(&path).await.unwrap();
+            sockets.push((fds.add(listener).unwrap(), stream));
+        }
+        let [(qmp_fd, qmp), (agent_fd, agent), (serial_fd, serial)] = sockets.try_into().unwrap();
+        let path = dir.path().join("root.qcow2");
+        let plan = LaunchPlan {
+            accelerator: probe.accelerator,
+            memory: ByteSize::mib(256),
+            disks: vec![DiskPlan {
+                name: "root".parse().unwrap(),
+                backing: Some(dir.path().join("base.qcow2")),
+                bus: DiskBus::VirtioBlk,
+                read_only: false,
+                cache: DiskCache::for_file(&path),
+                path,
+            }],
+            nics: vec![],
+            seed: None,
+            qmp: qmp_fd,
+            guest_agent: agent_fd,
+            serial: serial_fd,
+            vnc: dir.path().join("vnc"),
+            start,
+            ..small()
+        };
+        let log = dir.path().join("qemu.log");
+        let spawn = Spawn {
+            program: QEMU.into(),
+            args: command_line(&plan).unwrap(),
+            credentials: credentials(),
+            fds,
+            cgroup_procs: Vec::new(),
+            log: OpenOptions::new().create(true).append(true).open(&log).unwrap(),
+        };
+        let process = spawn.start().unwrap();
+        let connected = Qmp::connect(qmp, Options::default()).await;
+        let Ok((qmp, events)) = connected else {
+            panic!("{connected:?}: {}", fs::read_to_string(log).unwrap())
+        };
+        let guest = GuestAgent::new(agent, GuestOptions::default());
+        Self { dir, probe, process, qmp, events, guest, serial }
+    }
+
+    async fn agent_opens(&mut self) {
+        self.events
+            .wait_for(BOOT, |event| match event {
+                Event::VserportChange(port) if port.open => {
+                    assert_eq!(port.id, GUEST_AGENT_PORT);
+                    Some(())
+                }
+                _ => None,
+            })
+            .await
+            .unwrap();
+        self.guest.execute_within(Ping, BOOT).await.unwrap();
+    }
+
+    async fn run(&self, program: &str, args: &[&str]) -> String {
+        let request = ExecRequest::new(program).args(args.iter().copied());
+        let output = self.guest.exec(request).await.unwrap();
+        assert_eq!(output.exit_code, Some(0), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    async fn end(&mut self) -> End {
+        let end = wait_end(&self.qmp, &mut self.events, &self.process);
+        tokio::time::timeout(BOOT, end).await.unwrap()
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.dir.path().join("qemu.log")).unwrap()
+    }
+}
+
+#[tokio::test]
+async fn qemu_guest_boots_suspends_resumes_and_powers_off() {
+    let mut machine = Machine::boot().await;
+    machine.agent_opens().await;
+    assert_eq!(machine.qmp.execute(QueryStatus).await.unwrap().status, RunState::Running);
+    let chardevs = machine.qmp.execute(QueryChardev).await.unwrap();
+    assert!(chardevs.iter().any(|chardev| chardev.label == "agent0" && chardev.frontend_open));
+    assert!(machine.guest.execute(GetOsinfo).await.unwrap().kernel_release.is_some());
+    let mut serial = [0; 64];
+    let read = tokio::time::timeout(BOOT, machine.serial.read(&mut serial)).await;
+    assert!(read.unwrap().unwrap() > 0);
+    let picture = screenshot(&machine.qmp).await.unwrap();
+    assert_eq!(picture[1..4], *b"PNG");
+    machine.run("/bin/busybox", &["sh", "-c", "echo kept > /tmp/kept"]).await;
+
+    // Into a file that QEMU's user could not open, and out of it into another process.
+    let state = machine.dir.path().join("suspend.state");
+    let written = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&state).unwrap();
+    suspend_to(&machine.qmp, written.into(), BOOT).await.unwrap();
+    power_off(&machine.qmp, &machine.process).await.unwrap();
+    assert_eq!(machine.process.try_exited(), Some(Exit::Code(0)), "{}", machine.log());
+
+    let (dir, probe) =
+        (std::mem::replace(&mut machine.dir, tempfile::tempdir().unwrap()), machine.probe.clone());
+    let mut machine = Machine::launch(dir, probe, Start::Resume).await;
+    assert_eq!(machine.qmp.execute(QueryStatus).await.unwrap().status, RunState::Inmigrate);
+    resume_from(&machine.qmp, File::open(&state).unwrap().into(), BOOT).await.unwrap();
+    machine.guest.execute_within(Ping, BOOT).await.unwrap();
+    assert_eq!(machine.run("/bin/busybox", &["cat", "/tmp/kept"]).await, "kept\n");
+
+    machine.guest.shutdown(ShutdownMode::Powerdown).await.unwrap();
+    let end = machine.end().await;
+    assert_eq!(end, End { cause: Some(ShutdownCause::GuestShutdown), exit: Exit::Code(0) });
+    assert!(end.is_orderly());
+    // Everything that QEMU says here is said with its permission.
+    let log = machine.log();
+    assert!(!log.contains("warning") && !log.contains("error"), "{log}");
+}
+
+#[tokio::test]
+async fn qemu_guest_obeys_the_power_button_while_nobody_listens() {
+    let mut machine = Machine::boot().await;
+    machine.agent_opens().await;
+    // A disk error of ours must not be mistaken for the guest's end.
+    machine.qmp.execute(Stop).await.unwrap();
+    machine.qmp.execute(Cont).await.unwrap();
+    let mut events = machine.qmp.subscribe();
+    machine.qmp.execute(SystemPowerdown).await.unwrap();
+    let down = |event: &Event| matches!(event, Event::Shutdown(_)).then_some(());
+    events.wait_for(BOOT, down).await.unwrap();
+    // The process is still there and knows why; an agent that comes now learns it.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(machine.process.try_exited(), None);
+    machine.events = machine.qmp.subscribe();
+    let end = machine.end().await;
+    assert_eq!(end, End { cause: Some(ShutdownCause::GuestShutdown), exit: Exit::Code(0) });
+}
+
+#[tokio::test]
+async fn qemu_that_is_killed_has_no_last_word() {
+    let mut machine = Machine::boot().await;
+    machine.process.kill().unwrap();
+    let end = machine.end().await;
+    assert_eq!(end.cause, None);
+    assert!(!end.is_orderly());
+    assert_eq!(end.exit, Exit::Signal(9));
+}
