@@ -14,6 +14,7 @@ pub mod network;
 mod process;
 mod qcow2;
 pub mod qemu_img;
+pub mod seed;
 pub mod uid;
 pub mod volume;
 
@@ -24,5 +25,6 @@ pub use image::{ImportError, ImportProgress, ImportStage, ImportedImage, Refusal
 pub use network::{NetworkError, Networks, Tap, TapName};
 pub use process::ProcessError;
 pub use qemu_img::{QemuImg, QemuImgError};
+pub use seed::{SeedError, SeedInput};
 pub use uid::VmUid;
 pub use volume::VolumeError;

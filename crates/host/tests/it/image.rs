@@ -313,7 +313,7 @@ async fn a_dropped_import_leaves_only_what_was_received() {
     let (guard, store) = datastore();
     let source = guard.path().join("big.raw");
     let file = File::create(&source).unwrap();
-    let block: Vec<u8> = (0..1 << 20).map(|number| (number % 251) as u8 | 1).collect();
+    let block: Vec<u8> = (1..=251).cycle().take(1 << 20).collect();
     for megabyte in 0..192 {
         file.write_all_at(&block, megabyte << 20).unwrap();
     }
