@@ -7,10 +7,25 @@
 //! - `commands/`: one file per resource, the tree below `hostler`
 //! - `error`: what went wrong, in words, and the exit code
 
+mod address;
 mod commands;
+mod connection;
+mod contexts;
 mod daemon;
+mod duration;
 mod error;
+mod input;
+mod names;
 mod options;
+mod output;
+mod progress;
+mod sanitise;
+mod session;
+mod table;
+mod terminal;
+mod time;
+mod trust;
+mod wait;
 
 use commands::Cli;
 pub use commands::command;

@@ -26,50 +26,45 @@ pub(crate) struct GlobalOptions {
     )]
     pub color: Color,
 
-    /// Address of the server, such as https://vm.example.org:8443, instead of a context's
+    /// Address of the server, such as https://vm.example.org:8443 [env: HOSTLER_SERVER]
     #[arg(
         long,
         global = true,
         value_name = "URL",
-        env = "HOSTLER_SERVER",
         help_heading = "Connection",
-        hide_short_help = true,
-        conflicts_with = "socket"
+        hide_short_help = true
     )]
     pub server: Option<String>,
 
-    /// The context to use, instead of the current one (`hostler context list`)
+    /// Unix socket of a server on this machine, for root [env: HOSTLER_SOCKET]
+    #[arg(
+        long,
+        global = true,
+        value_name = "PATH",
+        help_heading = "Connection",
+        hide_short_help = true
+    )]
+    pub socket: Option<PathBuf>,
+
+    /// Context to use instead of the current one [env: HOSTLER_CONTEXT]
     #[arg(
         long,
         global = true,
         value_name = "NAME",
-        env = "HOSTLER_CONTEXT",
         help_heading = "Connection",
         hide_short_help = true
     )]
     pub context: Option<String>,
 
-    /// Certificate (PEM) of the CA that the server's certificate must come from
+    /// What the server is recognised by: a CA file (PEM) or a CA's SHA-256 [env: HOSTLER_CA]
     #[arg(
         long,
         global = true,
-        value_name = "FILE",
-        env = "HOSTLER_CA",
+        value_name = "FILE|SHA256",
         help_heading = "Connection",
         hide_short_help = true
     )]
-    pub ca: Option<PathBuf>,
-
-    /// Unix socket of a server on this machine (root only)
-    #[arg(
-        long,
-        global = true,
-        value_name = "PATH",
-        env = "HOSTLER_SOCKET",
-        help_heading = "Connection",
-        hide_short_help = true
-    )]
-    pub socket: Option<PathBuf>,
+    pub ca: Option<String>,
 }
 
 /// How answers are printed.

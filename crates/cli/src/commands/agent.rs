@@ -5,14 +5,14 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand};
 
 use crate::daemon::{AgentJoinOptions, AgentOptions, Daemons};
-use crate::error::{CliError, Exit};
+use crate::error::CliError;
 use crate::options::GlobalOptions;
 
 /// Run the host daemon, or make this machine a host
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  hostler agent join TOKEN --server https://vm.example.org:8443 --address 10.0.0.5:8444
+  hostler agent join TOKEN --address 10.0.0.5:8444
   hostler agent run")]
 pub(crate) struct Agent {
     #[command(subcommand)]
@@ -25,10 +25,10 @@ enum AgentCommand {
     #[command(after_help = "Examples:\n  hostler agent run --listen 10.0.0.5:8444")]
     Run(AgentOptions),
 
-    /// Make this machine a host of the server at --server
+    /// Make this machine a host of the server that the token names
     #[command(after_help = "\
 Examples:
-  hostler agent join TOKEN --server https://vm.example.org:8443 --address 10.0.0.5:8444")]
+  hostler agent join TOKEN --address 10.0.0.5:8444")]
     Join(AgentJoinOptions),
 }
 
@@ -41,10 +41,7 @@ impl Agent {
         match self.command {
             AgentCommand::Run(options) => daemons.agent(options)?,
             AgentCommand::Join(mut options) => {
-                options.server = globals.server.clone().ok_or_else(|| {
-                    CliError::new(Exit::Usage, "the server to join is missing")
-                        .hint("add --server https://HOST:8443")
-                })?;
+                options.server.clone_from(&globals.server);
                 daemons.agent_join(options)?;
             }
         }

@@ -1,18 +1,32 @@
 //! The tree of commands below `hostler`, one file per resource.
 
 mod agent;
+mod apply;
 mod completion;
+mod context;
+mod datastore;
+mod event;
+mod host;
+mod image;
+mod import;
+mod login;
 mod manual;
+mod network;
 mod server;
+mod task;
+mod token;
+mod user;
 mod version;
+mod vm;
 
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::daemon::Daemons;
-use crate::error::CliError;
+use crate::error::{CliError, Exit};
 use crate::options::GlobalOptions;
+use crate::session::Session;
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -54,11 +68,25 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Server(server::Server),
+    Vm(vm::VmArgs),
+    Image(image::ImageArgs),
+    Apply(apply::Apply),
+    Network(network::NetworkArgs),
+    Datastore(datastore::DatastoreArgs),
+    Host(host::HostArgs),
+    Task(task::TaskArgs),
+    Event(event::EventArgs),
+    User(user::UserArgs),
+    Token(token::TokenArgs),
+    Login(login::Login),
+    Logout(login::Logout),
+    Whoami(login::Whoami),
+    Context(context::ContextArgs),
+    Server(Box<server::Server>),
     Agent(agent::Agent),
+    Version(version::Version),
     Completion(completion::Completion),
     Man(manual::Manual),
-    Version(version::Version),
 }
 
 /// The whole tree, for help, completion and man pages.
@@ -73,6 +101,41 @@ pub(crate) fn run(cli: Cli, daemons: &dyn Daemons) -> Result<ExitCode, CliError>
         Command::Agent(agent) => agent.run(&cli.globals, daemons),
         Command::Completion(completion) => completion.run(),
         Command::Man(manual) => manual.run(),
-        Command::Version(version) => version.run(),
+        Command::Context(context) => context.run(&cli.globals),
+        client => {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .map_err(|error| CliError::new(Exit::Failed, format!("cannot start: {error}")))?;
+            let result = runtime.block_on(run_client(client, &cli.globals));
+            // What still reads a file or a terminal must not keep us.
+            runtime.shutdown_background();
+            result
+        }
+    }
+}
+
+async fn run_client(command: Command, globals: &GlobalOptions) -> Result<ExitCode, CliError> {
+    let open = || Session::open(globals);
+    match command {
+        Command::Vm(command) => command.run(&open()?).await,
+        Command::Image(command) => command.run(&open()?).await,
+        Command::Apply(command) => command.run(&open()?).await,
+        Command::Network(command) => command.run(&open()?).await,
+        Command::Datastore(command) => command.run(&open()?).await,
+        Command::Host(command) => command.run(&open()?).await,
+        Command::Task(command) => command.run(&open()?).await,
+        Command::Event(command) => command.run(&open()?).await,
+        Command::User(command) => command.run(&open()?).await,
+        Command::Token(command) => command.run(&open()?).await,
+        Command::Whoami(command) => command.run(&open()?).await,
+        Command::Login(command) => command.run(globals).await,
+        Command::Logout(command) => command.run(globals).await,
+        Command::Version(command) => command.run(globals).await,
+        Command::Server(_)
+        | Command::Agent(_)
+        | Command::Completion(_)
+        | Command::Man(_)
+        | Command::Context(_) => unreachable!("these need no runtime and were run above"),
     }
 }

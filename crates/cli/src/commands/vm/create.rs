@@ -1,0 +1,323 @@
+//! `hostler vm create`.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use hostler_api::vm::{self, VmCreateQuery, VmCreated, VmPath};
+use hostler_endpoint::NoParams;
+use hostler_types::{
+    ByteSize, Cores, Customization, DiskBus, Firmware, GuestUser, Name, Ref, RestartPolicy,
+    SecretText, VmCreate, VmDisk, VmNic,
+};
+
+use crate::error::{CliError, Exit};
+use crate::input::{self, Label};
+use crate::names::Names;
+use crate::output;
+use crate::session::{Session, once};
+use crate::wait::{self, StartWaitOptions};
+
+/// Create a VM from an image, from blank disks and an ISO, or from a file
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  hostler vm create web01 --image debian-12 --cpus 2 --memory 4GiB --disk 20GiB \\
+      --ssh-key ~/.ssh/id_ed25519.pub --start --wait=guest
+  hostler vm create installer --disk 20GiB --iso debian-netinst --firmware uefi
+  hostler vm create web02 -f web.yaml --explain --dry-run")]
+pub(crate) struct Create {
+    /// Name: a DNS label (a-z, 0-9 and -)
+    #[arg(required_unless_present = "file")]
+    name: Option<Name>,
+
+    /// Take what is not given here from this YAML or JSON file (`-`: standard input)
+    #[arg(short, long, value_name = "FILE")]
+    file: Option<PathBuf>,
+
+    /// Image for the first disk; nothing is copied
+    #[arg(long, value_name = "IMAGE")]
+    image: Option<Ref>,
+
+    /// ISO image in a CD-ROM drive
+    #[arg(long, value_name = "IMAGE")]
+    iso: Option<Ref>,
+
+    /// Size of a disk, such as 20GiB; the first one is the image's disk, if there is an image
+    #[arg(long = "disk", value_name = "SIZE")]
+    disks: Vec<ByteSize>,
+
+    /// Number of virtual CPUs [default: 1]
+    #[arg(long, value_name = "COUNT", value_parser = input::cores)]
+    cpus: Option<Cores>,
+
+    /// Memory, such as 512MiB or 8GiB [default: 1GiB]
+    #[arg(long, value_name = "SIZE")]
+    memory: Option<ByteSize>,
+
+    /// Network for a NIC; repeat it for several [default: default]
+    #[arg(long = "network", value_name = "NETWORK")]
+    networks: Vec<Ref>,
+
+    /// No NIC at all
+    #[arg(long, conflicts_with = "networks")]
+    no_network: bool,
+
+    /// Firmware [default: bios]
+    #[arg(long, value_enum, value_name = "FIRMWARE")]
+    firmware: Option<FirmwareArg>,
+
+    /// Host name in the guest [default: the VM's name]
+    #[arg(long, value_name = "NAME", help_heading = "Guest")]
+    hostname: Option<Name>,
+
+    /// User to make in the guest, who may become root; --ssh-key is then for this user
+    #[arg(long, value_name = "NAME", help_heading = "Guest")]
+    user: Option<String>,
+
+    /// SSH public key, or a file with some; repeat it for several
+    #[arg(long = "ssh-key", value_name = "FILE|KEY", help_heading = "Guest")]
+    ssh_keys: Vec<String>,
+
+    /// Your own cloud-init user data, merged after what Hostler writes
+    #[arg(long, value_name = "FILE", help_heading = "Guest")]
+    user_data: Option<PathBuf>,
+
+    /// cloud-init network configuration, version 2 [default: DHCP on each NIC]
+    #[arg(long, value_name = "FILE", help_heading = "Guest")]
+    network_config: Option<PathBuf>,
+
+    /// Label; repeat it for several
+    #[arg(long = "label", short = 'l', value_name = "KEY=VALUE")]
+    labels: Vec<Label>,
+
+    /// What it is for, in words
+    #[arg(long, value_name = "TEXT")]
+    description: Option<String>,
+
+    /// Refuse to delete it until this is taken away (`hostler vm set --no-protect`)
+    #[arg(long)]
+    protect: bool,
+
+    /// What the host does by itself when QEMU dies [default: on-failure]
+    #[arg(long, value_enum, value_name = "POLICY")]
+    restart: Option<RestartArg>,
+
+    /// Host to put it on [default: the server decides]
+    #[arg(long, value_name = "HOST", help_heading = "Placement")]
+    host: Option<Ref>,
+
+    /// Datastore for its disks [default: the server decides]
+    #[arg(long, value_name = "DATASTORE", help_heading = "Placement")]
+    datastore: Option<Ref>,
+
+    /// Tell what the server decided, and why
+    #[arg(long, help_heading = "Placement")]
+    explain: bool,
+
+    /// Decide and check, but make nothing
+    #[arg(long, help_heading = "Placement")]
+    dry_run: bool,
+
+    /// Start it when it is made
+    #[arg(long)]
+    start: bool,
+
+    #[command(flatten)]
+    wait: StartWaitOptions,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(super) enum FirmwareArg {
+    Bios,
+    Uefi,
+}
+
+impl From<FirmwareArg> for Firmware {
+    fn from(firmware: FirmwareArg) -> Self {
+        match firmware {
+            FirmwareArg::Bios => Self::Bios,
+            FirmwareArg::Uefi => Self::Uefi,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(super) enum RestartArg {
+    /// Start it again, up to 5 times in 10 minutes
+    OnFailure,
+    /// Leave it
+    Never,
+}
+
+impl From<RestartArg> for RestartPolicy {
+    fn from(restart: RestartArg) -> Self {
+        match restart {
+            RestartArg::OnFailure => Self::OnFailure,
+            RestartArg::Never => Self::Never,
+        }
+    }
+}
+
+impl Create {
+    pub(super) async fn run(self, session: &Session) -> Result<(), CliError> {
+        let request = self.request()?;
+        if self.wait.for_guest() && !request.start {
+            return Err(CliError::new(Exit::Usage, "--wait=guest needs a VM that is started")
+                .hint("add --start"));
+        }
+        let query = VmCreateQuery { dry_run: self.dry_run };
+        let call = session.call_with::<vm::Create>(&NoParams {}, &query, request, once());
+        let created = call.await?;
+        if self.explain || self.dry_run {
+            explain(session, &created.placement)?;
+        }
+        match created.task.clone() {
+            None => self.preview(session, &created).await,
+            Some(task) if !self.wait.waits() => {
+                crate::commands::task::print_ordered(session, &task)
+            }
+            Some(task) => {
+                let path = VmPath { vm: Ref::by_id(created.vm.id()) };
+                let made = async {
+                    wait::task(session, task).await?;
+                    if self.wait.for_guest() {
+                        return wait::guest(session, &path).await;
+                    }
+                    super::show(session, &path).await
+                };
+                let vm = self.wait.limit(made).await?;
+                let verb = if self.start { "created and started" } else { "created" };
+                session.output.done(verb, "vm", vm.metadata.name.as_str(), &vm)
+            }
+        }
+    }
+
+    /// What the VM would be.
+    async fn preview(&self, session: &Session, created: &VmCreated) -> Result<(), CliError> {
+        let names = Names::around_vms(session).await?;
+        super::list::print(session, &created.vm, &names)?;
+        session.output.remark("nothing was made: --dry-run");
+        Ok(())
+    }
+
+    /// The file's request with the flags laid over it.
+    fn request(&self) -> Result<VmCreate, CliError> {
+        let mut request = match (&self.file, &self.name) {
+            (Some(file), name) => {
+                let document = input::one_document(file)?;
+                let place = file.display().to_string();
+                from_document(document, name.as_ref(), &place)?
+            }
+            (None, Some(name)) => {
+                from_document(serde_json::Map::new(), Some(name), "the command line")?
+            }
+            (None, None) => return Err(CliError::new(Exit::Usage, "a VM needs a name")),
+        };
+        self.lay_over(&mut request);
+        self.disks(&mut request);
+        self.customize(&mut request)?;
+        if request.image.is_none() && request.disks.is_empty() {
+            return Err(CliError::new(Exit::Usage, "a VM needs an image or a disk").hint(
+                "add --image IMAGE, or --disk SIZE with --iso IMAGE; `hostler image list` shows the images",
+            ));
+        }
+        Ok(request)
+    }
+
+    fn lay_over(&self, request: &mut VmCreate) {
+        let networks = self.networks.iter().map(|network| VmNic {
+            name: None,
+            network: network.clone(),
+            mac: None,
+        });
+        if self.no_network || !self.networks.is_empty() {
+            request.nics = Some(networks.collect());
+        }
+        request.cpus = self.cpus.unwrap_or(request.cpus);
+        request.memory = self.memory.unwrap_or(request.memory);
+        request.firmware = self.firmware.map_or(request.firmware, Firmware::from);
+        request.restart = self.restart.map_or(request.restart, RestartPolicy::from);
+        request.labels.extend(self.labels.iter().map(Label::pair));
+        request.protected |= self.protect;
+        request.start |= self.start;
+        if let Some(description) = &self.description {
+            request.description.clone_from(description);
+        }
+        let over = |to: &mut Option<Ref>, from: &Option<Ref>| {
+            if from.is_some() {
+                to.clone_from(from);
+            }
+        };
+        over(&mut request.image, &self.image);
+        over(&mut request.iso, &self.iso);
+        over(&mut request.host, &self.host);
+        over(&mut request.datastore, &self.datastore);
+    }
+
+    fn disks(&self, request: &mut VmCreate) {
+        let mut sizes = self.disks.iter().copied();
+        if request.image.is_some() {
+            request.disk_size = sizes.next().or(request.disk_size);
+        }
+        request.disks.extend(sizes.map(|size| VmDisk {
+            name: None,
+            size: Some(size),
+            image: None,
+            bus: DiskBus::default(),
+        }));
+    }
+
+    fn customize(&self, request: &mut VmCreate) -> Result<(), CliError> {
+        let mut keys = Vec::new();
+        for key in &self.ssh_keys {
+            keys.extend(input::ssh_keys(key)?);
+        }
+        let user_data = self.user_data.as_deref().map(input::text).transpose()?;
+        let network_config = self.network_config.as_deref().map(input::text).transpose()?;
+        let asked = self.hostname.is_some()
+            || self.user.is_some()
+            || !keys.is_empty()
+            || user_data.is_some()
+            || network_config.is_some();
+        if !asked {
+            return Ok(());
+        }
+        let guest = request.customization.get_or_insert_with(Customization::default);
+        guest.hostname = self.hostname.clone().or(guest.hostname.take());
+        match &self.user {
+            Some(name) => {
+                guest.users.push(GuestUser { name: name.clone(), ssh_keys: keys, sudo: true });
+            }
+            None => guest.ssh_keys.extend(keys),
+        }
+        guest.user_data = user_data.map(SecretText::new).or(guest.user_data.take());
+        guest.network_config = network_config.or(guest.network_config.take());
+        Ok(())
+    }
+}
+
+/// A VM as a document describes it, `kind` taken away; `name` wins over the document's.
+pub(crate) fn from_document(
+    mut document: serde_json::Map<String, serde_json::Value>,
+    name: Option<&Name>,
+    place: &str,
+) -> Result<VmCreate, CliError> {
+    document.remove("kind");
+    if let Some(name) = name {
+        document.insert("name".to_owned(), name.as_str().into());
+    }
+    serde_json::from_value(document.into())
+        .map_err(|error| CliError::new(Exit::Failed, format!("{place}: {error}")))
+}
+
+fn explain(session: &Session, lines: &[String]) -> Result<(), CliError> {
+    for line in lines {
+        let line = crate::sanitise::line(line);
+        if session.output.is_table() {
+            output::print(&format!("{line}\n"))?;
+        } else {
+            session.output.remark(&line);
+        }
+    }
+    Ok(())
+}

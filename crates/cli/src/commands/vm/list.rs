@@ -1,0 +1,252 @@
+//! `hostler vm list|show`.
+
+use clap::Args;
+use hostler_api::vm;
+use hostler_endpoint::NoParams;
+use hostler_types::{DiskSource, Name, PowerState, Ref, Vm};
+use jiff::Timestamp;
+
+use super::VmName;
+use crate::error::CliError;
+use crate::names::Names;
+use crate::output::Listing;
+use crate::session::Session;
+use crate::table::{Cell, Tone};
+use crate::time;
+
+/// List VMs
+#[derive(Debug, Args)]
+#[command(
+    visible_alias = "ls",
+    after_help = "\
+Examples:
+  hostler vm list
+  hostler vm list --power running --label tier=web
+  hostler vm list -o json"
+)]
+pub(crate) struct List {
+    /// Only VMs with this label; repeat it for several
+    #[arg(long = "label", short = 'l', value_name = "KEY[=VALUE]")]
+    labels: Vec<String>,
+
+    /// Only VMs in this power state, such as running or stopped
+    #[arg(long, value_name = "STATE", value_parser = parse_power)]
+    power: Option<PowerState>,
+
+    /// Only VMs of this host
+    #[arg(long, value_name = "HOST")]
+    host: Option<Ref>,
+
+    /// Only VMs on this datastore
+    #[arg(long, value_name = "DATASTORE")]
+    datastore: Option<Ref>,
+
+    /// Only VMs whose name begins with this
+    #[arg(long, value_name = "PREFIX")]
+    name: Option<String>,
+}
+
+fn parse_power(text: &str) -> Result<PowerState, String> {
+    let names = PowerState::ALL.map(PowerState::as_str).join(", ");
+    (PowerState::ALL.into_iter().find(|state| state.as_str() == text))
+        .ok_or_else(|| format!("a power state is one of {names}"))
+}
+
+impl List {
+    pub(super) async fn run(self, session: &Session) -> Result<(), CliError> {
+        let query = vm::VmListQuery {
+            label: self.labels,
+            name: self.name,
+            power: self.power,
+            host: self.host,
+            datastore: self.datastore,
+            ..vm::VmListQuery::default()
+        };
+        let (vms, names) = futures::try_join!(all(session, query), Names::hosts(session))?;
+        session.output.list(
+            &vms,
+            &Listing {
+                header: &["NAME", "STATE", "CPUS", "MEMORY", "HOST", "ADDRESS", "GUEST"],
+                empty: "no VMs",
+                name: &|vm| vm.metadata.name.to_string(),
+                row: &|vm| row(vm, &names),
+            },
+        )
+    }
+}
+
+/// Every page of the list.
+pub(super) async fn all(
+    session: &Session,
+    mut query: vm::VmListQuery,
+) -> Result<Vec<Vm>, CliError> {
+    let mut vms = Vec::new();
+    loop {
+        let page = session.call::<vm::List>(&NoParams {}, &query, ()).await?;
+        vms.extend(page.items);
+        match page.next {
+            Some(next) => query.after = Some(next),
+            None => return Ok(vms),
+        }
+    }
+}
+
+fn row(vm: &Vm, names: &Names) -> Vec<Cell> {
+    let guest = vm.status.guest.as_ref();
+    vec![
+        Cell::new(vm.metadata.name.as_str()),
+        power(vm.status.power),
+        Cell::number(vm.spec.cpus),
+        Cell::number(vm.spec.memory),
+        names.cell(vm.status.host),
+        Cell::maybe(address(vm)),
+        Cell::maybe(guest.and_then(|guest| guest.os.as_ref())),
+    ]
+}
+
+/// What the guest reports, or else what its network reserves for it.
+pub(super) fn address(vm: &Vm) -> Option<std::net::IpAddr> {
+    let reported = vm.status.guest.iter().flat_map(|guest| guest.addresses.iter().copied());
+    let reserved = vm.status.nics.iter().filter_map(|nic| nic.reserved);
+    reported.chain(reserved).next()
+}
+
+fn power(state: PowerState) -> Cell {
+    let tone = match state {
+        PowerState::Running => Tone::Good,
+        PowerState::Stopped | PowerState::Suspended => Tone::Dim,
+        PowerState::Failed | PowerState::Unknown => Tone::Bad,
+        PowerState::Creating
+        | PowerState::Starting
+        | PowerState::Paused
+        | PowerState::Stopping
+        | PowerState::Suspending => Tone::Busy,
+    };
+    Cell::new(state.as_str()).tone(tone)
+}
+
+/// Show a VM: what was asked for, what is, and what the guest reports
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  hostler vm show web01
+  hostler vm show web01 -o yaml")]
+pub(crate) struct ShowVm {
+    #[command(flatten)]
+    vm: VmName,
+}
+
+impl ShowVm {
+    pub(super) async fn run(self, session: &Session) -> Result<(), CliError> {
+        let path = self.vm.path();
+        let (vm, names) =
+            futures::try_join!(super::show(session, &path), Names::around_vms(session))?;
+        print(session, &vm, &names)
+    }
+}
+
+pub(super) fn print(session: &Session, vm: &Vm, names: &Names) -> Result<(), CliError> {
+    session.output.object(vm, vm.metadata.name.as_str(), || fields(vm, names, Timestamp::now()))
+}
+
+pub(super) fn fields(vm: &Vm, names: &Names, now: Timestamp) -> Vec<(&'static str, Vec<Cell>)> {
+    let one = |text: String| vec![Cell::new(text)];
+    let (spec, status) = (&vm.spec, &vm.status);
+    let labels = vm.metadata.labels.iter().map(|(key, value)| Cell::new(format!("{key}={value}")));
+    let mut fields = vec![
+        ("Name", one(vm.metadata.name.to_string())),
+        ("Id", one(vm.metadata.id.to_string())),
+        ("Description", optional(&spec.description)),
+        ("Labels", labels.collect()),
+        ("State", vec![power(status.power)]),
+        (
+            "Since",
+            one(format!(
+                "{} ({} ago)",
+                time::show(status.power_since),
+                time::age(status.power_since, now)
+            )),
+        ),
+        ("Message", optional(status.message.as_deref().unwrap_or_default())),
+        ("Host", one(names.of(status.host))),
+        ("Datastore", one(names.of(status.datastore))),
+        ("CPUs", one(spec.cpus.to_string())),
+        ("Memory", one(spec.memory.to_string())),
+        ("Firmware", one(word(&spec.firmware))),
+        ("Restart", one(word(&spec.restart))),
+        ("Protected", one(if spec.protected { "yes" } else { "no" }.to_owned())),
+        ("Disks", disks(vm, names)),
+        (
+            "CD-ROMs",
+            spec.cdroms
+                .iter()
+                .map(|drive| {
+                    let image =
+                        drive.image.map_or_else(|| "empty".to_owned(), |image| names.of(image));
+                    Cell::new(format!("{}: {image}", drive.name))
+                })
+                .collect(),
+        ),
+        ("NICs", nics(vm, names)),
+    ];
+    fields.extend(guest(vm, now));
+    fields.retain(|(_, values)| !values.is_empty());
+    fields
+}
+
+fn optional(text: &str) -> Vec<Cell> {
+    if text.is_empty() { Vec::new() } else { vec![Cell::new(text)] }
+}
+
+/// A unit variant as the API writes it.
+fn word(value: &impl serde::Serialize) -> String {
+    match serde_json::to_value(value) {
+        Ok(serde_json::Value::String(word)) => word,
+        _ => String::new(),
+    }
+}
+
+fn disks(vm: &Vm, names: &Names) -> Vec<Cell> {
+    let allocated = |name: &Name| vm.status.disks.iter().find(|disk| disk.name == *name);
+    let show = |disk: &hostler_types::DiskSpec| {
+        let source = match disk.source {
+            DiskSource::Image(image) => format!("on image {}", names.of(image)),
+            DiskSource::Blank => "blank".to_owned(),
+        };
+        let used = allocated(&disk.name).map(|d| format!(", {} written", d.allocated));
+        let used = used.unwrap_or_default();
+        Cell::new(format!("{}: {}, {source}{used}", disk.name, disk.size))
+    };
+    vm.spec.disks.iter().map(show).collect()
+}
+
+fn nics(vm: &Vm, names: &Names) -> Vec<Cell> {
+    let reserved = |name: &Name| {
+        let nic = vm.status.nics.iter().find(|nic| nic.name == *name)?;
+        nic.reserved.map(|address| format!(", reserved {address}"))
+    };
+    let show = |nic: &hostler_types::NicSpec| {
+        let reserved = reserved(&nic.name).unwrap_or_default();
+        Cell::new(format!("{}: {}, {}{reserved}", nic.name, names.of(nic.network), nic.mac))
+    };
+    vm.spec.nics.iter().map(show).collect()
+}
+
+fn guest(vm: &Vm, now: Timestamp) -> Vec<(&'static str, Vec<Cell>)> {
+    let Some(guest) = &vm.status.guest else {
+        return vec![("Guest", vec![Cell::new("never heard of").tone(Tone::Dim)])];
+    };
+    let age = time::age(guest.since, now);
+    let agent = if guest.agent {
+        Cell::new(format!("agent answers since {age}")).tone(Tone::Good)
+    } else {
+        Cell::new(format!("agent does not answer since {age}")).tone(Tone::Dim)
+    };
+    vec![
+        ("Guest", vec![agent]),
+        ("  Host name", optional(guest.hostname.as_deref().unwrap_or_default())),
+        ("  System", optional(guest.os.as_deref().unwrap_or_default())),
+        ("  Kernel", optional(guest.kernel.as_deref().unwrap_or_default())),
+        ("  Addresses", guest.addresses.iter().map(|a| Cell::new(a.to_string())).collect()),
+    ]
+}

@@ -1,0 +1,170 @@
+//! `hostler vm set|rename`.
+
+use clap::Args;
+use hostler_api::vm;
+use hostler_endpoint::{CallOptions, NoParams};
+use hostler_types::{
+    BootDevice, ByteSize, Cores, Firmware, Labels, Name, Ref, RestartPolicy, VmNic, VmUpdate,
+};
+
+use super::create::{FirmwareArg, RestartArg};
+use super::{VmName, finish, show};
+use crate::error::{CliError, Exit};
+use crate::input::{self, Label};
+use crate::session::{Session, once};
+use crate::wait::WaitOptions;
+
+/// Change a VM: labels, description and protection at any time, the rest while it is off
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  hostler vm set web01 --cpus 4 --memory 8GiB
+  hostler vm set web01 --label tier=db --unlabel canary --protect
+  hostler vm set web01 --iso debian-netinst --boot-order cdrom,disk")]
+pub(crate) struct Set {
+    #[command(flatten)]
+    vm: VmName,
+
+    /// Number of virtual CPUs
+    #[arg(long, value_name = "COUNT", value_parser = input::cores)]
+    cpus: Option<Cores>,
+
+    /// Memory, such as 512MiB or 8GiB
+    #[arg(long, value_name = "SIZE")]
+    memory: Option<ByteSize>,
+
+    /// Firmware
+    #[arg(long, value_enum, value_name = "FIRMWARE")]
+    firmware: Option<FirmwareArg>,
+
+    /// What to boot from, in this order: disk, cdrom, network
+    #[arg(long, value_name = "DEVICES", value_delimiter = ',', value_parser = parse_boot)]
+    boot_order: Vec<BootDevice>,
+
+    /// Network of a NIC; repeat it for several. Replaces all NICs
+    #[arg(long = "network", value_name = "NETWORK")]
+    networks: Vec<Ref>,
+
+    /// Take all NICs away
+    #[arg(long, conflicts_with = "networks")]
+    no_network: bool,
+
+    /// ISO image for the CD-ROM drive
+    #[arg(long, value_name = "IMAGE")]
+    iso: Option<Ref>,
+
+    /// Take the ISO out of the CD-ROM drive
+    #[arg(long, conflicts_with = "iso")]
+    no_iso: bool,
+
+    /// What the host does by itself when QEMU dies
+    #[arg(long, value_enum, value_name = "POLICY")]
+    restart: Option<RestartArg>,
+
+    /// Label to add or change; repeat it for several
+    #[arg(long = "label", short = 'l', value_name = "KEY=VALUE")]
+    labels: Vec<Label>,
+
+    /// Label to take away; repeat it for several
+    #[arg(long = "unlabel", value_name = "KEY")]
+    unlabels: Vec<String>,
+
+    /// What it is for, in words
+    #[arg(long, value_name = "TEXT")]
+    description: Option<String>,
+
+    /// Refuse to delete it
+    #[arg(long, conflicts_with = "no_protect")]
+    protect: bool,
+
+    /// Allow to delete it
+    #[arg(long)]
+    no_protect: bool,
+
+    #[command(flatten)]
+    wait: WaitOptions,
+}
+
+fn parse_boot(text: &str) -> Result<BootDevice, String> {
+    match text {
+        "disk" => Ok(BootDevice::Disk),
+        "cdrom" => Ok(BootDevice::Cdrom),
+        "network" => Ok(BootDevice::Network),
+        _ => Err("a boot device is disk, cdrom or network".to_owned()),
+    }
+}
+
+impl Set {
+    pub(super) async fn run(self, session: &Session) -> Result<(), CliError> {
+        let path = self.vm.path();
+        let mut options = once();
+        let mut update = self.update();
+        if !self.labels.is_empty() || !self.unlabels.is_empty() {
+            // Labels are replaced as a whole: what was read must still be there.
+            let vm = show(session, &path).await?;
+            update.labels = Some(self.labels(vm.metadata.labels));
+            options = CallOptions { if_match: Some(vm.metadata.revision.0), ..options };
+        }
+        if update == VmUpdate::default() {
+            return Err(
+                CliError::new(Exit::Usage, "nothing to change").hint("see `hostler vm set --help`")
+            );
+        }
+        let task = session.call_with::<vm::Update>(&path, &NoParams {}, update, options).await?;
+        finish(session, task, self.wait.waits(), "changed", &path).await
+    }
+
+    fn update(&self) -> VmUpdate {
+        let nics = self.networks.iter().map(|network| VmNic {
+            name: None,
+            network: network.clone(),
+            mac: None,
+        });
+        let replaces_nics = self.no_network || !self.networks.is_empty();
+        let iso = self.iso.as_ref().map(ToString::to_string);
+        VmUpdate {
+            description: self.description.clone(),
+            cpus: self.cpus,
+            memory: self.memory,
+            firmware: self.firmware.map(Firmware::from),
+            boot_order: (!self.boot_order.is_empty()).then(|| self.boot_order.clone()),
+            nics: replaces_nics.then(|| nics.collect()),
+            iso: iso.or_else(|| self.no_iso.then(String::new)),
+            restart: self.restart.map(RestartPolicy::from),
+            protected: (self.protect || self.no_protect).then_some(self.protect),
+            ..VmUpdate::default()
+        }
+    }
+
+    fn labels(&self, mut labels: Labels) -> Labels {
+        labels.retain(|key, _| !self.unlabels.contains(key));
+        labels.extend(self.labels.iter().map(Label::pair));
+        labels
+    }
+}
+
+/// Give a VM another name
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  hostler vm rename web01 db01")]
+pub(crate) struct Rename {
+    #[command(flatten)]
+    vm: VmName,
+
+    /// The new name
+    #[arg(value_name = "NAME")]
+    name: Name,
+
+    #[command(flatten)]
+    wait: WaitOptions,
+}
+
+impl Rename {
+    pub(super) async fn run(&self, session: &Session) -> Result<(), CliError> {
+        let request = vm::RenameRequest { name: self.name.clone() };
+        let path = self.vm.path();
+        let task = session.call_with::<vm::Rename>(&path, &NoParams {}, request, once()).await?;
+        let renamed = vm::VmPath { vm: self.name.clone().into() };
+        let verb = format!("(was {}) renamed", self.vm.vm);
+        finish(session, task, self.wait.waits(), &verb, &renamed).await
+    }
+}

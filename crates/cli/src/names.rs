@@ -1,0 +1,71 @@
+//! Names for the ids that objects hold, so that tables read well. Asked for only when people read.
+
+use std::collections::HashMap;
+
+use hostler_api::{datastore, host, image, network};
+use hostler_endpoint::NoParams;
+use hostler_types::{Id, Kind, Object};
+
+use crate::error::CliError;
+use crate::session::Session;
+use crate::table::{Cell, Tone};
+
+/// Names by id. What has no name here is shown by its id.
+#[derive(Debug, Default)]
+pub(crate) struct Names(HashMap<uuid::Uuid, String>);
+
+impl Names {
+    fn add<K: Kind>(mut self, objects: &[Object<K>]) -> Self {
+        let names = objects.iter().map(|o| (o.id().uuid(), o.metadata.name.to_string()));
+        self.0.extend(names);
+        self
+    }
+
+    pub(crate) fn of<K>(&self, id: Id<K>) -> String {
+        self.0.get(&id.uuid()).cloned().unwrap_or_else(|| id.to_string())
+    }
+
+    pub(crate) fn cell<K>(&self, id: Id<K>) -> Cell {
+        match self.0.get(&id.uuid()) {
+            Some(name) => Cell::new(name),
+            None => Cell::new(id.to_string()).tone(Tone::Dim),
+        }
+    }
+
+    pub(crate) async fn hosts(session: &Session) -> Result<Self, CliError> {
+        if !session.output.is_table() {
+            return Ok(Self::default());
+        }
+        let query = host::HostListQuery::default();
+        let hosts = session.call::<host::List>(&NoParams {}, &query, ()).await?;
+        Ok(Self::default().add(&hosts.items))
+    }
+
+    pub(crate) async fn datastores(session: &Session) -> Result<Self, CliError> {
+        if !session.output.is_table() {
+            return Ok(Self::default());
+        }
+        let query = datastore::DatastoreListQuery::default();
+        let datastores = session.call::<datastore::List>(&NoParams {}, &query, ()).await?;
+        Ok(Self::default().add(&datastores.items))
+    }
+
+    /// Of all that a VM refers to.
+    pub(crate) async fn around_vms(session: &Session) -> Result<Self, CliError> {
+        if !session.output.is_table() {
+            return Ok(Self::default());
+        }
+        let images = image::ImageListQuery::default();
+        let networks = network::NetworkListQuery::default();
+        let (hosts, datastores, images, networks) = futures::try_join!(
+            Self::hosts(session),
+            Self::datastores(session),
+            session.call::<image::List>(&NoParams {}, &images, ()),
+            session.call::<network::List>(&NoParams {}, &networks, ()),
+        )?;
+        let mut names = Self::default().add(&images.items).add(&networks.items);
+        names.0.extend(hosts.0);
+        names.0.extend(datastores.0);
+        Ok(names)
+    }
+}

@@ -1,0 +1,284 @@
+//! Waiting for the end of a task, or for a guest, by following the server's streams.
+//!
+//! The first Ctrl-C asks the server to cancel the task and waits until it has been undone; the
+//! second leaves the task to the server. A lost connection is taken up again: tasks outlive it.
+
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use futures::StreamExt as _;
+use hostler_api::event::{Watch as ChangeWatch, WatchQuery};
+use hostler_api::task::{Cancel, TaskPath, Watch as TaskWatch};
+use hostler_api::vm::{Show as VmShow, VmPath};
+use hostler_endpoint::{ClientError, EventStream, NoParams};
+use hostler_types::{KindName, PowerState, Task, TaskState, Vm};
+use tokio::time::Instant;
+
+use crate::error::{CliError, Exit};
+use crate::progress::Progress;
+use crate::session::Session;
+
+/// How long the server may be away before waiting is given up.
+const AWAY: Duration = Duration::from_secs(60);
+
+/// Of commands that order a task.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct WaitOptions {
+    /// Wait until it is done (the default)
+    #[arg(long, overrides_with = "no_wait")]
+    wait: bool,
+
+    /// Print the task instead of waiting for its end
+    #[arg(long)]
+    no_wait: bool,
+}
+
+impl WaitOptions {
+    pub(crate) fn waits(&self) -> bool {
+        !self.no_wait
+    }
+}
+
+/// Of commands that start a VM.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct StartWaitOptions {
+    /// What to wait for
+    #[arg(
+        long,
+        value_enum,
+        value_name = "FOR",
+        num_args = 0..=1,
+        require_equals = true,
+        default_value = "task",
+        default_missing_value = "task"
+    )]
+    wait: WaitFor,
+
+    /// Print the task instead of waiting for its end
+    #[arg(long)]
+    no_wait: bool,
+
+    /// How long to wait, such as 90s or 5m; what was ordered goes on
+    #[arg(long, value_name = "DURATION", value_parser = crate::duration::parse)]
+    timeout: Option<Duration>,
+}
+
+impl StartWaitOptions {
+    pub(crate) fn waits(&self) -> bool {
+        !self.no_wait
+    }
+
+    pub(crate) fn for_guest(&self) -> bool {
+        self.waits() && self.wait == WaitFor::Guest
+    }
+
+    /// `work` within the time allowed.
+    pub(crate) async fn limit<T>(
+        &self,
+        work: impl Future<Output = Result<T, CliError>>,
+    ) -> Result<T, CliError> {
+        let Some(limit) = self.timeout else { return work.await };
+        tokio::time::timeout(limit, work).await.unwrap_or_else(|_| {
+            let message = format!("not done within {} s", limit.as_secs());
+            Err(CliError::new(Exit::Timeout, message)
+                .hint("what was ordered goes on: see `hostler task list --active`"))
+        })
+    }
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+enum WaitFor {
+    /// The guest's CPUs run
+    #[default]
+    Task,
+    /// The guest agent answers
+    Guest,
+}
+
+/// Waits for the end of a task.
+///
+/// # Errors
+/// It failed, was cancelled or is stuck.
+pub(crate) async fn task(session: &Session, task: Task) -> Result<Task, CliError> {
+    let title = format!("{} {}", task.spec.action, task.spec.target);
+    let mut progress = Progress::new(&session.output, session.draws, &title);
+    let mut follower = Follower { session, path: TaskPath { task: task.id() }, stream: None };
+    let mut interrupts = interrupts()?;
+    let mut task = task;
+    let mut asked = false;
+    while !task.status.state.is_terminal() && task.status.state != TaskState::Stuck {
+        show(&task, &mut progress);
+        tokio::select! {
+            // Cancel-safe: the follower keeps its stream between calls.
+            next = follower.next() => task = next?,
+            _ = interrupts.recv() => {
+                if asked {
+                    return Err(left_behind(&task));
+                }
+                asked = true;
+                progress.say("cancelling; Ctrl-C again leaves it to the server");
+                session.call::<Cancel>(&follower.path, &NoParams {}, ()).await?;
+            }
+        }
+    }
+    drop(progress);
+    ended(task)
+}
+
+/// Waits until the guest agent of a running VM answers.
+///
+/// # Errors
+/// The VM has stopped or failed meanwhile.
+pub(crate) async fn guest(session: &Session, path: &VmPath) -> Result<Vm, CliError> {
+    let title = format!("vm {}", path.vm);
+    let mut progress = Progress::new(&session.output, session.draws, &title);
+    progress.activity("waiting for the guest agent", None);
+    let begin = Instant::now();
+    loop {
+        // Also after each loss of the stream: what was missed is in here.
+        let vm = session.call::<VmShow>(path, &NoParams {}, ()).await?;
+        let query = WatchQuery { after: Some(vm.metadata.revision.0), kind: vec![KindName::Vm] };
+        let id = vm.id().untyped();
+        if let Some(vm) = judge(vm)? {
+            return Ok(vm);
+        }
+        let mut changes = session.call::<ChangeWatch>(&NoParams {}, &query, ()).await?;
+        while let Some(Ok(change)) = changes.next().await {
+            if change.data.id != id {
+                continue;
+            }
+            let Some(new) = change.data.new else {
+                return Err(CliError::new(Exit::NotFound, format!("{title} has been deleted")));
+            };
+            let vm = serde_json::from_value(new)
+                .map_err(|error| CliError::new(Exit::Failed, format!("{title}: {error}")))?;
+            if let Some(vm) = judge(vm)? {
+                return Ok(vm);
+            }
+        }
+        // A server that ends each stream at once must not be asked without a pause.
+        tokio::time::sleep(pause(begin)).await;
+    }
+}
+
+/// The VM, when its guest answers; an error, when it never will.
+fn judge(vm: Vm) -> Result<Option<Vm>, CliError> {
+    let power = vm.status.power;
+    match power {
+        PowerState::Running if vm.status.guest.as_ref().is_some_and(|guest| guest.agent) => {
+            Ok(Some(vm))
+        }
+        PowerState::Stopped | PowerState::Failed | PowerState::Suspended => {
+            let why = vm.status.message.map(|why| format!(": {why}")).unwrap_or_default();
+            let message =
+                format!("vm {} is {power}, so no guest agent answers{why}", vm.metadata.name);
+            Err(CliError::new(Exit::Failed, message)
+                .hint(format!("see `hostler vm log {}`", vm.metadata.name)))
+        }
+        PowerState::Running
+        | PowerState::Creating
+        | PowerState::Starting
+        | PowerState::Paused
+        | PowerState::Stopping
+        | PowerState::Suspending
+        | PowerState::Unknown => Ok(None),
+    }
+}
+
+/// A task's stream of states, taken up again when it breaks.
+struct Follower<'a> {
+    session: &'a Session,
+    path: TaskPath,
+    stream: Option<EventStream<Task>>,
+}
+
+impl Follower<'_> {
+    async fn next(&mut self) -> Result<Task, CliError> {
+        let begin = Instant::now();
+        loop {
+            if let Some(stream) = &mut self.stream
+                && let Some(Ok(item)) = stream.next().await
+            {
+                return Ok(item.data);
+            }
+            self.stream = None;
+            let client = &self.session.connection.client;
+            match client.call::<TaskWatch>(&self.path, &NoParams {}, ()).await {
+                Ok(stream) => self.stream = Some(stream),
+                Err(error) if !is_passing(&error) || begin.elapsed() > AWAY => {
+                    return Err(error.into());
+                }
+                Err(_) => {}
+            }
+            // Each stream begins with the state of now, so the first one needs no pause.
+            if begin.elapsed() > Duration::from_millis(100) {
+                tokio::time::sleep(pause(begin)).await;
+            }
+        }
+    }
+}
+
+/// The server is away or restarts: worth another try.
+fn is_passing(error: &ClientError) -> bool {
+    match error {
+        ClientError::Problem(problem) => problem.status == 503,
+        ClientError::Connect { .. } | ClientError::Timeout { .. } | ClientError::Broken { .. } => {
+            true
+        }
+        ClientError::Protocol { .. } | ClientError::Request(_) => false,
+    }
+}
+
+/// Longer the longer it takes: 50 ms to 2 s.
+fn pause(begin: Instant) -> Duration {
+    (begin.elapsed() / 4).clamp(Duration::from_millis(50), Duration::from_secs(2))
+}
+
+fn show(task: &Task, progress: &mut Progress) {
+    let status = &task.status;
+    let activity = match status.state {
+        TaskState::Undoing => "undoing",
+        TaskState::Pending => "waiting for its turn",
+        _ => status.progress.activity.as_deref().unwrap_or_default(),
+    };
+    progress.activity(activity, status.progress.percent);
+}
+
+/// Ctrl-C from now on: the process is no longer ended by it.
+pub(crate) fn interrupts() -> Result<tokio::signal::unix::Signal, CliError> {
+    tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())
+        .map_err(|error| CliError::new(Exit::Failed, format!("cannot wait for Ctrl-C: {error}")))
+}
+
+/// What a task's end means.
+pub(crate) fn ended(task: Task) -> Result<Task, CliError> {
+    let status = &task.status;
+    let title = format!("{} {}", task.spec.action, task.spec.target);
+    let id = task.id();
+    match status.state {
+        TaskState::Cancelled => Err(CliError::new(
+            Exit::Interrupted,
+            format!("{title} was cancelled, and what it had done is undone"),
+        )),
+        TaskState::Failed => {
+            let exit = Exit::of_code(status.error_code.as_deref());
+            let error = status.error.clone().unwrap_or_else(|| format!("{title} failed"));
+            Err(CliError::new(exit, error).hint(format!("`hostler task show {id}` has its steps")))
+        }
+        TaskState::Stuck => {
+            let why = status.error.clone().unwrap_or_default();
+            Err(CliError::new(Exit::Failed, format!("{title} cannot be undone: {why}")).hint(
+                format!(
+                    "remove the cause and `hostler task retry {id}`, or `hostler task abandon {id}`"
+                ),
+            ))
+        }
+        TaskState::Pending | TaskState::Running | TaskState::Undoing | TaskState::Done => Ok(task),
+    }
+}
+
+fn left_behind(task: &Task) -> CliError {
+    let message = format!("{} {} goes on", task.spec.action, task.spec.target);
+    CliError::new(Exit::Interrupted, message)
+        .hint(format!("follow it with `hostler task watch {}`", task.id()))
+}
