@@ -12,6 +12,8 @@ pub const NO_SPACE: &str = "no_space";
 pub const DATASTORE_MISSING: &str = "datastore_missing";
 /// The image is not acceptable; the detail says why (422).
 pub const IMAGE_REFUSED: &str = "image_refused";
+/// The image could not be downloaded; what has arrived is kept (502).
+pub const DOWNLOAD_FAILED: &str = "download_failed";
 /// The network cannot be set up on this host (422).
 pub const NETWORK_UNAVAILABLE: &str = "network_unavailable";
 /// The guest agent does not answer (409).

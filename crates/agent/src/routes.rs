@@ -1,0 +1,70 @@
+//! The contract, served: one line per endpoint. The gate lets only the server in.
+
+mod host;
+mod image;
+mod vm;
+
+use std::sync::Arc;
+
+use axum::Router;
+use hostler_agent_api as api;
+use hostler_agent_api::code;
+use hostler_endpoint::{Problem, Routes};
+use hostler_pki::Identity;
+use http::request::Parts;
+
+use crate::context::HostContext;
+use crate::image::Images;
+use crate::listener::Peer;
+use crate::vm::Vms;
+
+/// What the handlers need.
+#[derive(Debug, Clone)]
+pub(crate) struct Service {
+    pub(crate) host: Arc<HostContext>,
+    pub(crate) vms: Vms,
+    pub(crate) images: Images,
+}
+
+pub(crate) fn router(service: Service) -> Router {
+    Routes::new(service)
+        .gate(|_, _, parts| async move { admit(parts) })
+        .serve::<api::Facts, _>(host::facts)
+        .serve::<api::HostInventory, _>(host::inventory)
+        .serve::<api::HostEvents, _>(host::events)
+        .serve::<api::OperationCancel, _>(host::operation_cancel)
+        .serve::<api::DatastoreEnsure, _>(host::datastore_ensure)
+        .serve::<api::DatastoreUnregistered, _>(host::datastore_unregistered)
+        .serve::<api::NetworkEnsure, _>(host::network_ensure)
+        .serve::<api::NetworkRemove, _>(host::network_remove)
+        .serve::<api::ImageUpload, _>(image::image_upload)
+        .serve::<api::ImageContent, _>(image::image_content)
+        .serve::<api::ImageImport, _>(image::image_import)
+        .serve::<api::ImageRemove, _>(image::image_remove)
+        .serve::<api::VmCreate, _>(vm::vm_create)
+        .serve::<api::VmDefine, _>(vm::vm_define)
+        .serve::<api::VmRegister, _>(vm::vm_register)
+        .serve::<api::VmRemove, _>(vm::vm_remove)
+        .serve::<api::VmStart, _>(vm::vm_start)
+        .serve::<api::VmStop, _>(vm::vm_stop)
+        .serve::<api::VmReset, _>(vm::vm_reset)
+        .serve::<api::VmSuspend, _>(vm::vm_suspend)
+        .serve::<api::VmExec, _>(vm::vm_exec)
+        .serve::<api::VmScreenshot, _>(vm::vm_screenshot)
+        .serve::<api::VmConsole, _>(vm::vm_console)
+        .serve::<api::VmLog, _>(vm::vm_log)
+        .build()
+}
+
+/// The handshake has proved who the peer is; only the server may ask for anything.
+fn admit(parts: Parts) -> Result<Parts, Problem> {
+    match parts.extensions.get::<Peer>() {
+        Some(Peer(Ok(Identity::Server))) => Ok(parts),
+        Some(Peer(Ok(other))) => {
+            let detail = format!("{other} may not command this agent; only the server may");
+            Err(Problem::new(403, code::FORBIDDEN, detail))
+        }
+        Some(Peer(Err(error))) => Err(Problem::new(403, code::FORBIDDEN, error.to_string())),
+        None => Err(Problem::internal()),
+    }
+}

@@ -1,0 +1,95 @@
+//! Facts, inventory, events, datastores and networks.
+
+use std::path::PathBuf;
+
+use hostler_agent_api as api;
+use hostler_agent_api::{AgentEvent, DatastoreReport, FactsAnswer, Inventory};
+use hostler_endpoint::{Call, EventStream, Problem};
+use hostler_types::{DatastoreSpec, HostId, Vm};
+
+use super::Service;
+use crate::blocking::blocking;
+use crate::fault::{Fault, chain};
+
+impl Service {
+    fn current_inventory(&self) -> Inventory {
+        Inventory { vms: self.vms.reports(), datastores: self.host.datastores.reports() }
+    }
+}
+
+pub(super) async fn facts(service: Service, _: Call<api::Facts>) -> Result<FactsAnswer, Problem> {
+    let facts = service.host.facts.get().await?;
+    Ok(FactsAnswer { host: service.host.id, contract: api::VERSION, facts })
+}
+
+pub(super) async fn inventory(
+    service: Service,
+    _: Call<api::HostInventory>,
+) -> Result<Inventory, Problem> {
+    Ok(service.current_inventory())
+}
+
+pub(super) async fn events(
+    service: Service,
+    _: Call<api::HostEvents>,
+) -> Result<EventStream<AgentEvent>, Problem> {
+    Ok(service.host.hub.stream(|| service.current_inventory()))
+}
+
+pub(super) async fn operation_cancel(
+    service: Service,
+    call: Call<api::OperationCancel>,
+) -> Result<(), Problem> {
+    if !service.images.cancel(call.path.op) {
+        service.vms.cancel(call.path.op);
+    }
+    Ok(())
+}
+
+pub(super) async fn datastore_ensure(
+    service: Service,
+    call: Call<api::DatastoreEnsure>,
+) -> Result<DatastoreReport, Problem> {
+    // The server has checked the path as well; a root daemon trusts nobody with paths.
+    let spec = DatastoreSpec { host: HostId::from_uuid(uuid::Uuid::nil()), path: call.body.path };
+    spec.validate().map_err(Fault::Invalid)?;
+    Ok(service.host.datastores.ensure(call.path.datastore, PathBuf::from(spec.path)).await?)
+}
+
+pub(super) async fn datastore_unregistered(
+    service: Service,
+    call: Call<api::DatastoreUnregistered>,
+) -> Result<Vec<Vm>, Problem> {
+    let id = call.path.datastore;
+    let found = blocking(move || {
+        let found = service.host.datastores.get(id)?.scan()?;
+        let unknown = found.into_iter().filter(|vm| !service.vms.contains(vm.id));
+        let usable = unknown.filter_map(|found| match found.definition {
+            Ok(vm) => Some(vm),
+            Err(error) => {
+                tracing::warn!(vm = %found.id, error = chain(&error), "an unusable definition");
+                None
+            }
+        });
+        Ok(usable.collect())
+    });
+    Ok(found.await?)
+}
+
+pub(super) async fn network_ensure(
+    service: Service,
+    call: Call<api::NetworkEnsure>,
+) -> Result<(), Problem> {
+    Ok(service.host.networks.ensure(call.path.network, &call.body).await?)
+}
+
+pub(super) async fn network_remove(
+    service: Service,
+    call: Call<api::NetworkRemove>,
+) -> Result<(), Problem> {
+    if let Some(vm) = service.vms.user_of(call.path.network) {
+        let text = format!("the VM {vm} runs on this network");
+        return Err(Fault::WrongState(text).into());
+    }
+    Ok(service.host.networks.remove(call.path.network).await?)
+}

@@ -1,0 +1,105 @@
+//! VMs.
+
+use std::time::Duration;
+
+use hostler_agent_api as api;
+use hostler_agent_api::VmReport;
+use hostler_endpoint::{ByteStream, Call, Problem};
+use hostler_types::ExecAnswer;
+
+use super::Service;
+use crate::fault::Fault;
+use crate::vm::Action;
+
+/// A guest that needs longer to shut down is not shutting down.
+const LONGEST_STOP: u32 = 24 * 3600;
+
+pub(super) async fn vm_create(
+    service: Service,
+    call: Call<api::VmCreate>,
+) -> Result<VmReport, Problem> {
+    service.vms.create(call.path.vm, call.body).await
+}
+
+pub(super) async fn vm_define(
+    service: Service,
+    call: Call<api::VmDefine>,
+) -> Result<VmReport, Problem> {
+    let request = call.body;
+    if request.definition.vm.id() != call.path.vm {
+        return Err(Fault::Invalid("the definition is of another VM".to_owned()).into());
+    }
+    request.definition.vm.spec.validate().map_err(|error| Fault::Invalid(error.to_string()))?;
+    let action = Action::Define(Box::new(request.definition));
+    service.vms.command(call.path.vm, request.command, action).await
+}
+
+pub(super) async fn vm_register(
+    service: Service,
+    call: Call<api::VmRegister>,
+) -> Result<VmReport, Problem> {
+    service.vms.register(call.path.vm, call.body).await
+}
+
+pub(super) async fn vm_remove(service: Service, call: Call<api::VmRemove>) -> Result<(), Problem> {
+    service.vms.remove(call.path.vm, call.body).await
+}
+
+pub(super) async fn vm_start(
+    service: Service,
+    call: Call<api::VmStart>,
+) -> Result<VmReport, Problem> {
+    service.vms.command(call.path.vm, call.body, Action::Start).await
+}
+
+pub(super) async fn vm_stop(
+    service: Service,
+    call: Call<api::VmStop>,
+) -> Result<VmReport, Problem> {
+    let request = call.body;
+    let timeout = Duration::from_secs(request.timeout_seconds.min(LONGEST_STOP).into());
+    let action = Action::Stop { mode: request.mode, timeout };
+    service.vms.command(call.path.vm, request.command, action).await
+}
+
+pub(super) async fn vm_reset(
+    service: Service,
+    call: Call<api::VmReset>,
+) -> Result<VmReport, Problem> {
+    service.vms.command(call.path.vm, call.body, Action::Reset).await
+}
+
+pub(super) async fn vm_suspend(
+    service: Service,
+    call: Call<api::VmSuspend>,
+) -> Result<VmReport, Problem> {
+    service.vms.command(call.path.vm, call.body, Action::Suspend).await
+}
+
+pub(super) async fn vm_exec(
+    service: Service,
+    call: Call<api::VmExec>,
+) -> Result<ExecAnswer, Problem> {
+    Ok(service.vms.exec(call.path.vm, call.body).await?)
+}
+
+pub(super) async fn vm_screenshot(
+    service: Service,
+    call: Call<api::VmScreenshot>,
+) -> Result<ByteStream, Problem> {
+    Ok(service.vms.screenshot(call.path.vm).await?)
+}
+
+pub(super) async fn vm_console(
+    service: Service,
+    call: Call<api::VmConsole>,
+) -> Result<ByteStream, Problem> {
+    Ok(service.vms.console(call.path.vm, call.query.kind, call.body).await?)
+}
+
+pub(super) async fn vm_log(
+    service: Service,
+    call: Call<api::VmLog>,
+) -> Result<ByteStream, Problem> {
+    Ok(service.vms.log(&service.host, call.path.vm, call.query.follow).await?)
+}

@@ -1,0 +1,38 @@
+//! One VM on this host: an actor owns its state, everybody else sends messages.
+//!
+//! ```text
+//!  server ──command──> Vms ──message──> Actor ── record (disk), files, networks
+//!                                        │ ├──> Machine ── QEMU (monitor, process)
+//!                 report (watch, hub) <──┘ └──> guest watcher ── guest agent
+//!  viewer, exec, screenshot ──> Live (shared handles; they need not wait for the actor)
+//! ```
+//!
+//! The happy path:
+//! * `create`: record, directory, disks, seed, networks, definition, record again;
+//! * `start`: group, taps, QEMU, record; the guest watcher begins;
+//! * QEMU's events and its process's end move the power state; each change is reported;
+//! * `stop`: guest agent or power button, QEMU's end, record; `remove`: files, then record.
+//!
+//! An operation is answered once it is in the record's journal, and repeated from there.
+
+mod actor;
+mod adopt;
+mod console;
+mod create;
+mod define;
+mod exit;
+mod guest;
+mod machine;
+mod power;
+mod record;
+mod registry;
+mod report;
+mod restart;
+mod screenshot;
+mod stop;
+mod suspend;
+mod views;
+
+pub(crate) use actor::Action;
+pub(crate) use record::Records;
+pub(crate) use registry::Vms;

@@ -1,0 +1,210 @@
+//! The task that owns a VM: takes commands one after another, and reacts to QEMU in between.
+
+use std::sync::Arc;
+
+use hostler_agent_api::{VmCommand, VmDefinition, VmReport};
+use hostler_endpoint::Problem;
+use hostler_types::{GuestReport, OperationId, PowerState, StopMode};
+use jiff::Timestamp;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
+
+use super::machine::{Live, Machine, MachineEvent};
+use super::record::VmRecord;
+use super::stop::Stopping;
+use crate::blocking::blocking;
+use crate::context::HostContext;
+use crate::fault::Fault;
+
+pub(crate) type Reply = oneshot::Sender<Result<VmReport, Problem>>;
+
+/// What the actor is told.
+#[derive(Debug)]
+pub(crate) enum Message {
+    Command {
+        command: VmCommand,
+        action: Action,
+        reply: Reply,
+    },
+    /// From the guest watcher.
+    Guest(GuestReport),
+    /// Gives up waiting for a guest that is to stop.
+    Cancel(OperationId),
+}
+
+/// A command to a VM.
+#[derive(Debug)]
+pub(crate) enum Action {
+    Create,
+    Register,
+    Define(Box<VmDefinition>),
+    Start,
+    Stop { mode: StopMode, timeout: std::time::Duration },
+    Reset,
+    Suspend,
+    Remove { keep_files: bool, force: bool },
+}
+
+/// Whether the VM is still there after a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Next {
+    Go,
+    /// The VM is gone, or was never made.
+    End,
+}
+
+#[derive(Debug)]
+pub(crate) struct Actor {
+    pub(super) host: Arc<HostContext>,
+    pub(super) record: VmRecord,
+    pub(super) power: PowerState,
+    pub(super) since: Timestamp,
+    pub(super) message: Option<String>,
+    pub(super) guest: Option<GuestReport>,
+    pub(super) machine: Option<Machine>,
+    pub(super) stopping: Stopping,
+    /// When QEMU is started again, after it died.
+    pub(super) restart_at: Option<Instant>,
+    pub(super) inbox: mpsc::Receiver<Message>,
+    pub(super) to_self: mpsc::WeakSender<Message>,
+    pub(super) report: watch::Sender<Arc<VmReport>>,
+    pub(super) live: watch::Sender<Option<Arc<Live>>>,
+}
+
+impl Actor {
+    /// Runs until the VM is gone or the agent stops; the guest runs on in the latter case.
+    pub(crate) async fn run(mut self) {
+        let stop = self.host.stop.clone();
+        loop {
+            let deadline = self.next_deadline();
+            // All branches are cancel safe: channels, a pidfd and a clock.
+            let next = tokio::select! {
+                () = stop.cancelled() => return,
+                message = self.inbox.recv() => match message {
+                    Some(message) => self.receive(message).await,
+                    None => return,
+                },
+                event = next_event(&mut self.machine) => {
+                    self.react(event).await;
+                    Next::Go
+                }
+                () = sleep_until(deadline) => {
+                    self.deadline().await;
+                    Next::Go
+                }
+            };
+            if next == Next::End {
+                return;
+            }
+        }
+    }
+
+    async fn receive(&mut self, message: Message) -> Next {
+        match message {
+            Message::Command { command, action, reply } => {
+                self.command(command, action, reply).await
+            }
+            Message::Guest(report) => {
+                if self.machine.is_some() {
+                    self.guest = Some(report);
+                    self.publish();
+                }
+                Next::Go
+            }
+            Message::Cancel(op) => {
+                self.cancel_stop(op).await;
+                Next::Go
+            }
+        }
+    }
+
+    async fn command(&mut self, command: VmCommand, action: Action, reply: Reply) -> Next {
+        if let Some(answer) = self.known_answer(command) {
+            let _ = reply.send(answer.map(|()| self.report()));
+            return Next::Go;
+        }
+        self.record.epoch = self.record.epoch.max(command.epoch);
+        let op = command.op;
+        let result = match action {
+            Action::Create => return self.create(op, reply).await,
+            Action::Register => return self.register(op, reply).await,
+            Action::Remove { keep_files, force } => {
+                return self.remove(op, keep_files, force, reply).await;
+            }
+            Action::Stop { mode, timeout } => {
+                self.stop(op, mode, timeout, reply).await;
+                return Next::Go;
+            }
+            Action::Define(definition) => self.define(*definition).await,
+            Action::Start => self.start().await,
+            Action::Reset => self.reset().await,
+            Action::Suspend => self.suspend(op).await,
+        };
+        self.finish(op, result, reply).await;
+        Next::Go
+    }
+
+    /// The answer that the journal or the epoch dictates, before anything is done.
+    fn known_answer(&self, command: VmCommand) -> Option<Result<(), Problem>> {
+        if let Some(outcome) = self.record.journal.outcome(command.op) {
+            return Some(outcome);
+        }
+        let known = self.record.epoch;
+        (command.epoch < known)
+            .then(|| Err(Fault::StaleEpoch { given: command.epoch, known }.into()))
+    }
+
+    /// Ends an operation: journal, report, answer.
+    pub(super) async fn finish(
+        &mut self,
+        op: OperationId,
+        result: Result<(), Fault>,
+        reply: Reply,
+    ) {
+        let outcome = result.map_err(Problem::from);
+        self.record.journal.add(op, &outcome);
+        self.save_or_log().await;
+        self.publish();
+        let _ = reply.send(outcome.map(|()| self.report()));
+    }
+
+    pub(super) async fn save(&self) -> Result<(), Fault> {
+        let (records, record) = (self.host.records.clone(), self.record.clone());
+        blocking(move || records.save(&record)).await
+    }
+
+    /// After something has happened that no error can undo: what the record lacks is found again
+    /// at the agent's next start.
+    pub(super) async fn save_or_log(&self) {
+        if let Err(error) = self.save().await {
+            tracing::error!(vm = %self.record.id(), %error, "cannot write the VM's record");
+        }
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        [self.restart_at, self.stopping.next_deadline()].into_iter().flatten().min()
+    }
+
+    async fn deadline(&mut self) {
+        let now = Instant::now();
+        if self.restart_at.is_some_and(|at| at <= now) {
+            self.restart_at = None;
+            self.restart().await;
+        }
+        self.stop_deadline(now).await;
+    }
+}
+
+async fn next_event(machine: &mut Option<Machine>) -> MachineEvent {
+    match machine {
+        Some(machine) => machine.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,164 @@
+//! The agent starts, and finds out what became of a VM meanwhile.
+//!
+//! | record      | QEMU                     | what follows                                      |
+//! |-------------|--------------------------|---------------------------------------------------|
+//! | creating    | -                        | what was made is taken back, the VM is forgotten  |
+//! | registering | -                        | forgotten; its files stay                         |
+//! | any other   | runs                     | taken over: `running`                             |
+//! | suspended   | stands still, memory saved | ended: the suspension had come this far         |
+//! | any         | has shut its guest down  | ended: `stopped`                                  |
+//! | running     | is gone                  | `failed`, or started again, as its policy says    |
+//! | other       | is gone                  | as recorded                                       |
+
+use hostler_qemu::Process;
+use hostler_qmp::command::{Cont, QueryStatus, RunState};
+use hostler_types::PowerState;
+
+use super::actor::Actor;
+use super::create::{end_processes, undo_create, undo_register, vm_dir};
+use super::exit::Ending;
+use super::machine::{Machine, Sockets};
+use super::record::RecordedState;
+use crate::blocking::blocking;
+use crate::fault::{Fault, chain};
+
+impl Actor {
+    /// The actor, knowing what its VM does; `None` when there is no VM.
+    pub(crate) async fn adopt(mut self) -> Option<Self> {
+        match self.record.state {
+            RecordedState::Creating => {
+                undo_create(&self.host, &self.record).await;
+                return None;
+            }
+            RecordedState::Registering => {
+                undo_register(&self.host, &self.record).await;
+                return None;
+            }
+            _ => {}
+        }
+        match self.find_process().await {
+            Ok(Some(process)) => self.take_over(process).await,
+            Ok(None) => self.without_process().await,
+            Err(error) => self.set_power(PowerState::Unknown, Some(error.to_string())),
+        }
+        Some(self)
+    }
+
+    /// The process of the record, or whatever runs in the VM's group: a start that the record does
+    /// not know of yet.
+    async fn find_process(&self) -> Result<Option<Process>, Fault> {
+        let (host, record) = (self.host.clone(), self.record.clone());
+        blocking(move || {
+            let failed = |error: hostler_qemu::ProcessError| Fault::internal("processes", &error);
+            if let RecordedState::Running { process } = record.state
+                && let Some(found) =
+                    Process::attach(process.pid, process.start_time).map_err(failed)?
+            {
+                return Ok(Some(found));
+            }
+            let pids = host.cgroups.pids(record.id());
+            let pids = pids.map_err(|error| Fault::internal("cgroup", &error))?;
+            for pid in pids.into_iter().filter_map(|pid| u32::try_from(pid).ok()) {
+                if let Some(start_time) = hostler_qemu::start_time(pid).map_err(failed)?
+                    && let Some(found) = Process::attach(pid, start_time).map_err(failed)?
+                {
+                    return Ok(Some(found));
+                }
+            }
+            Ok(None)
+        })
+        .await
+    }
+
+    async fn take_over(&mut self, process: Process) {
+        match self.attach(process).await {
+            Ok(()) => tracing::info!(vm = %self.record.id(), power = %self.power, "found again"),
+            Err(error) => {
+                let text = format!("QEMU runs, but cannot be taken over: {error}");
+                tracing::error!(vm = %self.record.id(), text);
+                self.set_power(PowerState::Unknown, Some(text));
+            }
+        }
+        self.save_or_log().await;
+    }
+
+    async fn attach(&mut self, process: Process) -> Result<(), Fault> {
+        let (host, record) = (self.host.clone(), self.record.clone());
+        // The console's log lies on the datastore; a guest runs on without it.
+        let log = blocking(move || Ok(vm_dir(&host, &record)?.console_log())).await;
+        let sockets = Sockets::new(self.host.vm_runtime(self.record.id()));
+        let log = log.unwrap_or_else(|_| sockets.screen().join("none"));
+        let machine = Machine::attach(process, sockets, log).await?;
+        let status = machine.live.qmp.execute(QueryStatus).await;
+        let status = status.map_err(|error| Fault::Qemu(chain(&error)))?;
+        let suspended = self.record.state == RecordedState::Suspended;
+        match status.status {
+            RunState::Shutdown | RunState::GuestPanicked => {
+                let panic = status.status == RunState::GuestPanicked;
+                self.hold(machine);
+                self.end(if panic { Ending::Panic } else { Ending::Guest }).await
+            }
+            RunState::Running => {
+                self.running(machine);
+                self.remove_state_file().await;
+                Ok(())
+            }
+            // Between "it is suspended" and QEMU's end.
+            _ if suspended => {
+                self.machine = Some(machine);
+                self.power_off_suspended().await
+            }
+            // A resumption that had not come to the guest's running: its saved state still holds.
+            RunState::Inmigrate => {
+                self.record.state = RecordedState::Suspended;
+                self.machine = Some(machine);
+                self.power_off_suspended().await
+            }
+            // Stopped by us, in the middle of something whose answer nobody got: it goes on.
+            RunState::Paused
+            | RunState::Postmigrate
+            | RunState::FinishMigrate
+            | RunState::Prelaunch => {
+                let result = machine.live.qmp.execute(Cont).await;
+                self.running(machine);
+                self.remove_state_file().await;
+                result.map(drop).map_err(|error| Fault::Qemu(chain(&error)))
+            }
+            other => {
+                self.hold(machine);
+                self.set_power(PowerState::Paused, Some(format!("QEMU stands still: {other:?}")));
+                Ok(())
+            }
+        }
+    }
+
+    /// Ends a QEMU whose guest has ended already.
+    async fn end(&mut self, ending: Ending) -> Result<(), Fault> {
+        let Some(machine) = &mut self.machine else { return Ok(()) };
+        let off = hostler_qemu::power_off(&machine.live.qmp, &machine.process).await;
+        machine.ending = Some(ending);
+        self.ended().await;
+        off.map_err(|error| Fault::Qemu(chain(&error)))
+    }
+
+    async fn without_process(&mut self) {
+        let (host, id) = (self.host.clone(), self.record.id());
+        if let Err(error) = blocking(move || end_processes(&host, id)).await {
+            tracing::warn!(vm = %id, %error, "cannot clean up after QEMU");
+        }
+        match self.record.state.clone() {
+            RecordedState::Running { .. } => {
+                self.failed("QEMU was gone when the agent started".to_owned()).await;
+            }
+            RecordedState::Suspended => self.set_power(PowerState::Suspended, None),
+            RecordedState::Failed { message } => {
+                self.set_power(PowerState::Failed, Some(message));
+            }
+            RecordedState::Stopped | RecordedState::Creating | RecordedState::Registering => {
+                self.set_power(PowerState::Stopped, None);
+            }
+        }
+        self.since = self.record.since;
+        self.publish();
+    }
+}

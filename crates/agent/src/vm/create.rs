@@ -1,0 +1,324 @@
+//! A VM's files come into being, or are taken in, or go.
+//!
+//! The order of creation makes a kill at any instant harmless: the record comes first, so that the
+//! agent's next start knows what to take back; the definition comes last of the files.
+
+use hostler_agent_api::NetworkDefinition;
+use hostler_endpoint::Problem;
+use hostler_host::network::TapName;
+use hostler_host::seed::{self, SeedInput};
+use hostler_host::{Datastore, VmDir, volume};
+use hostler_types::{DiskSource, DiskSpec, NicSpec, OperationId, PowerState, VmId};
+use std::time::Duration;
+
+use super::actor::{Actor, Next, Reply};
+use super::record::{RecordedState, VmRecord};
+use crate::blocking::blocking;
+use crate::context::HostContext;
+use crate::fault::{Fault, chain};
+
+/// How long a killed QEMU may take to be gone: its memory is given back, its disks are flushed.
+const KILL: Duration = Duration::from_secs(30);
+
+impl Actor {
+    pub(super) async fn create(&mut self, op: OperationId, reply: Reply) -> Next {
+        if self.record.state != RecordedState::Creating {
+            let fault = Fault::WrongState("a VM with this id is here already".to_owned());
+            self.finish(op, Err(fault), reply).await;
+            return Next::Go;
+        }
+        match self.make_files().await {
+            Ok(()) => self.made(op, reply).await,
+            Err(fault) => {
+                undo_create(&self.host, &self.record).await;
+                let _ = reply.send(Err(fault.into()));
+                Next::End
+            }
+        }
+    }
+
+    pub(super) async fn register(&mut self, op: OperationId, reply: Reply) -> Next {
+        if self.record.state != RecordedState::Registering {
+            let fault = Fault::WrongState("the VM is in the inventory already".to_owned());
+            self.finish(op, Err(fault), reply).await;
+            return Next::Go;
+        }
+        match self.take_files().await {
+            Ok(()) => self.made(op, reply).await,
+            Err(fault) => {
+                undo_register(&self.host, &self.record).await;
+                let _ = reply.send(Err(fault.into()));
+                Next::End
+            }
+        }
+    }
+
+    pub(super) async fn remove(
+        &mut self,
+        op: OperationId,
+        keep_files: bool,
+        force: bool,
+        reply: Reply,
+    ) -> Next {
+        match self.remove_all(keep_files, force).await {
+            Ok(()) => {
+                let _ = reply.send(Ok(self.report()));
+                Next::End
+            }
+            Err(fault) => {
+                self.finish(op, Err(fault), reply).await;
+                Next::Go
+            }
+        }
+    }
+
+    /// The VM is here and off.
+    async fn made(&mut self, op: OperationId, reply: Reply) -> Next {
+        let suspended = self.record.state == RecordedState::Registering
+            && vm_dir(&self.host, &self.record).is_ok_and(|dir| dir.suspend_state().exists());
+        let (state, power) = match suspended {
+            true => (RecordedState::Suspended, PowerState::Suspended),
+            false => (RecordedState::Stopped, PowerState::Stopped),
+        };
+        self.record.state = state;
+        self.record.journal.add(op, &Ok(()));
+        if let Err(fault) = self.save().await {
+            undo_create(&self.host, &self.record).await;
+            let _ = reply.send(Err(fault.into()));
+            return Next::End;
+        }
+        self.set_power(power, None);
+        let _ = reply.send(Ok::<_, Problem>(self.report()));
+        Next::Go
+    }
+
+    async fn make_files(&mut self) -> Result<(), Fault> {
+        let (host, record) = (self.host.clone(), self.record.clone());
+        blocking(move || {
+            host.records.save(&record)?;
+            let dir = vm_dir(&host, &record)?;
+            if dir.exists() && dir.read_definition().is_ok_and(|found| found.is_some()) {
+                return Err(Fault::WrongState(format!(
+                    "{} holds a VM already; register it instead",
+                    dir.path().display()
+                )));
+            }
+            dir.create()?;
+            make_disks(&host, &dir, &record)?;
+            write_seed(&dir, &record)
+        })
+        .await?;
+        plug_all(&self.host, &self.record).await?;
+        let (host, record) = (self.host.clone(), self.record.clone());
+        blocking(move || Ok(vm_dir(&host, &record)?.write_definition(&record.definition.vm)?)).await
+    }
+
+    async fn take_files(&mut self) -> Result<(), Fault> {
+        let (host, record) = (self.host.clone(), self.record.clone());
+        blocking(move || {
+            host.records.save(&record)?;
+            let dir = vm_dir(&host, &record)?;
+            if !dir.exists() {
+                return Err(Fault::WrongState(format!("{} is not there", dir.path().display())));
+            }
+            let spec = &record.definition.vm.spec;
+            for disk in &spec.disks {
+                // The new user may be another than the one before; also proves that it is a file.
+                volume::set_owner(&dir.disk(&disk.name), record.uid)?;
+                let found = volume::virtual_size(&dir.disk(&disk.name))?;
+                if found > disk.size {
+                    return Err(Fault::WrongState(format!(
+                        "disk `{}` has {found}, more than the {} of its definition",
+                        disk.name, disk.size
+                    )));
+                }
+            }
+            for path in [dir.nvram(), dir.suspend_state()] {
+                if path.exists() {
+                    volume::set_owner(&path, record.uid)?;
+                }
+            }
+            write_seed(&dir, &record)
+        })
+        .await?;
+        plug_all(&self.host, &self.record).await?;
+        let (host, record) = (self.host.clone(), self.record.clone());
+        blocking(move || Ok(vm_dir(&host, &record)?.write_definition(&record.definition.vm)?)).await
+    }
+
+    async fn remove_all(&mut self, keep_files: bool, force: bool) -> Result<(), Fault> {
+        if self.machine.is_some() {
+            if !force {
+                return Err(Fault::Power {
+                    action: "removing it",
+                    power: self.power,
+                    needed: "stopped",
+                });
+            }
+            self.power_off().await?;
+        }
+        self.restart_at = None;
+        let (host, record) = (self.host.clone(), self.record.clone());
+        // Before anything is undone: is the datastore there at all?
+        blocking(move || vm_dir(&host, &record).map(drop)).await?;
+        unplug_all(&self.host, &self.record).await;
+        let (host, record) = (self.host.clone(), self.record.clone());
+        blocking(move || {
+            end_processes(&host, record.id())?;
+            let dir = vm_dir(&host, &record)?;
+            match keep_files {
+                true if dir.exists() => dir.unregister()?,
+                true => {}
+                false => dir.remove()?,
+            }
+            host.records.remove(record.id())
+        })
+        .await
+    }
+}
+
+/// Takes back what a creation made. What fails is logged: the record stays then, and the agent's
+/// next start tries again.
+pub(super) async fn undo_create(host: &std::sync::Arc<HostContext>, record: &VmRecord) {
+    unplug_all(host, record).await;
+    let (host, record) = (host.clone(), record.clone());
+    let id = record.id();
+    let undone = blocking(move || {
+        // A directory that holds another's definition was there before: the creation was refused.
+        let dir = vm_dir(&host, &record)?;
+        let foreign = dir.read_definition().ok().flatten();
+        if foreign.is_none_or(|found| found == record.definition.vm) {
+            dir.remove()?;
+        }
+        host.records.remove(record.id())
+    });
+    if let Err(error) = undone.await {
+        tracing::error!(vm = %id, %error, "cannot take back a creation; the next start will");
+    }
+}
+
+/// Forgets a VM that could not be taken in; its files stay.
+pub(super) async fn undo_register(host: &std::sync::Arc<HostContext>, record: &VmRecord) {
+    unplug_all(host, record).await;
+    let (records, id) = (host.records.clone(), record.id());
+    if let Err(error) = blocking(move || records.remove(id)).await {
+        tracing::error!(vm = %id, %error, "cannot forget a VM");
+    }
+}
+
+/// Kills what runs for the VM and removes its group and runtime directory. Blocks.
+pub(super) fn end_processes(host: &HostContext, id: VmId) -> Result<(), Fault> {
+    host.cgroups
+        .kill(id, KILL)
+        .map_err(|error| Fault::WrongState(format!("QEMU cannot be ended: {}", chain(&error))))?;
+    match std::fs::remove_dir_all(host.vm_runtime(id)) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(Fault::internal("remove a runtime directory", &error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The VM's directory on a datastore that is there. Blocks.
+pub(super) fn vm_dir(host: &HostContext, record: &VmRecord) -> Result<VmDir, Fault> {
+    Ok(host.datastores.get(record.datastore())?.vm(record.id()))
+}
+
+/// Where an image is that the VM uses. Blocks.
+pub(super) fn image_path(
+    host: &HostContext,
+    record: &VmRecord,
+    image: hostler_types::ImageId,
+) -> Result<std::path::PathBuf, Fault> {
+    let datastore = record.definition.images.iter().find(|(id, _)| *id == image);
+    let datastore = datastore.map_or(record.datastore(), |(_, datastore)| *datastore);
+    let found: Datastore = host.datastores.get(datastore)?;
+    found.find_image(image).map(|(path, _)| path).ok_or(Fault::NoImage { image, datastore })
+}
+
+pub(super) fn make_disk(
+    host: &HostContext,
+    dir: &VmDir,
+    record: &VmRecord,
+    disk: &DiskSpec,
+) -> Result<(), Fault> {
+    match disk.source {
+        DiskSource::Blank => volume::create_blank(dir, disk, record.uid)?,
+        DiskSource::Image(image) => {
+            let path = image_path(host, record, image)?;
+            let size = volume::virtual_size(&path)?;
+            volume::create_overlay(dir, disk, &path, size, record.uid)?;
+        }
+    }
+    Ok(())
+}
+
+fn make_disks(host: &HostContext, dir: &VmDir, record: &VmRecord) -> Result<(), Fault> {
+    let spec = &record.definition.vm.spec;
+    spec.disks.iter().try_for_each(|disk| make_disk(host, dir, record, disk))
+}
+
+/// Writes the seed, if the guest is to be told something. Blocks.
+pub(super) fn write_seed(dir: &VmDir, record: &VmRecord) -> Result<(), Fault> {
+    let vm = &record.definition.vm;
+    let Some(customization) = &vm.spec.customization else { return Ok(()) };
+    let input = SeedInput { vm: vm.id(), name: vm.name(), customization, nics: &vm.spec.nics };
+    seed::write(dir, &input, record.uid).map_err(|error| Fault::WrongState(chain(&error)))
+}
+
+pub(super) async fn plug(
+    host: &HostContext,
+    record: &VmRecord,
+    index: usize,
+    nic: &NicSpec,
+) -> Result<(), Fault> {
+    let network = network_of(record, nic).ok_or(Fault::NoNetwork(nic.network))?;
+    let vm = &record.definition.vm;
+    let customization = vm.spec.customization.as_ref();
+    let hostname = customization.and_then(|c| c.hostname.as_ref()).unwrap_or(vm.name());
+    let tap = TapName::of(vm.id(), index);
+    host.networks.plug(network.id, &network.spec, &tap, nic.mac, Some(hostname)).await?;
+    Ok(())
+}
+
+pub(super) async fn unplug(
+    host: &HostContext,
+    record: &VmRecord,
+    index: usize,
+    nic: &NicSpec,
+) -> Result<(), Fault> {
+    let Some(network) = network_of(record, nic) else { return Ok(()) };
+    let tap = TapName::of(record.id(), index);
+    host.networks.unplug(network.id, &network.spec, &tap).await
+}
+
+pub(super) fn network_of<'a>(record: &'a VmRecord, nic: &NicSpec) -> Option<&'a NetworkDefinition> {
+    record.definition.networks.iter().find(|network| network.id == nic.network)
+}
+
+pub(super) async fn plug_all(host: &HostContext, record: &VmRecord) -> Result<(), Fault> {
+    for (index, nic) in record.definition.vm.spec.nics.iter().enumerate() {
+        plug(host, record, index, nic).await?;
+    }
+    Ok(())
+}
+
+/// What fails is logged: an address that stays reserved harms nobody.
+pub(super) async fn unplug_all(host: &HostContext, record: &VmRecord) {
+    for (index, nic) in record.definition.vm.spec.nics.iter().enumerate() {
+        if let Err(error) = unplug(host, record, index, nic).await {
+            tracing::warn!(vm = %record.id(), nic = %nic.name, %error, "cannot unplug a NIC");
+        }
+    }
+}
+
+impl From<hostler_host::VolumeError> for Fault {
+    fn from(error: hostler_host::VolumeError) -> Self {
+        use hostler_host::VolumeError;
+        match error {
+            VolumeError::Datastore(error) => error.into(),
+            VolumeError::Full { .. } => Self::NoSpace(chain(&error)),
+            error => Self::WrongState(chain(&error)),
+        }
+    }
+}

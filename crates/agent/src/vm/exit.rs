@@ -1,0 +1,159 @@
+//! What QEMU's events and its end mean for the VM.
+
+use hostler_qmp::event::{Event, ShutdownCause};
+use hostler_types::PowerState;
+use jiff::Timestamp;
+use tokio::time::Instant;
+
+use super::actor::Actor;
+use super::create::end_processes;
+use super::machine::MachineEvent;
+use super::record::RecordedState;
+use super::restart::pause_before_restart;
+use crate::blocking::blocking;
+
+/// Why QEMU ends, once that is known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// We told it to.
+    Ordered,
+    /// We told it to, after its memory had been saved.
+    Suspended,
+    /// The guest shut itself down.
+    Guest,
+    /// The guest's kernel is lost.
+    Panic,
+}
+
+impl Actor {
+    pub(super) async fn react(&mut self, event: MachineEvent) {
+        match event {
+            MachineEvent::Qmp(event) => self.react_to(&event),
+            MachineEvent::Lost => self.monitor_lost().await,
+            MachineEvent::Exited => self.ended().await,
+        }
+    }
+
+    fn react_to(&mut self, event: &Event) {
+        let Some(machine) = &mut self.machine else { return };
+        match event {
+            Event::Shutdown(shutdown) => {
+                let ending = match shutdown.reason {
+                    ShutdownCause::GuestPanic => Some(Ending::Panic),
+                    _ if shutdown.guest => Some(Ending::Guest),
+                    // Its own end follows; a signal or an error is not an order of ours.
+                    _ => None,
+                };
+                machine.ending = machine.ending.take().or(ending);
+                machine.end_in_background();
+            }
+            // A guest that has ended stands still too.
+            Event::Stop if machine.ending.is_none() && self.power == PowerState::Running => {
+                let message = machine.pause_reason.take();
+                self.set_power(PowerState::Paused, message);
+            }
+            Event::Resume if self.power == PowerState::Paused => {
+                self.set_power(PowerState::Running, None);
+            }
+            Event::BlockIoError(error) if error.action == "stop" => {
+                let what = if error.nospace { "its datastore is full" } else { &error.reason };
+                let node = error.node_name.as_deref().unwrap_or_default();
+                let text = format!("a disk ({node}) cannot be {}: {what}", verb(&error.operation));
+                machine.pause_reason = Some(text.clone());
+                if self.power == PowerState::Paused {
+                    self.set_power(PowerState::Paused, Some(text));
+                }
+            }
+            Event::GuestPanicked(_) => {
+                machine.ending = Some(Ending::Panic);
+                machine.end_in_background();
+            }
+            Event::VserportChange(change) => machine.port_changed(&change.id, change.open),
+            Event::NicRxFilterChanged(_) | Event::Reset(_) => machine.port_hint(),
+            _ => {}
+        }
+    }
+
+    /// The monitor is gone but the process is not: connect again. A QEMU that cannot be talked to
+    /// is left alone: its guest may be fine.
+    async fn monitor_lost(&mut self) {
+        let Some(machine) = &mut self.machine else { return };
+        tracing::warn!(vm = %self.record.id(), "lost QEMU's monitor; connecting again");
+        if let Err(error) = machine.reconnect().await {
+            let text = format!("QEMU runs, but its monitor does not answer: {error}");
+            tracing::warn!(vm = %self.record.id(), text);
+            self.set_power(PowerState::Unknown, Some(text));
+        }
+    }
+
+    /// QEMU is gone. Cleans up, decides what follows, and tells.
+    pub(super) async fn ended(&mut self) {
+        let Some(machine) = self.machine.take() else { return };
+        self.live.send_replace(None);
+        let ending = machine.ending.clone();
+        let words = machine.last_words();
+        drop(machine);
+        let (host, record) = (self.host.clone(), self.record.clone());
+        if let Err(error) = blocking(move || end_processes(&host, record.id())).await {
+            tracing::error!(vm = %self.record.id(), %error, "cannot clean up after QEMU");
+        }
+        if let Some(guest) = &mut self.guest {
+            guest.since = if guest.agent { Timestamp::now() } else { guest.since };
+            guest.agent = false;
+        }
+        match ending {
+            // The record was written before QEMU was ended.
+            Some(Ending::Suspended) => self.set_power(PowerState::Suspended, None),
+            Some(Ending::Ordered | Ending::Guest) => {
+                self.record.state = RecordedState::Stopped;
+                self.record.since = Timestamp::now();
+                self.save_or_log().await;
+                self.set_power(PowerState::Stopped, None);
+            }
+            Some(Ending::Panic) => self.failed("the guest's kernel panicked".to_owned()).await,
+            None => self.failed(format!("QEMU ended unexpectedly{words}")).await,
+        }
+        self.stop_ended().await;
+    }
+
+    /// The VM should run and does not: starts it again after a pause, if its policy says so.
+    pub(super) async fn failed(&mut self, why: String) {
+        let now = Timestamp::now();
+        let policy = self.record.definition.vm.spec.restart;
+        // Somebody was bringing it down anyway.
+        let wanted = self.stopping.next_deadline().is_none();
+        let pause = match wanted {
+            true => pause_before_restart(policy, &mut self.record.restarts, now),
+            false => None,
+        };
+        let message = match pause {
+            Some(pause) => {
+                self.record.restarts.push(now);
+                self.restart_at = Some(Instant::now() + pause);
+                format!("{why}; starting it again in {} ms", pause.as_millis())
+            }
+            None => why,
+        };
+        tracing::warn!(vm = %self.record.id(), message, "a guest failed");
+        self.record.state = RecordedState::Failed { message: message.clone() };
+        self.record.since = now;
+        self.save_or_log().await;
+        self.set_power(PowerState::Failed, Some(message));
+    }
+
+    /// The pause before a restart is over.
+    pub(super) async fn restart(&mut self) {
+        if self.machine.is_some() {
+            return;
+        }
+        if let Err(error) = self.start().await {
+            self.failed(format!("it could not be started again: {error}")).await;
+        } else {
+            self.save_or_log().await;
+        }
+    }
+}
+
+fn verb(operation: &str) -> &'static str {
+    if operation == "write" { "written" } else { "read" }
+}

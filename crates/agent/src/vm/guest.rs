@@ -1,0 +1,205 @@
+//! Asks a running guest's agent what the guest is, and tells the VM's actor when that changes.
+//!
+//! QEMU says when the guest's agent opens or closes its port, and when a NIC's filter changes; the
+//! agent has no event for a new address, so it is also asked from time to time: every few seconds
+//! while the guest boots, then rarely. A hanging agent blocks nobody: this task is its only victim.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use hostler_qmp::guest::{
+    GetHostName, GetOsinfo, GuestAgent, GuestError, NetworkGetInterfaces, Ping,
+};
+use hostler_types::GuestReport;
+use jiff::Timestamp;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+
+use super::actor::Message;
+
+/// At first a guest is asked this often …
+const SOON: Duration = Duration::from_secs(3);
+/// … for this long after its agent came …
+const FRESH: Duration = Duration::from_secs(120);
+/// … then this often.
+const SELDOM: Duration = Duration::from_secs(30);
+/// An answer to a ping.
+const ANSWER: Duration = Duration::from_secs(5);
+const MAX_ADDRESSES: usize = 64;
+
+/// What QEMU says of the agent's port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Port {
+    /// Whether a program in the guest has it open; `None`: not known (found again after a restart).
+    pub(crate) open: Option<bool>,
+    /// Grows when something suggests that addresses have changed.
+    pub(crate) hints: u64,
+}
+
+/// Watches one guest until its port's owner (the actor) goes away.
+pub(crate) async fn watch_guest(
+    agent: GuestAgent,
+    mut port: watch::Receiver<Port>,
+    actor: mpsc::Sender<Message>,
+    mut report: Option<GuestReport>,
+) {
+    let mut came = Instant::now();
+    let mut answered = false;
+    loop {
+        let open = port.borrow_and_update().open;
+        if open == Some(false) {
+            answered = false;
+            report = tell(&actor, report, None).await;
+            if port.changed().await.is_err() {
+                return;
+            }
+            came = Instant::now();
+            continue;
+        }
+        let read = read(&agent).await;
+        if read.is_some() && !answered {
+            came = Instant::now();
+        }
+        answered = read.is_some();
+        report = tell(&actor, report, read).await;
+        let pause = if came.elapsed() < FRESH { SOON } else { SELDOM };
+        tokio::select! {
+            changed = port.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
+
+/// What one round of questions brought.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Answers {
+    hostname: Option<String>,
+    os: Option<String>,
+    kernel: Option<String>,
+    /// `None`: the guest did not say.
+    addresses: Option<Vec<IpAddr>>,
+}
+
+async fn read(agent: &GuestAgent) -> Option<Answers> {
+    agent.execute_within(Ping, ANSWER).await.ok()?;
+    let hostname = agent.execute(GetHostName).await;
+    let os = agent.execute(GetOsinfo).await;
+    let interfaces = agent.execute(NetworkGetInterfaces).await;
+    for error in [hostname.as_ref().err(), os.as_ref().err(), interfaces.as_ref().err()] {
+        if let Some(error @ (GuestError::Closed | GuestError::Io(_))) = error {
+            tracing::debug!(%error, "the guest agent's channel is gone");
+            return None;
+        }
+    }
+    let os = os.ok();
+    let addresses = interfaces.ok().map(|interfaces| {
+        let addresses = interfaces.iter().flat_map(|interface| &interface.ip_addresses);
+        addresses.map(|address| address.address).filter(is_shown).take(MAX_ADDRESSES).collect()
+    });
+    Some(Answers {
+        hostname: hostname.ok().and_then(|name| name.host_name.as_host_name().map(str::to_owned)),
+        os: os.as_ref().and_then(|os| {
+            let name = os.pretty_name.as_ref().or(os.name.as_ref());
+            name.map(|name| name.to_string())
+        }),
+        kernel: os.and_then(|os| os.kernel_release).map(|kernel| kernel.into_string()),
+        addresses,
+    })
+}
+
+/// Tells the actor if there is news; what it knows now.
+async fn tell(
+    actor: &mpsc::Sender<Message>,
+    before: Option<GuestReport>,
+    answers: Option<Answers>,
+) -> Option<GuestReport> {
+    let now = merge(before.as_ref(), answers, Timestamp::now());
+    if now != before
+        && let Some(now) = &now
+    {
+        let _ = actor.send(Message::Guest(now.clone())).await;
+    }
+    now
+}
+
+/// The report after a round. What the guest once said stays until it says otherwise; the time
+/// changes only when the agent begins or ceases to answer.
+fn merge(
+    before: Option<&GuestReport>,
+    answers: Option<Answers>,
+    now: Timestamp,
+) -> Option<GuestReport> {
+    let Some(answers) = answers else {
+        let before = before?;
+        let since = if before.agent { now } else { before.since };
+        return Some(GuestReport { agent: false, since, ..before.clone() });
+    };
+    let since = before.filter(|before| before.agent).map_or(now, |before| before.since);
+    let old = before.cloned();
+    let mut addresses =
+        answers.addresses.or(old.as_ref().map(|old| old.addresses.clone())).unwrap_or_default();
+    addresses.sort();
+    addresses.dedup();
+    Some(GuestReport {
+        agent: true,
+        since,
+        hostname: answers.hostname.or(old.as_ref().and_then(|old| old.hostname.clone())),
+        os: answers.os.or(old.as_ref().and_then(|old| old.os.clone())),
+        kernel: answers.kernel.or(old.and_then(|old| old.kernel)),
+        addresses,
+    })
+}
+
+fn is_shown(address: &IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => {
+            !v4.is_loopback() && !v4.is_link_local() && !v4.is_unspecified() && !v4.is_multicast()
+        }
+        IpAddr::V6(v6) => {
+            !v6.is_loopback()
+                && !v6.is_unicast_link_local()
+                && !v6.is_unspecified()
+                && !v6.is_multicast()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answers(hostname: &str, addresses: &[&str]) -> Answers {
+        Answers {
+            hostname: Some(hostname.to_owned()),
+            os: None,
+            kernel: None,
+            addresses: Some(addresses.iter().map(|a| a.parse().unwrap()).collect()),
+        }
+    }
+
+    #[test]
+    fn since_changes_only_with_the_agent() {
+        let second = |n| Timestamp::from_second(n).unwrap();
+        let first = merge(None, Some(answers("a", &["10.0.0.2"])), second(1)).unwrap();
+        assert!(first.agent && first.since == second(1));
+        let renamed = merge(Some(&first), Some(answers("b", &[])), second(2)).unwrap();
+        assert_eq!((renamed.since, renamed.hostname.as_deref()), (second(1), Some("b")));
+        let gone = merge(Some(&renamed), None, second(3)).unwrap();
+        assert!(!gone.agent && gone.since == second(3));
+        assert_eq!(gone.hostname.as_deref(), Some("b"), "what was known stays");
+        assert_eq!(merge(Some(&gone), None, second(4)), Some(gone));
+        assert_eq!(merge(None, None, second(1)), None);
+    }
+
+    #[test]
+    fn only_addresses_of_use_are_shown() {
+        let check = |text: &str, shown| {
+            assert_eq!(is_shown(&text.parse().unwrap()), shown, "{text}");
+        };
+        check("10.0.0.2", true);
+        check("fd00::2", true);
+        for hidden in ["127.0.0.1", "169.254.1.1", "::1", "fe80::1", "0.0.0.0", "ff02::1"] {
+            check(hidden, false);
+        }
+    }
+}

@@ -1,0 +1,367 @@
+//! Starting a guest, and pressing its reset button.
+//!
+//! Everything QEMU needs is opened here, before and for it; what a failed start has made is gone
+//! when it is answered.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use hostler_host::uid::IMAGE_GID;
+use hostler_host::{Tap, TapName, VmDir, VmUid};
+use hostler_qemu::{
+    CdromPlan, ChildFd, Credentials, DiskCache, DiskPlan, FirmwarePlan, InheritedFds, LaunchPlan,
+    NicPlan, Process, QEMU, Spawn, Start, command_line,
+};
+use hostler_qmp::command::{Cont, QueryStatus, SystemReset};
+use hostler_qmp::{Events, Options, Qmp};
+use hostler_types::{Accelerator, DiskSource, Firmware, PowerState};
+use jiff::Timestamp;
+use tokio::net::UnixStream;
+
+use super::actor::Actor;
+use super::create::{end_processes, image_path, network_of, vm_dir};
+use super::guest::watch_guest;
+use super::machine::{Bound, Machine, Sockets};
+use super::record::{ProcessId, RecordedState, VmRecord};
+use crate::blocking::blocking;
+use crate::context::HostContext;
+use crate::fault::{Fault, chain};
+
+/// From the process's start to its monitor's greeting. A loaded host needs seconds, not minutes.
+const COME_UP: Duration = Duration::from_secs(30);
+
+/// What is ready for QEMU before its taps are.
+struct Prepared {
+    dir: VmDir,
+    sockets: Sockets,
+    qmp: Bound,
+    guest_agent: Bound,
+    serial: Bound,
+    cgroup_procs: Vec<std::os::fd::OwnedFd>,
+    log: std::fs::File,
+    disks: Vec<DiskPlan>,
+    cdroms: Vec<CdromPlan>,
+    firmware: FirmwarePlan,
+    seed: Option<PathBuf>,
+}
+
+impl Actor {
+    /// Starts or resumes the guest; its CPUs run when this returns.
+    pub(super) async fn start(&mut self) -> Result<(), Fault> {
+        match (&self.machine, self.power) {
+            (Some(_), PowerState::Running) => return Ok(()),
+            (Some(machine), PowerState::Paused) => {
+                machine.live.qmp.execute(Cont).await.map_err(|e| Fault::Qemu(chain(&e)))?;
+                self.set_power(PowerState::Running, None);
+                return Ok(());
+            }
+            (Some(_), power) => {
+                return Err(Fault::Power { action: "starting it", power, needed: "stopped" });
+            }
+            (None, _) => {}
+        }
+        self.restart_at = None;
+        let resume = self.record.state == RecordedState::Suspended;
+        let before = (self.power, self.message.clone());
+        self.guest = None;
+        self.set_power(PowerState::Starting, None);
+        let started = match self.launch(resume).await {
+            Ok(machine) if resume => self.resume(machine).await,
+            Ok(machine) => {
+                self.running(machine);
+                Ok(())
+            }
+            Err(fault) => Err(fault),
+        };
+        if let Err(fault) = started {
+            self.machine = None;
+            let (host, id) = (self.host.clone(), self.record.id());
+            if let Err(error) = blocking(move || end_processes(&host, id)).await {
+                tracing::error!(vm = %id, %error, "cannot clean up after a failed start");
+            }
+            self.set_power(before.0, before.1);
+            return Err(fault);
+        }
+        Ok(())
+    }
+
+    pub(super) async fn reset(&mut self) -> Result<(), Fault> {
+        let power = self.power;
+        let machine = self.machine.as_ref().ok_or(Fault::Power {
+            action: "resetting it",
+            power,
+            needed: "running",
+        })?;
+        machine.live.qmp.execute(SystemReset).await.map_err(|e| Fault::Qemu(chain(&e)))?;
+        machine.port_hint();
+        Ok(())
+    }
+
+    /// QEMU runs the guest: from here on the actor reacts to it.
+    pub(super) fn running(&mut self, machine: Machine) {
+        self.hold(machine);
+        self.set_power(PowerState::Running, None);
+    }
+
+    /// Takes a machine whose guest may not run yet.
+    pub(super) fn hold(&mut self, machine: Machine) {
+        let process = process_id(&machine.process);
+        self.record.state = RecordedState::Running { process };
+        self.record.since = Timestamp::now();
+        if let Some(to_self) = self.to_self.upgrade() {
+            let (agent, port) = (machine.live.agent.clone(), machine.port());
+            tokio::spawn(watch_guest(agent, port, to_self, self.guest.clone()));
+        }
+        self.live.send_replace(Some(machine.live.clone()));
+        self.machine = Some(machine);
+    }
+
+    async fn launch(&self, resume: bool) -> Result<Machine, Fault> {
+        let accelerator = self.host.facts.accelerator().await?;
+        let (host, record) = (self.host.clone(), self.record.clone());
+        let prepare = blocking(move || prepare(&host, &record));
+        let (prepared, taps) = tokio::try_join!(prepare, open_taps(&self.host, &self.record))?;
+        let record = self.record.clone();
+        let start = if resume { Start::Resume } else { Start::Boot };
+        let (process, connected) =
+            blocking(move || spawn(&record, prepared, taps, accelerator, start)).await?;
+        let Connected { sockets, dir, qmp, guest_agent, serial } = connected;
+        let monitor = greet(&process, qmp, &sockets).await?;
+        let port_open = (!resume).then_some(false);
+        let streams = (guest_agent, serial);
+        Ok(Machine::new(process, monitor, streams, sockets, dir.console_log(), port_open))
+    }
+}
+
+struct Connected {
+    sockets: Sockets,
+    dir: VmDir,
+    qmp: UnixStream,
+    guest_agent: UnixStream,
+    serial: UnixStream,
+}
+
+/// Checks and opens all that does not need the network. Blocks.
+fn prepare(host: &HostContext, record: &VmRecord) -> Result<Prepared, Fault> {
+    let id = record.id();
+    let failed = |error: std::io::Error| Fault::internal("prepare QEMU's sockets", &error);
+    let dir = vm_dir(host, record)?;
+    let running = host.cgroups.pids(id).map_err(|error| Fault::internal("cgroup", &error))?;
+    if !running.is_empty() {
+        let text = format!("processes of the VM run already: {running:?}");
+        return Err(Fault::WrongState(text));
+    }
+    let sockets = Sockets::new(host.vm_runtime(id));
+    sockets.create(record.uid).map_err(failed)?;
+    let disks = disk_plans(host, &dir, record)?;
+    let cdroms = cdrom_plans(host, record)?;
+    let firmware = firmware_plan(host, &dir, record)?;
+    let seed = record.definition.vm.spec.customization.as_ref().map(|_| dir.seed());
+    host.cgroups.create(id).map_err(|error| Fault::internal("cgroup", &error))?;
+    let cgroup_procs =
+        host.cgroups.join_files(id).map_err(|error| Fault::internal("cgroup", &error))?;
+    Ok(Prepared {
+        qmp: sockets.bind(&sockets.qmp()).map_err(failed)?,
+        guest_agent: sockets.bind(&sockets.guest_agent()).map_err(failed)?,
+        serial: sockets.bind(&sockets.serial()).map_err(failed)?,
+        log: sockets.log_file().map_err(failed)?,
+        cgroup_procs,
+        sockets,
+        dir,
+        disks,
+        cdroms,
+        firmware,
+        seed,
+    })
+}
+
+async fn open_taps(host: &HostContext, record: &VmRecord) -> Result<Vec<Tap>, Fault> {
+    let mut taps = Vec::new();
+    for (index, nic) in record.definition.vm.spec.nics.iter().enumerate() {
+        let network = network_of(record, nic).ok_or(Fault::NoNetwork(nic.network))?;
+        let tap = TapName::of(record.id(), index);
+        taps.push(host.networks.open_tap(network.id, &network.spec, &tap).await?);
+    }
+    Ok(taps)
+}
+
+/// Blocks for the time of a fork.
+fn spawn(
+    record: &VmRecord,
+    prepared: Prepared,
+    taps: Vec<Tap>,
+    accelerator: Accelerator,
+    start: Start,
+) -> Result<(Process, Connected), Fault> {
+    let mut fds = InheritedFds::default();
+    let mut inherit = |fd| fds.add(fd).map_err(|error| Fault::internal("pass a socket", &error));
+    let qmp = inherit(prepared.qmp.listener)?;
+    let guest_agent = inherit(prepared.guest_agent.listener)?;
+    let serial = inherit(prepared.serial.listener)?;
+    let spec = &record.definition.vm.spec;
+    let mut nics = Vec::new();
+    for (nic, tap) in spec.nics.iter().zip(taps) {
+        nics.push(NicPlan { name: nic.name.clone(), mac: nic.mac, tap: inherit(tap.fd)? });
+    }
+    let channels = [qmp, guest_agent, serial];
+    let files = Files {
+        disks: prepared.disks,
+        cdroms: prepared.cdroms,
+        firmware: prepared.firmware,
+        seed: prepared.seed,
+        vnc: prepared.sockets.vnc(),
+    };
+    let plan = launch_plan(record, files, channels, nics, accelerator, start);
+    let args = command_line(&plan).map_err(|error| Fault::Invalid(chain(&error)))?;
+    let spawn = Spawn {
+        program: PathBuf::from(QEMU),
+        args,
+        credentials: credentials(record.uid, accelerator),
+        fds,
+        cgroup_procs: prepared.cgroup_procs,
+        log: prepared.log,
+    };
+    let process = spawn.start().map_err(|error| Fault::Qemu(chain(&error)))?;
+    let stream = |stream| {
+        UnixStream::from_std(stream).map_err(|error| Fault::internal("use a socket", &error))
+    };
+    let connected = Connected {
+        sockets: prepared.sockets,
+        dir: prepared.dir,
+        qmp: stream(prepared.qmp.stream)?,
+        guest_agent: stream(prepared.guest_agent.stream)?,
+        serial: stream(prepared.serial.stream)?,
+    };
+    Ok((process, connected))
+}
+
+/// The VM's own user, which may read images, and use KVM if that is what runs guests.
+fn credentials(uid: VmUid, accelerator: Accelerator) -> Credentials {
+    let mut groups = vec![IMAGE_GID];
+    if accelerator == Accelerator::Kvm {
+        groups.extend(crate::facts::kvm_group());
+    }
+    Credentials::User { uid: uid.uid(), gid: uid.gid(), groups }
+}
+
+/// What of a plan lies in files.
+struct Files {
+    disks: Vec<DiskPlan>,
+    cdroms: Vec<CdromPlan>,
+    firmware: FirmwarePlan,
+    seed: Option<PathBuf>,
+    vnc: PathBuf,
+}
+
+fn launch_plan(
+    record: &VmRecord,
+    files: Files,
+    [qmp, guest_agent, serial]: [ChildFd; 3],
+    nics: Vec<NicPlan>,
+    accelerator: Accelerator,
+    start: Start,
+) -> LaunchPlan {
+    let vm = &record.definition.vm;
+    LaunchPlan {
+        vm: vm.id(),
+        name: vm.name().clone(),
+        accelerator,
+        cpu_model: vm.spec.cpu_model.clone(),
+        cpus: vm.spec.cpus,
+        memory: vm.spec.memory,
+        max_memory: LaunchPlan::free_max_memory(vm.spec.memory),
+        firmware: files.firmware,
+        boot_order: vm.spec.boot_order.clone(),
+        disks: files.disks,
+        cdroms: files.cdroms,
+        nics,
+        seed: files.seed,
+        qmp,
+        guest_agent,
+        serial,
+        vnc: files.vnc,
+        start,
+        // Nothing here takes a guest back in time, so it keeps its generation.
+        generation_id: vm.id().uuid(),
+    }
+}
+
+fn disk_plans(host: &HostContext, dir: &VmDir, record: &VmRecord) -> Result<Vec<DiskPlan>, Fault> {
+    let plan = |disk: &hostler_types::DiskSpec| {
+        let backing = match disk.source {
+            DiskSource::Image(image) => Some(image_path(host, record, image)?),
+            DiskSource::Blank => None,
+        };
+        let path = dir.disk(&disk.name);
+        if !path.is_file() {
+            return Err(Fault::WrongState(format!("the disk {} is missing", path.display())));
+        }
+        Ok(DiskPlan {
+            name: disk.name.clone(),
+            cache: DiskCache::for_file(&path),
+            path,
+            backing,
+            bus: disk.bus,
+            read_only: false,
+        })
+    };
+    record.definition.vm.spec.disks.iter().map(plan).collect()
+}
+
+fn cdrom_plans(host: &HostContext, record: &VmRecord) -> Result<Vec<CdromPlan>, Fault> {
+    let plan = |cdrom: &hostler_types::CdromSpec| {
+        let image = cdrom.image.map(|image| image_path(host, record, image)).transpose()?;
+        Ok(CdromPlan { name: cdrom.name.clone(), image })
+    };
+    record.definition.vm.spec.cdroms.iter().map(plan).collect()
+}
+
+/// The firmware's code is the host's; the variables are a copy of the VM's own, made at the first
+/// start.
+fn firmware_plan(
+    host: &HostContext,
+    dir: &VmDir,
+    record: &VmRecord,
+) -> Result<FirmwarePlan, Fault> {
+    if record.definition.vm.spec.firmware == Firmware::Bios {
+        return Ok(FirmwarePlan::Bios);
+    }
+    let (code, template) = host.facts.uefi()?;
+    let vars = dir.nvram();
+    if !vars.exists() {
+        let failed = |error: std::io::Error| Fault::internal("make UEFI variables", &error);
+        let bytes = std::fs::read(&template).map_err(failed)?;
+        let access =
+            hostler_host::Access { mode: 0o600, uid: record.uid.uid(), gid: record.uid.gid() };
+        hostler_host::write_atomic(&vars, &bytes, access).map_err(failed)?;
+    }
+    Ok(FirmwarePlan::Uefi { code, vars })
+}
+
+pub(super) fn process_id(process: &Process) -> ProcessId {
+    ProcessId { pid: process.pid(), start_time: process.start_time() }
+}
+
+/// Waits for QEMU's greeting, or for its end.
+async fn greet(
+    process: &Process,
+    stream: UnixStream,
+    sockets: &Sockets,
+) -> Result<(Qmp, Events), Fault> {
+    let options = Options { greeting_timeout: COME_UP, ..Options::default() };
+    let connected = tokio::select! {
+        biased;
+        connected = Qmp::connect(stream, options) => connected,
+        _ = process.exited() => Err(hostler_qmp::QmpError::NoGreeting { after: COME_UP }),
+    };
+    let failed = |what: String| Fault::Qemu(format!("{what}{}", sockets.last_words()));
+    match connected {
+        Ok((qmp, events)) => {
+            qmp.execute(QueryStatus).await.map_err(|error| failed(chain(&error)))?;
+            Ok((qmp, events))
+        }
+        // Its last words say more than that it went.
+        Err(_) if process.try_exited().is_some() => Err(failed("QEMU did not start".to_owned())),
+        Err(error) => Err(failed(chain(&error))),
+    }
+}

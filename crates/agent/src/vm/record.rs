@@ -1,0 +1,175 @@
+//! What the agent remembers of a VM across its own death: one file per VM.
+//!
+//! A record exists from the first instant of a VM's creation to the last of its removal, so that
+//! nothing of a VM is ever left unowned. It is written before the world is changed where the change
+//! could not be found again otherwise, and after it where it can (a running QEMU is found through
+//! its cgroup).
+
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
+
+use hostler_agent_api::VmDefinition;
+use hostler_endpoint::Problem;
+use hostler_host::VmUid;
+use hostler_types::{DatastoreId, Epoch, OperationId, VmId};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::fault::Fault;
+use crate::state_file;
+
+/// Operations that are remembered; a server asks again for its last one, not for older ones.
+const REMEMBERED: usize = 64;
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct VmRecord {
+    pub(crate) definition: VmDefinition,
+    pub(crate) epoch: Epoch,
+    /// The user that QEMU runs as; nobody else's while the record exists.
+    pub(crate) uid: VmUid,
+    pub(crate) state: RecordedState,
+    pub(crate) since: Timestamp,
+    /// When QEMU was started again without being told to, newest last.
+    #[serde(default)]
+    pub(crate) restarts: Vec<Timestamp>,
+    #[serde(default)]
+    pub(crate) journal: Journal,
+}
+
+/// What the VM should be doing, as far as the agent knows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "is", rename_all = "snake_case")]
+pub(crate) enum RecordedState {
+    /// Its files are being made. Found at the agent's start: the creation did not end.
+    Creating,
+    /// Its files are being taken in; they were there before and stay if this does not end.
+    Registering,
+    Stopped,
+    Running {
+        process: ProcessId,
+    },
+    Suspended,
+    Failed {
+        message: String,
+    },
+}
+
+/// A process that cannot be mistaken for a later one with the same number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ProcessId {
+    pub(crate) pid: u32,
+    /// Clock ticks after the host's boot, from `/proc/PID/stat`.
+    pub(crate) start_time: u64,
+}
+
+/// The last operations and how they ended.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(crate) struct Journal(VecDeque<Entry>);
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Entry {
+    op: OperationId,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    failed: Option<Problem>,
+}
+
+impl Journal {
+    /// How an operation ended, if it is remembered.
+    pub(crate) fn outcome(&self, op: OperationId) -> Option<Result<(), Problem>> {
+        let entry = self.0.iter().find(|entry| entry.op == op)?;
+        Some(entry.failed.clone().map_or(Ok(()), Err))
+    }
+
+    pub(crate) fn add(&mut self, op: OperationId, outcome: &Result<(), Problem>) {
+        self.0.retain(|entry| entry.op != op);
+        self.0.push_back(Entry { op, failed: outcome.clone().err() });
+        if self.0.len() > REMEMBERED {
+            self.0.pop_front();
+        }
+    }
+}
+
+impl VmRecord {
+    pub(crate) fn id(&self) -> VmId {
+        self.definition.vm.id()
+    }
+
+    pub(crate) fn datastore(&self) -> DatastoreId {
+        self.definition.vm.status.datastore
+    }
+}
+
+/// The directory of the records.
+#[derive(Debug, Clone)]
+pub(crate) struct Records {
+    dir: PathBuf,
+}
+
+impl Records {
+    pub(crate) fn new(dir: PathBuf) -> Self {
+        Self { dir }
+    }
+
+    /// All records. One that cannot be read is reported and left alone: its VM may run. Blocks.
+    pub(crate) fn load(&self) -> Result<Vec<VmRecord>, Fault> {
+        let entries =
+            std::fs::read_dir(&self.dir).map_err(|error| Fault::internal("list VMs", &error))?;
+        let mut records = Vec::new();
+        for entry in entries.flatten() {
+            let path = entry.path();
+            let Some(id) = vm_of(&path) else {
+                // A temporary file of an interrupted write.
+                let _ = std::fs::remove_file(&path);
+                continue;
+            };
+            match state_file::read::<VmRecord>(&path) {
+                Ok(Some(record)) if record.id() == id => records.push(record),
+                Ok(_) => tracing::error!(path = %path.display(), "not this VM's record; ignored"),
+                Err(error) => tracing::error!(%error, "a VM's record is damaged; ignored"),
+            }
+        }
+        records.sort_by_key(VmRecord::id);
+        Ok(records)
+    }
+
+    /// Blocks for two flushes.
+    pub(crate) fn save(&self, record: &VmRecord) -> Result<(), Fault> {
+        state_file::write(&self.path(record.id()), record)
+    }
+
+    pub(crate) fn remove(&self, vm: VmId) -> Result<(), Fault> {
+        state_file::remove(&self.path(vm))
+    }
+
+    fn path(&self, vm: VmId) -> PathBuf {
+        self.dir.join(format!("{vm}.json"))
+    }
+}
+
+fn vm_of(path: &Path) -> Option<VmId> {
+    path.file_name()?.to_str()?.strip_suffix(".json")?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_journal_remembers_the_last_operations() {
+        let mut journal = Journal::default();
+        let (first, last) = (OperationId::generate(), OperationId::generate());
+        journal.add(first, &Ok(()));
+        let problem = Problem::new(502, "qemu_failed", "it did not start");
+        journal.add(last, &Err(problem.clone()));
+        assert_eq!(journal.outcome(first), Some(Ok(())));
+        assert_eq!(journal.outcome(last), Some(Err(problem)));
+        assert_eq!(journal.outcome(OperationId::generate()), None);
+        for _ in 0..REMEMBERED {
+            journal.add(OperationId::generate(), &Ok(()));
+        }
+        assert_eq!(journal.outcome(first), None);
+        let text = serde_json::to_string(&journal).unwrap();
+        assert_eq!(serde_json::from_str::<Journal>(&text).unwrap(), journal);
+    }
+}

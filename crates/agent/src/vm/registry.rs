@@ -1,0 +1,270 @@
+//! All VMs of this host: who they are, and how to reach their actors.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use hostler_agent_api::{AgentEvent, VmCommand, VmCreateRequest, VmRemoveRequest, VmReport};
+use hostler_endpoint::Problem;
+use hostler_host::VmUid;
+use hostler_host::uid::next_slot;
+use hostler_types::{DatastoreId, NetworkId, OperationId, PowerState, VmId};
+use jiff::Timestamp;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::task::TaskTracker;
+
+use super::actor::{Action, Actor, Message};
+use super::create::end_processes;
+use super::machine::Live;
+use super::record::{Journal, RecordedState, VmRecord};
+use super::report;
+use super::stop::Stopping;
+use crate::blocking::blocking;
+use crate::context::HostContext;
+use crate::fault::Fault;
+
+/// Commands that wait for an actor; more senders wait outside.
+const INBOX: usize = 64;
+
+/// The VMs of this host. Clones are the same.
+#[derive(Debug, Clone)]
+pub(crate) struct Vms(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    host: Arc<HostContext>,
+    handles: Mutex<HashMap<VmId, Handle>>,
+    actors: TaskTracker,
+}
+
+/// How to reach one VM.
+#[derive(Debug, Clone)]
+pub(crate) struct Handle {
+    inbox: mpsc::Sender<Message>,
+    pub(super) report: watch::Receiver<Arc<VmReport>>,
+    pub(super) live: watch::Receiver<Option<Arc<Live>>>,
+    pub(super) datastore: DatastoreId,
+    networks: Vec<NetworkId>,
+    uid: VmUid,
+}
+
+impl Vms {
+    pub(crate) fn new(host: Arc<HostContext>) -> Self {
+        let (handles, actors) = (Mutex::default(), TaskTracker::new());
+        Self(Arc::new(Inner { host, handles, actors }))
+    }
+
+    /// Takes the VMs of the records up again, and returns when it is known of each what it does.
+    pub(crate) async fn adopt_all(&self, records: Vec<VmRecord>) {
+        let adopted = TaskTracker::new();
+        for record in records {
+            let vms = self.clone();
+            let (handle, actor) = self.actor(record.clone());
+            self.lock().insert(record.id(), handle);
+            adopted.spawn(async move {
+                match actor.adopt().await {
+                    Some(actor) => vms.run(actor),
+                    None => vms.forget(record.id()),
+                }
+            });
+        }
+        adopted.close();
+        adopted.wait().await;
+    }
+
+    pub(crate) fn reports(&self) -> Vec<VmReport> {
+        self.lock().values().map(|handle| VmReport::clone(&handle.report.borrow())).collect()
+    }
+
+    /// Whether a VM that is not off is plugged into a network.
+    pub(crate) fn user_of(&self, network: NetworkId) -> Option<VmId> {
+        let uses = |handle: &Handle| {
+            handle.networks.contains(&network) && handle.report.borrow().power.is_live()
+        };
+        self.lock().iter().find(|(_, handle)| uses(handle)).map(|(vm, _)| *vm)
+    }
+
+    pub(crate) fn handle(&self, vm: VmId) -> Result<Handle, Fault> {
+        self.lock().get(&vm).cloned().ok_or(Fault::NoVm(vm))
+    }
+
+    pub(crate) fn contains(&self, vm: VmId) -> bool {
+        self.lock().contains_key(&vm)
+    }
+
+    /// Gives up waiting for a guest's shutdown, whichever VM it is.
+    pub(crate) fn cancel(&self, op: OperationId) {
+        let inboxes: Vec<_> = self.lock().values().map(|handle| handle.inbox.clone()).collect();
+        for inbox in inboxes {
+            let _ = inbox.try_send(Message::Cancel(op));
+        }
+    }
+
+    pub(crate) async fn create(
+        &self,
+        vm: VmId,
+        request: VmCreateRequest,
+    ) -> Result<VmReport, Problem> {
+        self.begin(vm, request, RecordedState::Creating).await
+    }
+
+    pub(crate) async fn register(
+        &self,
+        vm: VmId,
+        request: VmCreateRequest,
+    ) -> Result<VmReport, Problem> {
+        self.begin(vm, request, RecordedState::Registering).await
+    }
+
+    /// Sends a command to a VM and waits for its answer.
+    pub(crate) async fn command(
+        &self,
+        vm: VmId,
+        command: VmCommand,
+        action: Action,
+    ) -> Result<VmReport, Problem> {
+        let handle = self.handle(vm)?;
+        send(&handle, command, action).await.unwrap_or_else(|| Err(Fault::NoVm(vm).into()))
+    }
+
+    /// Removes a VM, or files of one that there is no record of.
+    pub(crate) async fn remove(&self, vm: VmId, request: VmRemoveRequest) -> Result<(), Problem> {
+        let action = Action::Remove { keep_files: request.keep_files, force: request.force };
+        if let Ok(handle) = self.handle(vm)
+            && let Some(answer) = send(&handle, request.command, action).await
+        {
+            return answer.map(drop);
+        }
+        let host = self.0.host.clone();
+        let removed = blocking(move || {
+            let dir = host.datastores.get(request.datastore)?.vm(vm);
+            end_processes(&host, vm)?;
+            match request.keep_files {
+                true => Ok(()),
+                false => Ok(dir.remove()?),
+            }
+        });
+        Ok(removed.await?)
+    }
+
+    /// Makes an actor for a new VM and gives it its first command; or asks the one that is there.
+    async fn begin(
+        &self,
+        vm: VmId,
+        request: VmCreateRequest,
+        state: RecordedState,
+    ) -> Result<VmReport, Problem> {
+        if request.definition.vm.id() != vm {
+            let text = "the definition is of another VM".to_owned();
+            return Err(Fault::Invalid(text).into());
+        }
+        request.definition.vm.spec.validate().map_err(|e| Fault::Invalid(e.to_string()))?;
+        loop {
+            let handle = self.handle_or_new(vm, &request, state.clone())?;
+            let action = match state {
+                RecordedState::Creating => Action::Create,
+                _ => Action::Register,
+            };
+            // No answer: the actor was just ending. The next round makes a new one.
+            if let Some(answer) = send(&handle, request.command, action).await {
+                return answer;
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    fn handle_or_new(
+        &self,
+        vm: VmId,
+        request: &VmCreateRequest,
+        state: RecordedState,
+    ) -> Result<Handle, Fault> {
+        let mut handles = self.lock();
+        if let Some(handle) = handles.get(&vm) {
+            return Ok(handle.clone());
+        }
+        let uid = next_slot(handles.values().map(|handle| handle.uid)).ok_or_else(|| {
+            Fault::WrongState("this host has as many VMs as it can have".to_owned())
+        })?;
+        let record = VmRecord {
+            definition: request.definition.clone(),
+            epoch: request.command.epoch,
+            uid,
+            state,
+            since: Timestamp::now(),
+            restarts: Vec::new(),
+            journal: Journal::default(),
+        };
+        let (handle, actor) = self.actor(record);
+        handles.insert(vm, handle.clone());
+        drop(handles);
+        self.run(actor);
+        Ok(handle)
+    }
+
+    /// Runs an actor until its VM is gone.
+    fn run(&self, actor: Actor) {
+        let (vms, vm) = (self.clone(), actor.record.id());
+        self.0.actors.spawn(async move {
+            actor.run().await;
+            if !vms.0.host.stop.is_cancelled() {
+                vms.forget(vm);
+            }
+        });
+    }
+
+    fn forget(&self, vm: VmId) {
+        self.lock().remove(&vm);
+        self.0.host.hub.tell(AgentEvent::VmGone { vm });
+    }
+
+    fn actor(&self, record: VmRecord) -> (Handle, Actor) {
+        let host = self.0.host.clone();
+        let (to_self, inbox) = mpsc::channel(INBOX);
+        let power = match record.state {
+            RecordedState::Creating | RecordedState::Registering => PowerState::Creating,
+            _ => PowerState::Unknown,
+        };
+        let first = VmReport { power, ..report::report(&host, &record, false) };
+        let (report, report_seen) = watch::channel(Arc::new(first));
+        let (live, live_seen) = watch::channel(None);
+        let handle = Handle {
+            inbox: to_self.clone(),
+            report: report_seen,
+            live: live_seen,
+            datastore: record.datastore(),
+            networks: record.definition.networks.iter().map(|network| network.id).collect(),
+            uid: record.uid,
+        };
+        let actor = Actor {
+            power,
+            since: record.since,
+            message: None,
+            guest: None,
+            machine: None,
+            stopping: Stopping::default(),
+            restart_at: None,
+            inbox,
+            to_self: to_self.downgrade(),
+            report,
+            live,
+            host,
+            record,
+        };
+        (handle, actor)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<VmId, Handle>> {
+        self.0.handles.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The actor's answer; `None` when it has ended without one.
+async fn send(
+    handle: &Handle,
+    command: VmCommand,
+    action: Action,
+) -> Option<Result<VmReport, Problem>> {
+    let (reply, answer) = oneshot::channel();
+    handle.inbox.send(Message::Command { command, action, reply }).await.ok()?;
+    answer.await.ok()
+}
