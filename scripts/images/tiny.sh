@@ -13,10 +13,11 @@ data_start=$((boot_start + boot_sectors))
 data_sectors=32768
 
 # The kernel's own messages would cost half a second on the serial port, and
-# init prints enough. The second line spares a guest under TCG another second:
-# self-tests, patching and page tables that guard nothing here.
+# init prints enough. The second line spares a guest under TCG another second
+# (self-tests, patching, page tables that guard nothing here), and 64 MiB that
+# Linux sets aside for bounce buffers as soon as memory could grow past 4 GiB.
 tiny_cmdline='console=tty0 console=ttyS0 loglevel=4 memhp_default_state=online random.trust_cpu=on'
-tiny_cmdline+=' cryptomgr.notests rodata=off mitigations=off nokaslr tsc=reliable no_timer_check'
+tiny_cmdline+=' cryptomgr.notests rodata=off mitigations=off nokaslr tsc=reliable no_timer_check swiotlb=noforce'
 
 # Modules that init loads, dependencies aside; SCSI only on demand.
 tiny_modules='virtio_pci virtio_blk virtio_net virtio_console virtio_rng virtio_balloon virtio_mem

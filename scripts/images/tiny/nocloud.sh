@@ -9,13 +9,22 @@
 SEED=/run/seed
 TAB=$(printf '\t')
 
+# Scanning the 256 targets of a SCSI controller (virtio id 8) takes a second or
+# more, so it is waited for only if no other disk has a seed.
+scsi_load() {
+  grep -qs 0x0008 /sys/bus/virtio/devices/*/device || return 1
+  modprobe scsi_mod scan=sync
+  modprobe -a sd_mod sr_mod virtio_scsi
+}
+
+seed_device() {
+  device=$(findfs LABEL=cidata 2>/dev/null) || device=$(findfs LABEL=CIDATA 2>/dev/null)
+}
+
 # Copies the seed to $SEED and turns its files into "path<TAB>value" lists.
 seed_find() {
+  seed_device || { scsi_load && seed_device; } || return 1
   mkdir -p $SEED/mnt
-  for label in cidata CIDATA; do
-    device=$(findfs LABEL=$label 2>/dev/null) && break
-  done
-  [ -n "$device" ] || return 1
   mount -o ro -t iso9660 "$device" $SEED/mnt 2>/dev/null ||
     mount -o ro,utf8 -t vfat "$device" $SEED/mnt 2>/dev/null || return 1
   for file in meta-data user-data network-config; do
@@ -28,6 +37,7 @@ seed_find() {
 
 seed_apply() {
   name=tiny
+  mkdir -p $SEED
   if seed_find; then
     echo "seed on $device: $(cd $SEED && echo *-data *-config)"
     seed_meta_data
