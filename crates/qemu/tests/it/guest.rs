@@ -12,17 +12,21 @@ use std::{
 };
 
 use hostler_qemu::{
-    Credentials, DiskCache, DiskPlan, End, Exit, GUEST_AGENT_PORT, InheritedFds, LaunchPlan, Probe,
-    ProbeOptions, Process, QEMU, Spawn, Start, command_line, power_off, probe, resume_from,
-    screenshot, suspend_to, wait_end,
+    CdromPlan, Credentials, DiskCache, DiskPlan, End, Exit, FirmwarePlan, GUEST_AGENT_PORT,
+    InheritedFds, LaunchPlan, Probe, ProbeOptions, Process, QEMU, Spawn, Start, command_line,
+    disk_node, power_off, probe, resume_from, screenshot, suspend_to, wait_end,
 };
 use hostler_qmp::{
     Events, Options, Qmp,
-    command::{Cont, QueryChardev, QueryStatus, RunState, Stop, SystemPowerdown},
+    command::{
+        Cont, DeviceAdd, QueryChardev, QueryCpusFast, QueryNamedBlockNodes, QueryStatus, RunState,
+        Stop, SystemPowerdown,
+    },
     event::{Event, ShutdownCause},
     guest::{ExecRequest, GetOsinfo, GuestAgent, GuestOptions, Ping, ShutdownMode},
 };
-use hostler_types::{ByteSize, DiskBus};
+use hostler_types::{BootDevice, ByteSize, DiskBus, Name};
+use serde_json::json;
 use tempfile::TempDir;
 use tokio::{io::AsyncReadExt, net::UnixStream};
 
@@ -68,6 +72,12 @@ fn credentials() -> Credentials {
 
 impl Machine {
     async fn boot() -> Self {
+        let (dir, probe) = Self::prepare().await;
+        Self::launch(dir, probe, |_, _| {}).await
+    }
+
+    /// The disk, and what the host can do.
+    async fn prepare() -> (TempDir, Probe) {
         let dir = tempfile::tempdir().unwrap();
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).unwrap();
         // The cache lies in a home directory that QEMU's user cannot enter.
@@ -88,10 +98,14 @@ impl Machine {
             ..ProbeOptions::default()
         };
         let probe = probe(&options).await.unwrap();
-        Self::launch(dir, probe, Start::Boot).await
+        (dir, probe)
     }
 
-    async fn launch(dir: TempDir, probe: Probe, start: Start) -> Self {
+    async fn launch(
+        dir: TempDir,
+        probe: Probe,
+        change: impl FnOnce(&mut LaunchPlan, &Path),
+    ) -> Self {
         let mut fds = InheritedFds::default();
         let mut sockets = Vec::new();
         for name in ["qmp", "agent", "serial"] {
@@ -103,7 +117,7 @@ impl Machine {
         }
         let [(qmp_fd, qmp), (agent_fd, agent), (serial_fd, serial)] = sockets.try_into().unwrap();
         let path = dir.path().join("root.qcow2");
-        let plan = LaunchPlan {
+        let mut plan = LaunchPlan {
             accelerator: probe.accelerator,
             memory: ByteSize::mib(256),
             disks: vec![DiskPlan {
@@ -120,9 +134,9 @@ impl Machine {
             guest_agent: agent_fd,
             serial: serial_fd,
             vnc: dir.path().join("vnc"),
-            start,
             ..small()
         };
+        change(&mut plan, dir.path());
         let log = dir.path().join("qemu.log");
         let spawn = Spawn {
             program: QEMU.into(),
@@ -196,7 +210,7 @@ async fn qemu_guest_boots_suspends_resumes_and_powers_off() {
 
     let (dir, probe) =
         (std::mem::replace(&mut machine.dir, tempfile::tempdir().unwrap()), machine.probe.clone());
-    let mut machine = Machine::launch(dir, probe, Start::Resume).await;
+    let mut machine = Machine::launch(dir, probe, |plan, _| plan.start = Start::Resume).await;
     assert_eq!(machine.qmp.execute(QueryStatus).await.unwrap().status, RunState::Inmigrate);
     resume_from(&machine.qmp, File::open(&state).unwrap().into(), BOOT).await.unwrap();
     machine.guest.execute_within(Ping, BOOT).await.unwrap();
@@ -236,6 +250,66 @@ async fn qemu_guest_obeys_the_power_button_while_nobody_listens() {
     machine.events = machine.qmp.subscribe();
     let end = machine.end().await;
     assert_eq!(end, End { cause: Some(ShutdownCause::GuestShutdown), exit: Exit::Code(0) });
+}
+
+/// Everything that a plan can have but network cards, whose taps only root can make.
+fn everything(plan: &mut LaunchPlan, dir: &Path) {
+    let blank = |name: &str, size: &str| {
+        let path = dir.join(name);
+        let create = ["create", "-q", "-f", if name.ends_with("iso") { "raw" } else { "qcow2" }];
+        assert!(
+            Command::new("qemu-img").args(create).arg(&path).arg(size).status().unwrap().success()
+        );
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();
+        path
+    };
+    let disk = |name: &str, bus, read_only| DiskPlan {
+        name: name.parse().unwrap(),
+        path: blank(&format!("{name}.qcow2"), "8M"),
+        backing: None,
+        bus,
+        read_only,
+        cache: DiskCache::PageCache,
+    };
+    // What the header says is beneath it must not be opened.
+    plan.disks[0].backing = None;
+    plan.disks.push(disk("data", DiskBus::VirtioBlk, true));
+    plan.disks.push(disk(&"long".repeat(15), DiskBus::VirtioScsi, false));
+    plan.disks.push(disk("fixed", DiskBus::VirtioScsi, true));
+    plan.cdroms = vec![
+        CdromPlan { name: "cd0".parse().unwrap(), image: Some(blank("cd.iso", "1M")) },
+        CdromPlan { name: "cd1".parse().unwrap(), image: None },
+    ];
+    plan.seed = Some(blank("seed.iso", "64K"));
+    plan.cpus = 3.try_into().unwrap();
+    plan.memory = ByteSize::mib(3072);
+    plan.max_memory = LaunchPlan::free_max_memory(plan.memory);
+    plan.boot_order = vec![BootDevice::Cdrom, BootDevice::Disk, BootDevice::Network];
+    let vars = dir.join("nvram.fd");
+    fs::copy("/usr/share/OVMF/OVMF_VARS_4M.fd", &vars).unwrap();
+    fs::set_permissions(&vars, fs::Permissions::from_mode(0o666)).unwrap();
+    plan.firmware = FirmwarePlan::Uefi { code: "/usr/share/OVMF/OVMF_CODE_4M.fd".into(), vars };
+    plan.start = Start::Resume;
+}
+
+#[tokio::test]
+async fn qemu_accepts_everything_at_once() {
+    let (dir, probe) = Machine::prepare().await;
+    let machine = Machine::launch(dir, probe, everything).await;
+    let qmp = &machine.qmp;
+    let nodes = qmp.execute(QueryNamedBlockNodes { flat: Some(true) }).await.unwrap();
+    let files: Vec<&str> = nodes.iter().map(|node| node.file.as_str()).collect();
+    assert!(files.iter().any(|file| file.ends_with("root.qcow2")), "{files:?}");
+    assert!(!files.iter().any(|file| file.contains("base.qcow2")), "{files:?}");
+    let name: Name = "long".repeat(15).parse().unwrap();
+    assert!(nodes.iter().any(|node| node.node_name == Some(disk_node(&name))));
+    // Where hot-plug will put what is added.
+    let spare =
+        json!({ "driver": "virtio-rng-pci", "rng": "rng-source0", "id": "more", "bus": "spare7" });
+    qmp.execute(DeviceAdd(spare)).await.unwrap();
+    assert_eq!(qmp.execute(QueryCpusFast).await.unwrap().len(), 3);
+    power_off(qmp, &machine.process).await.unwrap();
+    assert_eq!(machine.process.exited().await, Exit::Code(0), "{}", machine.log());
 }
 
 #[tokio::test]
