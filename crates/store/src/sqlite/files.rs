@@ -11,8 +11,8 @@ use std::sync::Arc;
 
 use crate::error::StoreError;
 
-/// Makes the directory and an empty file, or tightens their modes.
-pub(super) fn prepare(path: &Path) -> Result<(), StoreError> {
+/// Makes the directory of the database.
+pub(super) fn prepare_directory(path: &Path) -> Result<(), StoreError> {
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
     if let Some(directory) = directory
         && !directory.exists()
@@ -20,8 +20,13 @@ pub(super) fn prepare(path: &Path) -> Result<(), StoreError> {
         let made = DirBuilder::new().recursive(true).mode(0o700).create(directory);
         made.map_err(|error| failed("making", directory, error))?;
     }
-    private_file(path).map_err(|error| failed("opening", path, error))?;
     Ok(())
+}
+
+/// Makes an empty file, or tightens its mode. Only under the lock: closing the file here releases
+/// the POSIX locks that SQLite has on it if this process has it open already.
+pub(super) fn prepare_file(path: &Path) -> Result<(), StoreError> {
+    private_file(path).map(drop).map_err(|error| failed("opening", path, error))
 }
 
 fn private_file(path: &Path) -> io::Result<File> {

@@ -54,8 +54,9 @@ impl SqliteStore {
     /// [`StoreError::TooNew`], [`StoreError::Io`]. An existing file is then as it was.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, StoreError> {
         let path = path.as_ref();
-        files::prepare(path)?;
+        files::prepare_directory(path)?;
         let lock = files::Lock::acquire(path)?;
+        files::prepare_file(path)?;
         let connection = open_for_writing(path)?;
         let (changes, _) = broadcast::channel(SUBSCRIPTION_CAPACITY);
         Ok(Self {
