@@ -1,10 +1,11 @@
-# shellcheck shell=dash disable=SC1091,SC2154 # made at run time
+# shellcheck shell=dash disable=SC1091,SC2154,SC2231 # made at run time
 # NoCloud seed reader of the tiny guest, sourced by init: a file system
 # labelled cidata with meta-data, user-data and network-config, of which the
 # subset below is honoured (docs: cloud-init's NoCloud and network-config v2).
 #   meta-data       instance-id, local-hostname, hostname, public-keys
 #   user-data       #cloud-config: hostname, fqdn, ssh_authorized_keys, users,
-#                   write_files, runcmd; or a #! script
+#                   write_files, runcmd; or a #! script; or both as a MIME
+#                   message of base64 parts, as Hostler makes it
 #   network-config  version 2, ethernets (see network.awk)
 SEED=/run/seed
 TAB=$(printf '\t')
@@ -28,11 +29,32 @@ seed_find() {
   mount -o ro -t iso9660 "$device" $SEED/mnt 2>/dev/null ||
     mount -o ro,utf8 -t vfat "$device" $SEED/mnt 2>/dev/null || return 1
   for file in meta-data user-data network-config; do
-    [ -e $SEED/mnt/$file ] || continue
-    tr -d '\r' <$SEED/mnt/$file >$SEED/$file
-    awk -f /lib/tiny/yaml.awk $SEED/$file >$SEED/$file.flat
+    [ ! -e $SEED/mnt/$file ] || tr -d '\r' <$SEED/mnt/$file >$SEED/$file
   done
   umount $SEED/mnt
+  [ ! -e $SEED/user-data ] || seed_split
+  for file in $SEED/meta-data $SEED/network-config $SEED/part.*; do
+    # A script may be any text, so only what is no script is taken apart.
+    case $(head -n 1 "$file" 2>/dev/null) in
+    '#!'*) mv "$file" "$file.script" ;;
+    *) [ ! -e "$file" ] || awk -f /lib/tiny/yaml.awk "$file" >"$file.flat" ;;
+    esac
+  done
+}
+
+# Makes part.1, part.2, … of user-data.
+seed_split() {
+  case $(head -n 1 $SEED/user-data) in
+  Content-Type:* | MIME-Version:*)
+    awk -v to=$SEED/encoded. '
+      !boundary && match($0, /boundary="[^"]*"/) { boundary = "--" substr($0, RSTART + 10, RLENGTH - 11) }
+      boundary && index($0, boundary) == 1 { part++; header = 1; next }
+      part && !header { print >(to part) }
+      $0 == "" { header = 0 }' $SEED/user-data
+    for file in $SEED/encoded.*; do base64 -d "$file" >"$SEED/part.${file##*.}"; done
+    ;;
+  *) cp $SEED/user-data $SEED/part.1 ;;
+  esac
 }
 
 seed_apply() {
@@ -41,11 +63,9 @@ seed_apply() {
   if seed_find; then
     echo "seed on $device: $(cd $SEED && echo *-data *-config)"
     seed_meta_data
-    # A script may be any text, so only a #cloud-config is taken apart.
-    case $(head -n 1 $SEED/user-data 2>/dev/null) in
-    '#!'*) seed_script=yes ;;
-    *) seed_user_data ;;
-    esac
+    for part in $SEED/part.*.flat; do
+      [ ! -e "$part" ] || seed_user_data "$part"
+    done
   fi
   hostname "$name"
   echo "$name" >/etc/hostname
@@ -66,7 +86,6 @@ seed_meta_data() {
 }
 
 seed_user_data() {
-  [ -e $SEED/user-data.flat ] || return 0
   while IFS=$TAB read -r key value; do
     case $key in
     hostname | fqdn) name=${value%%.*} ;;
@@ -76,7 +95,7 @@ seed_user_data() {
       seed_user "$value"
       ;;
     esac
-  done <$SEED/user-data.flat
+  done <"$1"
   while IFS=$TAB read -r key value; do
     case $key in
     write_files.*.end)
@@ -96,7 +115,7 @@ seed_user_data() {
     write_files.*.content) content=$value ;;
     write_files.*.permissions) mode=$value ;;
     esac
-  done <$SEED/user-data.flat
+  done <"$1"
 }
 
 seed_user() {
@@ -130,11 +149,13 @@ seed_network() {
 }
 
 seed_run_commands() {
-  if [ -n "$seed_script" ]; then
-    chmod +x $SEED/user-data
-    $SEED/user-data
-  elif [ -e $SEED/user-data.flat ]; then
-    awk -f /lib/tiny/runcmd.awk $SEED/user-data.flat >/run/runcmd.sh
-    [ ! -s /run/runcmd.sh ] || sh /run/runcmd.sh
-  fi
+  for part in $SEED/part.*.flat; do
+    [ ! -e "$part" ] || awk -f /lib/tiny/runcmd.awk "$part"
+  done >/run/runcmd.sh
+  [ ! -s /run/runcmd.sh ] || sh /run/runcmd.sh
+  for script in $SEED/part.*.script; do
+    [ -e "$script" ] || continue
+    chmod 700 "$script"
+    "$script"
+  done
 }
