@@ -25,7 +25,10 @@ use std::sync::Arc;
 use hostler_types::{ByteSize, DatastoreId, ImageId, ImageMedia, VmId};
 use serde::{Deserialize, Serialize};
 
-use crate::file::{Access, first_closed_directory, remove_if_there, sync_directory, write_atomic};
+use crate::file::{
+    Access, first_closed_directory, is_stale_temporary, remove_if_there, sync_directory,
+    write_atomic,
+};
 
 pub(crate) use error::is_full;
 pub use error::{DatastoreError, DefinitionError};
@@ -263,7 +266,7 @@ fn read_marker(root: &Path) -> Result<Option<DatastoreId>, DatastoreError> {
 
 /// Temporary files of [`write_atomic`] that a crash left.
 fn sweep_temporary_files(directory: &Path) -> Result<(), DatastoreError> {
-    for name in entries(directory)?.iter().filter(|name| name.starts_with(".tmp-")) {
+    for name in entries(directory)?.iter().filter(|name| is_stale_temporary(name)) {
         let path = directory.join(name);
         remove_if_there(&path).doing("remove", &path)?;
     }
@@ -287,7 +290,7 @@ fn check_empty(root: &Path) -> Result<(), DatastoreError> {
         let own = match name.as_str() {
             "lost+found" => true,
             "images" | "vms" => path.is_dir() && entries(&path)?.is_empty(),
-            name => name.starts_with(".tmp-"),
+            name => is_stale_temporary(name),
         };
         if !own {
             return Err(DatastoreError::NotEmpty { root: root.to_owned(), entry: name });

@@ -4,8 +4,11 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use rustix::io::Errno;
+use tempfile::NamedTempFile;
+use uuid::Uuid;
 
 /// Who may do what with a new file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,13 +30,31 @@ impl Access {
 /// The path's directory does not exist or cannot be written; the old file is untouched.
 pub fn write_atomic(path: &Path, bytes: &[u8], access: Access) -> io::Result<()> {
     let directory = parent(path)?;
-    // Nobody else can open the file before it is complete: tempfile makes it 0600.
-    let mut temporary = tempfile::Builder::new().prefix(".tmp-").tempfile_in(directory)?;
+    let mut temporary = temporary_in(directory)?;
     temporary.write_all(bytes)?;
     set_access(temporary.as_file(), access)?;
     temporary.as_file().sync_all()?;
     temporary.persist(path).map_err(|error| error.error)?;
     sync_directory(directory)
+}
+
+/// A new file that nobody else can open (0600), removed unless it is given a name.
+pub(crate) fn temporary_in(directory: &Path) -> io::Result<NamedTempFile> {
+    tempfile::Builder::new().prefix(&temporary_prefix()).tempfile_in(directory)
+}
+
+/// Whether a name is that of a temporary file of a process that is no more. The files of this
+/// process may be in the making.
+pub(crate) fn is_stale_temporary(name: &str) -> bool {
+    name.starts_with(TEMPORARY) && !name.starts_with(&temporary_prefix())
+}
+
+const TEMPORARY: &str = ".tmp-";
+
+/// Different in every process, where pids come again.
+fn temporary_prefix() -> String {
+    static PROCESS: OnceLock<Uuid> = OnceLock::new();
+    format!("{TEMPORARY}{}-", PROCESS.get_or_init(Uuid::now_v7).simple())
 }
 
 /// Opens what must be a file of its own: no symbolic link, no device, no second name of a file
@@ -108,6 +129,15 @@ mod tests {
         let metadata = fs::metadata(&path).unwrap();
         assert_eq!((metadata.mode() & 0o7777, metadata.uid(), metadata.gid()), (0o640, 1, 2));
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1, "nothing is left beside it");
+    }
+
+    #[test]
+    fn only_other_processes_files_are_stale() {
+        let directory = tempfile::tempdir().unwrap();
+        let own = temporary_in(directory.path()).unwrap();
+        assert!(!is_stale_temporary(own.path().file_name().unwrap().to_str().unwrap()));
+        assert!(is_stale_temporary(".tmp-0123-abc"));
+        assert!(!is_stale_temporary("vm.json"));
     }
 
     #[test]

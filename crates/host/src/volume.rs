@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use hostler_types::{ByteSize, DatastoreId, DiskSpec};
 
 use crate::datastore::{DatastoreError, VmDir, is_full};
-use crate::file::{Access, is_not_plain, open_plain, set_access, sync_directory};
+use crate::file::{Access, is_not_plain, open_plain, set_access, sync_directory, temporary_in};
 use crate::qcow2::{Header, HeaderError, empty};
 use crate::qemu_img::{QemuImg, QemuImgError};
 use crate::uid::VmUid;
@@ -157,7 +157,7 @@ fn write_empty(
     owner: VmUid,
 ) -> io::Result<()> {
     let (bytes, length) = empty(size.bytes(), backing);
-    let mut temporary = tempfile::Builder::new().prefix(".tmp-").tempfile_in(directory)?;
+    let mut temporary = temporary_in(directory)?;
     temporary.write_all(&bytes)?;
     temporary.as_file().set_len(length)?;
     set_access(temporary.as_file(), private(owner))?;

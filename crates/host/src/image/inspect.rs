@@ -272,4 +272,13 @@ mod tests {
             assert!(text.contains(expected), "{text}");
         }
     }
+
+    #[test]
+    fn any_descriptor_gets_an_answer() {
+        use proptest::prelude::*;
+        proptest!(|(text in "[A-Za-z0-9 \"=\n\0]{0,200}", junk in ".{0,80}")| {
+            let _ = vmdk_descriptor(&text);
+            let _ = vmdk_descriptor(&format!("RW 1 {junk}\nparentCID={junk}"));
+        });
+    }
 }

@@ -145,6 +145,27 @@ async fn disks_grow_and_do_not_shrink() {
     assert_eq!(fs::metadata(&path).unwrap().uid(), owner().uid());
 }
 
+/// What a deleted disk held is never seen by the next (Nova, CVE-2013-7130).
+#[test]
+fn a_new_disk_does_not_show_an_old_one() {
+    let (_guard, store) = datastore();
+    let vm = vm(&store);
+    let spec = disk(ByteSize::mib(16));
+    let path = vm.disk(&spec.name);
+    let io = |command: &str| {
+        let output =
+            Command::new("qemu-io").args(["-f", "qcow2", "-c", command]).arg(&path).output();
+        let text = String::from_utf8_lossy(&output.unwrap().stdout).into_owned();
+        assert!(!text.contains("failed"), "{command}: {text}");
+    };
+    for _ in 0..3 {
+        volume::create_blank(&vm, &spec, owner()).unwrap();
+        io("read -P 0 0 16M");
+        io("write -P 0x77 0 16M");
+        volume::remove(&vm, &path).unwrap();
+    }
+}
+
 /// Whoever can put a link into a VM's directory must not be given what it points to.
 #[test]
 fn links_are_not_given_away() {
