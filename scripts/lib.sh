@@ -4,6 +4,9 @@
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cache=${HOSTLER_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/hostler}
 
+# Rust from rustup may not be in root's PATH; what it installs goes there too.
+PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin
+
 # Progress goes to stderr: stdout is for results, such as an image's path.
 log() { printf '\033[1m==>\033[0m %s\n' "$*" >&2; }
 
