@@ -1,19 +1,23 @@
 //! `vm.start`: Brings a VM up.
 //!
-//! 1. `start`: the agent starts QEMU, or resumes a suspended VM; undone by taking over what the host says the VM is.
+//! 1. `start`: the agent starts QEMU, or resumes a suspended VM; undone by pulling the plug of a
+//!    guest that has come up nevertheless, unless it was suspended: its memory would be lost.
 
-use hostler_tasks::{Definition, Outcome, Step as TaskStep, StepResult};
-use hostler_types::{PowerState, Vm};
+use hostler_agent_api::{VmStopRequest, code};
+use hostler_tasks::{Definition, Outcome, Step as TaskStep, StepError, StepResult};
+use hostler_types::{PowerState, StopMode, Vm};
 use jiff::SignedDuration;
 
-use super::command::{PowerInput, Step, ask, command, link, on_its_way, settle, told, vm};
+use super::command::{
+    PowerInput, Step, ask, command, link, on_its_way, settle, told, vm, vm_if_there,
+};
 use crate::services::Order;
 use crate::world::Core;
 
 const LIMIT: SignedDuration = SignedDuration::from_mins(10);
 
 pub(crate) fn definition() -> Definition<Core> {
-    Definition::new("vm.start").step(TaskStep::new("start", start).undo(settle))
+    Definition::new("vm.start").step(TaskStep::new("start", start).undo(stop))
 }
 
 pub(crate) fn order(vm: &Vm) -> Order {
@@ -27,4 +31,26 @@ async fn start(step: Step) -> StepResult {
     let (link, command) = (link(&step, &vm)?, command(&step, &vm));
     let report = ask(&step, &link, command.op, link.vm_start(vm.id(), command)).await?;
     Ok(Outcome::none().with(told(&step, vm, &report)))
+}
+
+async fn stop(step: Step) -> StepResult {
+    let input: PowerInput = step.input()?;
+    let last = step.world().reports.last(input.vm);
+    let is_down = last.is_some_and(|report| !report.power.is_live());
+    let vm = vm_if_there(&step, input.vm).await?;
+    let Some(vm) = vm.filter(|_| !is_down && input.before != PowerState::Suspended) else {
+        return settle(step).await;
+    };
+    let (link, command) = (link(&step, &vm)?, command(&step, &vm));
+    let request = VmStopRequest { command, mode: StopMode::PowerOff, timeout_seconds: 1 };
+    match ask(&step, &link, command.op, link.vm_stop(vm.id(), request)).await {
+        Ok(report) => Ok(Outcome::none().with(told(&step, vm, &report))),
+        // It has not come up, or is not there at all.
+        Err(StepError::Failed { code, .. })
+            if [code::WRONG_STATE, code::NOT_FOUND].contains(&code.as_str()) =>
+        {
+            settle(step).await
+        }
+        Err(error) => Err(error),
+    }
 }

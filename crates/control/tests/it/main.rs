@@ -1,0 +1,13 @@
+//! `control` against simulated hosts: every task through the engine's harness, the services from a
+//! client's view, faults of hosts, and who may do what.
+
+mod access;
+mod bad_input;
+mod concurrency;
+mod harness;
+mod hosts;
+mod images;
+mod inventory;
+mod lifecycle;
+mod secrets;
+mod watch;

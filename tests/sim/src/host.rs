@@ -1,0 +1,267 @@
+//! A host without a machine: its state, and how commands change it.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use hostler_agent_api::{AgentEvent, DatastoreReport, Inventory, VmDefinition, VmReport, code};
+use hostler_endpoint::Problem;
+use hostler_types::{
+    Accelerator, ByteSize, DatastoreId, DatastoreState, DiskStatus, Epoch, GuestReport, HostFacts,
+    HostId, ImageId, NetworkId, OperationId, PowerState, Vm, VmId,
+};
+use jiff::Timestamp;
+use serde_json::Value;
+use tokio::sync::{broadcast, watch};
+
+use crate::faults::Fault;
+
+/// A simulated host. Clones are the same host.
+#[derive(Debug, Clone)]
+pub struct SimHost {
+    pub(crate) id: HostId,
+    pub(crate) state: Arc<Mutex<State>>,
+    pub(crate) events: broadcast::Sender<AgentEvent>,
+    /// Changes whenever all connections break.
+    pub(crate) connections: watch::Sender<u64>,
+    /// Operations that were asked to be cancelled.
+    pub(crate) cancelled: watch::Sender<BTreeSet<OperationId>>,
+}
+
+#[derive(Debug)]
+pub(crate) struct State {
+    pub(crate) reachable: bool,
+    pub(crate) facts: HostFacts,
+    pub(crate) vms: BTreeMap<VmId, SimVm>,
+    /// What lies on the datastores: survives `remove` with `keep_files`.
+    pub(crate) files: BTreeMap<(DatastoreId, VmId), Vm>,
+    pub(crate) images: BTreeMap<ImageId, ByteSize>,
+    pub(crate) uploads: BTreeMap<ImageId, u64>,
+    pub(crate) datastores: BTreeMap<DatastoreId, DatastoreReport>,
+    pub(crate) networks: BTreeSet<NetworkId>,
+    /// Answers of operations that were carried out.
+    pub(crate) journal: HashMap<OperationId, Value>,
+    pub(crate) faults: HashMap<&'static str, VecDeque<Fault>>,
+    /// Names of the commands that were carried out (not those answered from the journal).
+    pub(crate) done: Vec<&'static str>,
+}
+
+/// A VM as the host has it.
+#[derive(Debug, Clone)]
+pub struct SimVm {
+    pub definition: VmDefinition,
+    pub epoch: Epoch,
+    pub power: PowerState,
+    pub since: Timestamp,
+    pub message: Option<String>,
+    pub guest: Option<GuestReport>,
+}
+
+impl SimVm {
+    pub(crate) fn report(&self) -> VmReport {
+        let vm = &self.definition.vm;
+        let disk = |disk: &hostler_types::DiskSpec| DiskStatus {
+            name: disk.name.clone(),
+            allocated: ByteSize(196_608),
+        };
+        VmReport {
+            vm: vm.id(),
+            epoch: self.epoch,
+            power: self.power,
+            since: self.since,
+            message: self.message.clone(),
+            disks: vm.spec.disks.iter().map(disk).collect(),
+            nics: Vec::new(),
+            guest: self.guest.clone(),
+        }
+    }
+
+    pub(crate) fn become_(&mut self, power: PowerState) {
+        self.power = power;
+        self.since = Timestamp::now();
+        self.message = None;
+    }
+}
+
+impl SimHost {
+    /// A connected host with 8 CPUs and 64 GiB.
+    pub fn new(id: HostId) -> Self {
+        let facts = HostFacts {
+            hostname: "sim".to_owned(),
+            agent_version: "sim".to_owned(),
+            kernel: "sim".to_owned(),
+            cpu_model: "sim".to_owned(),
+            cpus: 8,
+            memory: ByteSize::gib(64),
+            qemu_version: "10.0.2".to_owned(),
+            accelerator: Accelerator::Tcg,
+            warnings: Vec::new(),
+            cgroup_version: 2,
+            bridges: vec!["br0".to_owned()],
+        };
+        let state = State {
+            reachable: true,
+            facts,
+            vms: BTreeMap::new(),
+            files: BTreeMap::new(),
+            images: BTreeMap::new(),
+            uploads: BTreeMap::new(),
+            datastores: BTreeMap::new(),
+            networks: BTreeSet::new(),
+            journal: HashMap::new(),
+            faults: HashMap::new(),
+            done: Vec::new(),
+        };
+        Self {
+            id,
+            state: Arc::new(Mutex::new(state)),
+            events: broadcast::Sender::new(4096),
+            connections: watch::Sender::new(0),
+            cancelled: watch::Sender::new(BTreeSet::new()),
+        }
+    }
+
+    pub fn id(&self) -> HostId {
+        self.id
+    }
+
+    /// The next call of `method` (such as `vm_start`) goes wrong; several are used up in order.
+    pub fn fault(&self, method: &'static str, fault: Fault) {
+        self.lock().faults.entry(method).or_default().push_back(fault);
+    }
+
+    /// Breaks all connections and refuses new ones.
+    pub fn disconnect(&self) {
+        self.lock().reachable = false;
+        self.connections.send_modify(|count| *count += 1);
+    }
+
+    pub fn reconnect(&self) {
+        self.lock().reachable = true;
+    }
+
+    /// As the host has it.
+    pub fn vm(&self, vm: VmId) -> Option<SimVm> {
+        self.lock().vms.get(&vm).cloned()
+    }
+
+    pub fn vms(&self) -> Vec<VmId> {
+        self.lock().vms.keys().copied().collect()
+    }
+
+    /// VMs whose files lie on a datastore, whether the agent knows them or not.
+    pub fn files(&self) -> Vec<VmId> {
+        self.lock().files.keys().map(|(_, vm)| *vm).collect()
+    }
+
+    pub fn images(&self) -> Vec<ImageId> {
+        self.lock().images.keys().copied().collect()
+    }
+
+    pub fn networks(&self) -> Vec<NetworkId> {
+        self.lock().networks.iter().copied().collect()
+    }
+
+    /// How often a command was carried out.
+    pub fn times_done(&self, method: &str) -> usize {
+        self.lock().done.iter().filter(|done| **done == method).count()
+    }
+
+    /// QEMU dies, or whatever else happens to a VM by itself; told as an event.
+    pub fn change(&self, vm: VmId, change: impl FnOnce(&mut SimVm)) {
+        let mut state = self.lock();
+        let Some(vm) = state.vms.get_mut(&vm) else { return };
+        change(vm);
+        self.tell(AgentEvent::Vm(Box::new(vm.report())));
+    }
+
+    /// The agent no longer has the VM, though nobody has ordered it; its files stay. Told as an
+    /// event.
+    pub fn lose(&self, vm: VmId) {
+        self.lock().vms.remove(&vm);
+        self.tell(AgentEvent::VmGone { vm });
+    }
+
+    /// A VM that no server has made, with its files.
+    pub fn plant(&self, vm: SimVm) {
+        let definition = vm.definition.vm.clone();
+        let mut state = self.lock();
+        state.files.insert((definition.status.datastore, definition.id()), definition);
+        state.vms.insert(vm.definition.vm.id(), vm);
+    }
+
+    /// An image that lies on the host already.
+    pub fn plant_image(&self, image: ImageId) {
+        self.lock().images.insert(image, ByteSize::gib(2));
+    }
+
+    /// A datastore's free space as of now; told as an event.
+    pub fn set_free(&self, datastore: DatastoreId, free: ByteSize) {
+        let mut state = self.lock();
+        let Some(report) = state.datastores.get_mut(&datastore) else { return };
+        report.free = free;
+        self.tell(AgentEvent::Datastore(report.clone()));
+    }
+
+    /// All that matters, without ids and times: for comparing worlds.
+    pub fn describe(&self) -> String {
+        let state = self.lock();
+        let vm = |vm: &SimVm| {
+            let name = vm.definition.vm.name();
+            format!("vm {name} {} epoch {} {:?}\n", vm.power, vm.epoch, vm.definition.vm.spec.cpus)
+        };
+        let vms: String = state.vms.values().map(vm).collect();
+        let (files, images) = (state.files.len(), state.images.len());
+        format!("{vms}files {files} images {images} uploads {}\n", state.uploads.len())
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn tell(&self, event: AgentEvent) {
+        // Nobody may be listening.
+        let _nobody = self.events.send(event);
+    }
+}
+
+impl State {
+    pub(crate) fn inventory(&self) -> Inventory {
+        Inventory {
+            vms: self.vms.values().map(SimVm::report).collect(),
+            datastores: self.datastores.values().cloned().collect(),
+        }
+    }
+
+    /// The VM, if `epoch` is not that of an earlier owner; remembers a newer one.
+    pub(crate) fn owned(&mut self, vm: VmId, epoch: Epoch) -> Result<&mut SimVm, Problem> {
+        let found = self.vms.get_mut(&vm);
+        let found = found.ok_or_else(|| {
+            Problem::new(404, code::NOT_FOUND, format!("there is no vm {vm} here"))
+        })?;
+        if epoch < found.epoch {
+            let detail = format!("epoch {epoch} is older than {}", found.epoch);
+            return Err(Problem::new(409, code::STALE_EPOCH, detail));
+        }
+        found.epoch = epoch;
+        Ok(found)
+    }
+
+    pub(crate) fn place(&mut self, definition: VmDefinition, epoch: Epoch, power: PowerState) {
+        let vm = &definition.vm;
+        self.files.insert((vm.status.datastore, vm.id()), vm.clone());
+        let (message, guest, since) = (None, None, Timestamp::now());
+        let placed = SimVm { definition, epoch, power, since, message, guest };
+        self.vms.insert(placed.definition.vm.id(), placed);
+    }
+
+    pub(crate) fn datastore(&mut self, id: DatastoreId) -> DatastoreReport {
+        let fresh = || DatastoreReport {
+            datastore: id,
+            state: DatastoreState::Ready,
+            message: None,
+            capacity: ByteSize::gib(500),
+            free: ByteSize::gib(400),
+        };
+        self.datastores.entry(id).or_insert_with(fresh).clone()
+    }
+}

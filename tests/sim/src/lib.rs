@@ -1,0 +1,17 @@
+//! Simulated hosts, and a server's mind with them, in one process: for tests of `control` and of
+//! what stands on it, without QEMU, root or network.
+//!
+//! * [`SimHost`] keeps the agent contract (journal of operations, epochs, events that begin with the
+//!   whole inventory) over a map instead of a machine, and goes wrong on demand ([`Fault`]).
+//! * [`Fleet`] is a [`World`](hostler_control::World) on a fresh store with such hosts.
+//!
+//! What it deliberately does not do: time. Everything is instant unless a fault holds it up.
+
+mod faults;
+mod fleet;
+mod host;
+mod link;
+
+pub use faults::Fault;
+pub use fleet::{Fleet, SimConnector, vm_request};
+pub use host::{SimHost, SimVm};

@@ -1,0 +1,384 @@
+//! The agent contract, carried out on a simulated host.
+
+use async_trait::async_trait;
+use futures::StreamExt as _;
+use hostler_agent_api::{
+    AgentEvent, ConsoleKind, DatastoreCheck, DatastoreReport, FactsAnswer, ImageContentAnswer,
+    ImageImportRequest, ImageImportSource, ImageImported, ImageRemoveRequest, OperationProgress,
+    VERSION, VmCommand, VmCreateRequest, VmRemoveRequest, VmReport, VmStopRequest, code,
+};
+use hostler_control::{AgentError, AgentLink};
+use hostler_endpoint::{ByteStream, EventStream, Item, Problem};
+use hostler_types::{
+    ByteSize, DatastoreId, ExecAnswer, ExecRequest, ImageFormat, ImageId, ImageMedia, NetworkId,
+    NetworkSpec, OperationId, PowerState, Sha256, Vm, VmId,
+};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio_stream::wrappers::BroadcastStream;
+
+use crate::faults::Fault;
+use crate::host::{SimHost, State};
+
+impl SimHost {
+    /// Carries a command out once, whatever goes wrong on the way.
+    async fn command<T: Serialize + DeserializeOwned>(
+        &self,
+        method: &'static str,
+        op: Option<OperationId>,
+        act: impl FnOnce(&mut State) -> Result<T, Problem> + Send,
+    ) -> Result<T, AgentError> {
+        // As with a real connection, others run meanwhile.
+        tokio::task::yield_now().await;
+        let fault = {
+            let mut state = self.lock();
+            if !state.reachable {
+                return Err(self.broken("connection refused"));
+            }
+            state.faults.get_mut(method).and_then(std::collections::VecDeque::pop_front)
+        };
+        match fault {
+            None => self.carry_out(method, op, act),
+            Some(Fault::Refuse(problem)) => Err(problem.into()),
+            Some(Fault::Unheard) => Err(self.broken("connection reset")),
+            Some(Fault::AnswerLost) => {
+                self.carry_out(method, op, act)?;
+                Err(self.broken("connection reset"))
+            }
+            Some(Fault::Hang) => {
+                let op = op.expect("only operations hang");
+                self.until_cancelled(op).await?;
+                Err(Problem::new(409, code::CANCELLED, "it was cancelled").into())
+            }
+        }
+    }
+
+    fn carry_out<T: Serialize + DeserializeOwned>(
+        &self,
+        method: &'static str,
+        op: Option<OperationId>,
+        act: impl FnOnce(&mut State) -> Result<T, Problem>,
+    ) -> Result<T, AgentError> {
+        let mut state = self.lock();
+        if let Some(answer) = op.and_then(|op| state.journal.get(&op)) {
+            return Ok(serde_json::from_value(answer.clone()).expect("the journal is ours"));
+        }
+        let before = state.vms.clone();
+        let answer = act(&mut state)?;
+        state.done.push(method);
+        if let Some(op) = op {
+            let stored = serde_json::to_value(&answer).expect("answers have a JSON form");
+            state.journal.insert(op, stored);
+        }
+        for (id, vm) in &state.vms {
+            if before.get(id).is_none_or(|before| before.report() != vm.report()) {
+                self.tell(AgentEvent::Vm(Box::new(vm.report())));
+            }
+        }
+        for id in before.keys().filter(|id| !state.vms.contains_key(id)) {
+            self.tell(AgentEvent::VmGone { vm: *id });
+        }
+        Ok(answer)
+    }
+
+    async fn until_cancelled(&self, op: OperationId) -> Result<(), AgentError> {
+        let mut cancelled = self.cancelled.subscribe();
+        let mut connections = self.connections.subscribe();
+        tokio::select! {
+            _ = cancelled.wait_for(|cancelled| cancelled.contains(&op)) => Ok(()),
+            _ = connections.changed() => Err(self.broken("connection reset")),
+        }
+    }
+
+    fn broken(&self, reason: &str) -> AgentError {
+        AgentError::Unreachable { host: self.id.to_string(), reason: reason.to_owned() }
+    }
+
+    async fn power(
+        &self,
+        method: &'static str,
+        vm: VmId,
+        command: VmCommand,
+        from: &[PowerState],
+        to: PowerState,
+    ) -> Result<VmReport, AgentError> {
+        self.command(method, Some(command.op), |state| {
+            let vm = state.owned(vm, command.epoch)?;
+            if vm.power != to {
+                if !from.contains(&vm.power) {
+                    let detail = format!("the vm is {}", vm.power);
+                    return Err(Problem::new(409, code::WRONG_STATE, detail));
+                }
+                vm.become_(to);
+            }
+            Ok(vm.report())
+        })
+        .await
+    }
+}
+
+fn text(bytes: &'static str) -> ByteStream {
+    Box::pin(futures::stream::iter([Ok(bytes::Bytes::from_static(bytes.as_bytes()))]))
+}
+
+#[async_trait]
+impl AgentLink for SimHost {
+    async fn facts(&self) -> Result<FactsAnswer, AgentError> {
+        let host = self.id;
+        self.command("facts", None, |state| {
+            Ok(FactsAnswer { host, contract: VERSION, facts: state.facts.clone() })
+        })
+        .await
+    }
+
+    async fn events(&self) -> Result<EventStream<AgentEvent>, AgentError> {
+        let connection = self.connections.subscribe();
+        let (live, inventory) = {
+            let state = self.lock();
+            if !state.reachable {
+                return Err(self.broken("connection refused"));
+            }
+            (self.events.subscribe(), state.inventory())
+        };
+        let live = BroadcastStream::new(live)
+            .take_while(|event| futures::future::ready(event.is_ok()))
+            .filter_map(|event| futures::future::ready(event.ok()));
+        let all = futures::stream::iter([AgentEvent::Inventory(inventory)]).chain(live);
+        let numbered = all.enumerate().map(|(id, data)| Ok(Item { id: id as u64, data }));
+        let mut connection = connection;
+        Ok(Box::pin(numbered.take_until(async move {
+            // An error: the host itself is gone.
+            let _gone = connection.changed().await;
+        })))
+    }
+
+    async fn operation_cancel(&self, op: OperationId) -> Result<(), AgentError> {
+        self.cancelled.send_modify(|cancelled| {
+            cancelled.insert(op);
+        });
+        Ok(())
+    }
+
+    async fn vm_create(&self, vm: VmId, request: VmCreateRequest) -> Result<VmReport, AgentError> {
+        let command = request.command;
+        self.command("vm_create", Some(command.op), |state| {
+            if !state.vms.contains_key(&vm) {
+                state.place(request.definition, command.epoch, PowerState::Stopped);
+            }
+            Ok(state.owned(vm, command.epoch)?.report())
+        })
+        .await
+    }
+
+    async fn vm_define(&self, vm: VmId, request: VmCreateRequest) -> Result<VmReport, AgentError> {
+        let command = request.command;
+        self.command("vm_define", Some(command.op), |state| {
+            let found = state.owned(vm, command.epoch)?;
+            found.definition = request.definition.clone();
+            let report = found.report();
+            let vm = request.definition.vm;
+            state.files.insert((vm.status.datastore, vm.id()), vm);
+            Ok(report)
+        })
+        .await
+    }
+
+    async fn vm_register(
+        &self,
+        vm: VmId,
+        request: VmCreateRequest,
+    ) -> Result<VmReport, AgentError> {
+        let command = request.command;
+        self.command("vm_register", Some(command.op), |state| {
+            let datastore = request.definition.vm.status.datastore;
+            if !state.files.contains_key(&(datastore, vm)) {
+                return Err(Problem::new(404, code::NOT_FOUND, "its files are not there"));
+            }
+            state.place(request.definition, command.epoch, PowerState::Stopped);
+            Ok(state.owned(vm, command.epoch)?.report())
+        })
+        .await
+    }
+
+    async fn vm_remove(&self, vm: VmId, request: VmRemoveRequest) -> Result<(), AgentError> {
+        let command = request.command;
+        self.command("vm_remove", Some(command.op), |state| {
+            if state.vms.contains_key(&vm) {
+                let found = state.owned(vm, command.epoch)?;
+                if found.power.is_live() && !request.force {
+                    return Err(Problem::new(409, code::WRONG_STATE, "the vm runs"));
+                }
+                state.vms.remove(&vm);
+            }
+            if !request.keep_files {
+                state.files.remove(&(request.datastore, vm));
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    async fn vm_start(&self, vm: VmId, command: VmCommand) -> Result<VmReport, AgentError> {
+        let from = [PowerState::Stopped, PowerState::Suspended, PowerState::Failed];
+        self.power("vm_start", vm, command, &from, PowerState::Running).await
+    }
+
+    async fn vm_stop(&self, vm: VmId, request: VmStopRequest) -> Result<VmReport, AgentError> {
+        let from = [PowerState::Running, PowerState::Paused];
+        self.power("vm_stop", vm, request.command, &from, PowerState::Stopped).await
+    }
+
+    async fn vm_reset(&self, vm: VmId, command: VmCommand) -> Result<VmReport, AgentError> {
+        let from = [PowerState::Running, PowerState::Paused];
+        self.power("vm_reset", vm, command, &from, PowerState::Running).await
+    }
+
+    async fn vm_suspend(&self, vm: VmId, command: VmCommand) -> Result<VmReport, AgentError> {
+        let from = [PowerState::Running, PowerState::Paused];
+        self.power("vm_suspend", vm, command, &from, PowerState::Suspended).await
+    }
+
+    async fn vm_exec(&self, _: VmId, request: ExecRequest) -> Result<ExecAnswer, AgentError> {
+        self.command("vm_exec", None, |_| {
+            Ok(ExecAnswer {
+                exit_code: Some(0),
+                signal: None,
+                stdout: request.command.join(" "),
+                stderr: String::new(),
+                truncated: false,
+            })
+        })
+        .await
+    }
+
+    async fn vm_screenshot(&self, _: VmId) -> Result<ByteStream, AgentError> {
+        self.command("vm_screenshot", None, |_| Ok(())).await?;
+        Ok(text("\u{89}PNG"))
+    }
+
+    /// Echoes.
+    async fn vm_console(
+        &self,
+        _: VmId,
+        _: ConsoleKind,
+        input: ByteStream,
+    ) -> Result<ByteStream, AgentError> {
+        self.command("vm_console", None, |_| Ok(())).await?;
+        Ok(input)
+    }
+
+    async fn vm_log(&self, _: VmId, _: bool) -> Result<ByteStream, AgentError> {
+        self.command("vm_log", None, |_| Ok(())).await?;
+        Ok(text("login: "))
+    }
+
+    async fn image_upload(
+        &self,
+        image: ImageId,
+        _: DatastoreId,
+        offset: u64,
+        mut content: ByteStream,
+    ) -> Result<ImageContentAnswer, AgentError> {
+        self.command("image_upload", None, |state| {
+            let received = state.uploads.entry(image).or_default();
+            if *received == offset {
+                return Ok(());
+            }
+            Err(Problem::new(409, "wrong_offset", format!("{received} bytes have been received")))
+        })
+        .await?;
+        while let Some(piece) = content.next().await {
+            let piece = piece.map_err(|error| self.broken(&error.to_string()))?;
+            *self.lock().uploads.entry(image).or_default() += piece.len() as u64;
+        }
+        Ok(ImageContentAnswer { received: ByteSize(self.lock().uploads[&image]) })
+    }
+
+    async fn image_content(
+        &self,
+        image: ImageId,
+        _: DatastoreId,
+    ) -> Result<ImageContentAnswer, AgentError> {
+        self.command("image_content", None, |state| {
+            let received = state.uploads.get(&image).copied().unwrap_or_default();
+            Ok(ImageContentAnswer { received: ByteSize(received) })
+        })
+        .await
+    }
+
+    async fn image_import(
+        &self,
+        image: ImageId,
+        request: ImageImportRequest,
+    ) -> Result<ImageImported, AgentError> {
+        let progress =
+            OperationProgress { op: request.op, percent: Some(50), activity: "downloading".into() };
+        self.tell(AgentEvent::Progress(progress));
+        self.command("image_import", Some(request.op), |state| {
+            let (media, format) = match &request.source {
+                ImageImportSource::Url(url) if url.ends_with(".iso") => {
+                    (ImageMedia::Cdrom, ImageFormat::Iso)
+                }
+                _ => (ImageMedia::Disk, ImageFormat::Qcow2),
+            };
+            state.uploads.remove(&image);
+            state.images.insert(image, ByteSize::gib(2));
+            Ok(ImageImported {
+                format,
+                media,
+                virtual_size: ByteSize::gib(2),
+                allocated: ByteSize::mib(17),
+                sha256: request.sha256.unwrap_or_else(|| Sha256::from_bytes([7; 32])),
+            })
+        })
+        .await
+    }
+
+    async fn image_remove(
+        &self,
+        image: ImageId,
+        request: ImageRemoveRequest,
+    ) -> Result<(), AgentError> {
+        self.command("image_remove", Some(request.op), |state| {
+            state.images.remove(&image);
+            state.uploads.remove(&image);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn datastore_ensure(
+        &self,
+        datastore: DatastoreId,
+        _: DatastoreCheck,
+    ) -> Result<DatastoreReport, AgentError> {
+        self.command("datastore_ensure", None, |state| Ok(state.datastore(datastore))).await
+    }
+
+    async fn datastore_unregistered(&self, datastore: DatastoreId) -> Result<Vec<Vm>, AgentError> {
+        self.command("datastore_unregistered", None, |state| {
+            let files = state
+                .files
+                .iter()
+                .filter(|((at, vm), _)| *at == datastore && !state.vms.contains_key(vm));
+            Ok(files.map(|(_, vm)| vm.clone()).collect())
+        })
+        .await
+    }
+
+    async fn network_ensure(&self, network: NetworkId, _: NetworkSpec) -> Result<(), AgentError> {
+        self.command("network_ensure", None, |state| {
+            state.networks.insert(network);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn network_remove(&self, network: NetworkId) -> Result<(), AgentError> {
+        self.command("network_remove", None, |state| {
+            state.networks.remove(&network);
+            Ok(())
+        })
+        .await
+    }
+}
