@@ -23,15 +23,19 @@
 //! let process = spawn.start()?;
 //! // 4. Its monitor. The stream was connected to the listener before.
 //! let (qmp, mut events) = hostler_qmp::Qmp::connect(stream, Default::default()).await?;
-//! // 5. Until it ends: one future, which also lets QEMU end after the guest has.
-//! let end = wait_end(&qmp, &mut events, &process).await;
+//! // 5. After the guest has shut down, QEMU stands still until it is told to end.
+//! let cause = events.wait_for(Duration::MAX, |event| match event {
+//!     hostler_qmp::event::Event::Shutdown(shutdown) => Some(shutdown.reason.clone()),
+//!     _ => None,
+//! }).await?;
+//! power_off(&qmp, &process).await?;
 //! # Ok(()) }
 //! ```
 //!
 //! * [`LaunchPlan`], [`command_line`]: the machine, device by device.
 //! * [`Spawn`], [`Process`]: a detached process, found again by pid and start time.
 //! * [`probe`]: which accelerator really runs guests here.
-//! * [`wait_end`], [`suspend_to`], [`resume_from`], [`screenshot`]: what a running machine can do.
+//! * [`power_off`], [`suspend_to`], [`resume_from`], [`screenshot`]: what a running machine can do.
 
 mod accel;
 mod argument;
@@ -53,9 +57,7 @@ pub use plan::{
 };
 pub use process::{Exit, Process, ProcessError, start_time};
 pub use spawn::{ChildFd, Credentials, InheritedFds, Spawn, SpawnError};
-pub use vm::{
-    End, GUEST_AGENT_PORT, MonitorError, power_off, resume_from, screenshot, suspend_to, wait_end,
-};
+pub use vm::{GUEST_AGENT_PORT, MonitorError, power_off, resume_from, screenshot, suspend_to};
 
 /// Where Debian's package puts the emulator.
 pub const QEMU: &str = "/usr/bin/qemu-system-x86_64";

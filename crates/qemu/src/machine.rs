@@ -108,8 +108,9 @@ pub(crate) fn firmware(args: &mut Arguments, plan: &LaunchPlan) -> Result<(), Pl
 
 /// How the guest begins and ends.
 ///
-/// QEMU stays after the guest has shut down, until it is told to quit: then the reason is known
-/// even if no agent was there to hear the event. [`wait_end`](crate::wait_end) tells it.
+/// QEMU stands still after the guest has shut down, until it is told to quit: so the reason is
+/// known even if no agent was there to hear the event. A process that is gone without an order has
+/// crashed or was killed.
 pub(crate) fn start(args: &mut Arguments, plan: &LaunchPlan) {
     args.plain("-action", "shutdown=pause");
     if plan.start == Start::Resume {

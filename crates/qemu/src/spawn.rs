@@ -90,7 +90,7 @@ pub struct Spawn {
     pub credentials: Credentials,
     /// What it inherits.
     pub fds: InheritedFds,
-    /// The open `cgroup.procs` (v2) or `tasks`-like files (v1) of the groups it joins.
+    /// The `cgroup.procs` files of the groups it joins, open for writing.
     pub cgroup_procs: Vec<OwnedFd>,
     /// Where its standard output and error go. Opened for appending.
     pub log: File,

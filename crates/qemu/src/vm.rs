@@ -15,15 +15,15 @@ use hostler_qmp::{
     command::{
         AddFd, AddedFd, Cont, ImageFormat, Migrate, MigrateCancel, MigrateIncoming,
         MigrateSetCapabilities, MigrateSetParameters, MigrationAddress, MigrationStatus,
-        QueryMigrate, QueryStatus, Quit, RemoveFd, RunState, Screendump, Stop,
+        QueryMigrate, QueryStatus, Quit, RemoveFd, Screendump, Stop,
     },
-    event::{Event, ShutdownCause},
+    event::Event,
 };
 use rustix::fs::{MemfdFlags, Mode, OFlags};
 use thiserror::Error;
 use tracing::warn;
 
-use crate::process::{Exit, Process};
+use crate::process::Process;
 
 /// The id of the guest agent's port, as
 /// [`VserportChange`](hostler_qmp::event::VserportChange) names it.
@@ -58,83 +58,10 @@ pub enum MonitorError {
     Undying,
 }
 
-/// How a machine came to its end.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct End {
-    /// What QEMU said, or `None` if it ended without a word: it crashed or was killed.
-    pub cause: Option<ShutdownCause>,
-    /// How the process ended.
-    pub exit: Exit,
-}
-
-impl End {
-    /// Whether somebody wanted it: the guest shut down, or QEMU was told to quit. Anything else
-    /// is a reason to start it again.
-    #[must_use]
-    pub fn is_orderly(&self) -> bool {
-        matches!(
-            self.cause,
-            Some(
-                ShutdownCause::GuestShutdown
-                    | ShutdownCause::HostQmpQuit
-                    | ShutdownCause::HostSignal
-                    | ShutdownCause::HostUi
-            )
-        )
-    }
-}
-
-/// Waits for the machine's end: the one future that must run beside every machine.
-///
-/// QEMU is started so that it stays after the guest has shut down; this tells it to quit then. If
-/// that happened while nobody was connected, it is seen here at once.
-///
-/// Cancel safe: after a cancelled call another may be made with a new subscription.
-pub async fn wait_end(qmp: &Qmp, events: &mut Events, process: &Process) -> End {
-    let cause = tokio::select! {
-        cause = shutdown_cause(qmp, events) => cause,
-        exit = process.exited() => return End { cause: last_word(events).await, exit },
-    };
-    if cause.is_some()
-        && let Err(error) = quit(qmp, process).await
-    {
-        warn!(pid = process.pid(), error = &error as &dyn std::error::Error, "QEMU does not quit");
-    }
-    End { cause, exit: process.exited().await }
-}
-
-/// Waits until the guest has shut down. `None` if the connection breaks first.
-async fn shutdown_cause(qmp: &Qmp, events: &mut Events) -> Option<ShutdownCause> {
-    loop {
-        // Before the first event, and again when some were missed: it may have happened already.
-        if let Ok(status) = qmp.execute(QueryStatus).await
-            && status.status == RunState::Shutdown
-        {
-            return Some(ShutdownCause::GuestShutdown);
-        }
-        match next_shutdown(events).await {
-            Ok(cause) => return Some(cause),
-            Err(EventsError::Lagged { .. }) => {}
-            Err(_) => return None,
-        }
-    }
-}
-
-async fn next_shutdown(events: &mut Events) -> Result<ShutdownCause, EventsError> {
-    loop {
-        if let Event::Shutdown(shutdown) = events.recv().await?.event {
-            return Ok(shutdown.reason);
-        }
-    }
-}
-
-/// What a process that has ended said before, as far as it was still in the socket.
-async fn last_word(events: &mut Events) -> Option<ShutdownCause> {
-    let drained = tokio::time::timeout(Duration::from_secs(1), next_shutdown(events)).await;
-    drained.ok()?.ok()
-}
-
 /// Ends QEMU as if the power were cut, but with its disks flushed. Kills it if it does not obey.
+///
+/// It is needed after the guest has shut down by itself, too: QEMU is started so that it stands
+/// still then, in [`RunState::Shutdown`](hostler_qmp::command::RunState::Shutdown), and says so to an agent that was away.
 ///
 /// # Errors
 /// [`MonitorError::Undying`] if not even that helps.
@@ -160,7 +87,7 @@ async fn quit(qmp: &Qmp, process: &Process) -> Result<(), MonitorError> {
 /// Stops the guest and writes its memory and devices into `file`, which must be open for writing
 /// only. Afterwards QEMU holds a machine that must not run again, and is to be ended.
 ///
-/// If it fails the guest runs on.
+/// If it fails the guest goes on as before.
 ///
 /// # Errors
 /// See [`MonitorError`].
@@ -168,6 +95,7 @@ pub async fn suspend_to(qmp: &Qmp, file: OwnedFd, within: Duration) -> Result<()
     let mut events = qmp.subscribe();
     prepare_transfer(qmp).await?;
     let set = add_file(qmp, file).await?;
+    let ran = qmp.execute(QueryStatus).await?.running;
     qmp.execute(Stop).await?;
     let saved = async {
         qmp.execute(Migrate::to(fdset(set))).await?;
@@ -178,7 +106,9 @@ pub async fn suspend_to(qmp: &Qmp, file: OwnedFd, within: Duration) -> Result<()
     let _ = qmp.execute(RemoveFd { fdset_id: set.fdset_id, fd: None }).await;
     if saved.is_err() {
         let _ = qmp.execute(MigrateCancel).await;
-        qmp.execute(Cont).await?;
+        if ran {
+            qmp.execute(Cont).await?;
+        }
     }
     saved
 }
