@@ -1,0 +1,68 @@
+//! The agent of the server's own machine: a process of its own that the server starts and, when it
+//! dies, starts again.
+//!
+//! It ends with the server, also when that is killed: its standard input is a pipe that the server
+//! holds open. Guests belong to neither and run on.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use hostler_cli::ServerOptions;
+use tokio::process::{Child, Command};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// An agent that lived this long is not in a crash loop.
+const HEALTHY: Duration = Duration::from_secs(30);
+
+/// Keeps an agent running until `stop`.
+pub(crate) fn supervise(options: ServerOptions, stop: CancellationToken) -> JoinHandle<()> {
+    tokio::spawn(async move {
+        let mut pause = FIRST_PAUSE;
+        while !stop.is_cancelled() {
+            let begin = std::time::Instant::now();
+            match spawn(&options) {
+                Ok(mut child) => tokio::select! {
+                    status = child.wait() => tracing::error!(?status, "the agent has ended; starting it again"),
+                    () = stop.cancelled() => {
+                        // It ends by itself when its standard input does.
+                        drop(child.stdin.take());
+                        let _ = tokio::time::timeout(Duration::from_secs(5), child.wait()).await;
+                        return;
+                    }
+                },
+                Err(error) => tracing::error!("{error:#}"),
+            }
+            pause = if begin.elapsed() > HEALTHY {
+                FIRST_PAUSE
+            } else {
+                (pause * 2).min(LONGEST_PAUSE)
+            };
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = stop.cancelled() => {}
+            }
+        }
+    })
+}
+
+fn spawn(options: &ServerOptions) -> Result<Child> {
+    let program = std::env::current_exe().context("the server does not know its own binary")?;
+    Command::new(&program)
+        .args(["agent", "run", "--exit-with-parent"])
+        .arg("--state-dir")
+        .arg(&options.state_dir)
+        .arg("--runtime-dir")
+        .arg(&options.runtime_dir)
+        .arg("--listen")
+        .arg(options.agent_listen.to_string())
+        .arg("--log")
+        .arg(&options.log.filter)
+        .stdin(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .with_context(|| format!("cannot start the agent: {}", program.display()))
+}
