@@ -159,7 +159,7 @@ where
     deserializer.deserialize_seq(ShortList(std::marker::PhantomData))
 }
 
-/// A list as a whole answer, see [`short_list`].
+/// A list as a whole answer, of which the first 64 entries are kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ShortList<T>(pub Vec<T>);
 
