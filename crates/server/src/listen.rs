@@ -150,16 +150,20 @@ async fn tls(
 ) {
     // Answers are written whole; waiting for more to send would only delay them.
     let _ = stream.set_nodelay(true);
-    let stream = match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => {
-            tracing::debug!(%address, %error, "a TLS handshake failed");
-            return;
-        }
-        Err(_) => {
-            tracing::debug!(%address, "a TLS handshake took too long");
-            return;
-        }
+    let handshake = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream));
+    let stream = tokio::select! {
+        () = closing.cancelled() => return,
+        handshake = handshake => match handshake {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => {
+                tracing::debug!(%address, %error, "a TLS handshake failed");
+                return;
+            }
+            Err(_) => {
+                tracing::debug!(%address, "a TLS handshake took too long");
+                return;
+            }
+        },
     };
     serve(stream, Peer::Network(address), router, closing).await;
     drop(permit);
