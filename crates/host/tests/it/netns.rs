@@ -65,8 +65,17 @@ impl Machine {
         text(&self.command(script).output().unwrap(), script)
     }
 
-    pub(crate) fn pings(&self, address: &str) -> bool {
-        let script = format!("busybox ping -c 1 -W 1 {address} >/dev/null 2>&1");
+    /// Waits long for the answer, because the tests' machine may be busy.
+    pub(crate) fn reaches(&self, address: &str) -> bool {
+        self.pings(address, 5)
+    }
+
+    pub(crate) fn is_cut_off_from(&self, address: &str) -> bool {
+        !self.pings(address, 1)
+    }
+
+    fn pings(&self, address: &str, seconds: u32) -> bool {
+        let script = format!("busybox ping -c 1 -W {seconds} {address} >/dev/null 2>&1");
         self.command(&script).status().unwrap().success()
     }
 

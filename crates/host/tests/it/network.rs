@@ -89,16 +89,16 @@ async fn a_guest_gets_its_address_and_reaches_the_outside() {
     outside.sh("ip addr add 203.0.113.2/24 dev eth0");
 
     let guest = guest(&world, &network, MAC).await;
-    assert!(guest.pings("10.77.0.1"), "the host answers");
+    assert!(guest.reaches("10.77.0.1"), "the host answers");
     // The outside has no way back to 10.77.0.0/24: it answers the host.
-    assert!(guest.pings("203.0.113.2"), "the outside answers");
+    assert!(guest.reaches("203.0.113.2"), "the outside answers");
     let names = guest.sh("busybox nslookup web01 10.77.0.1 | tail -n +3");
     assert!(names.contains("10.77.0."), "{names}");
 
     outside.sh("ip route add 10.77.0.0/24 via 203.0.113.1");
     let own = guest.sh("ip -o -4 addr show dev eth0").split_whitespace().nth(3).unwrap().to_owned();
-    assert!(!outside.pings(own.split('/').next().unwrap()), "the outside does not get in");
-    assert!(!guest.pings("203.0.113.1"), "other addresses of the host are closed");
+    assert!(outside.is_cut_off_from(own.split('/').next().unwrap()), "the outside does not get in");
+    assert!(guest.is_cut_off_from("203.0.113.1"), "other addresses of the host are closed");
     guest.sh("! busybox nc -w 1 10.77.0.1 22 </dev/null");
     world.networks.remove(network.0, &network.1).await.unwrap();
 }
@@ -109,13 +109,27 @@ async fn guests_do_not_spoof() {
     let network = nat("10.77.0.0/24");
     world.networks.ensure(network.0, &network.1).await.unwrap();
     let guest = guest(&world, &network, MAC).await;
-    assert!(guest.pings("10.77.0.1"));
+    assert!(guest.reaches("10.77.0.1"));
     guest.sh("ip link set eth0 address 52:54:00:00:00:99; ip route replace default via 10.77.0.1");
-    assert!(!guest.pings("10.77.0.1"), "another MAC is dropped");
-    guest.sh(&format!("ip link set eth0 address {MAC}"));
-    assert!(guest.pings("10.77.0.1"), "its own works again");
+    assert!(guest.is_cut_off_from("10.77.0.1"), "another MAC is dropped");
+    // Nor do its packets arrive: it knows the host's MAC, and no ARP is needed.
+    sh(
+        "nft 'add table inet probe; add chain inet probe input { type filter hook input priority -400; }; \
+        add rule inet probe input icmp type echo-request counter'",
+    );
+    let neighbour = "ip neigh replace 10.77.0.1 lladdr 52:54:0a:4d:00:01 nud permanent dev eth0";
+    guest.sh(neighbour);
+    assert!(guest.is_cut_off_from("10.77.0.1"));
+    let rules = sh("nft list table inet probe");
+    assert!(rules.contains("counter packets 0"), "{rules}");
+    guest.sh(&format!(
+        "ip link set eth0 address {MAC}; ip route replace default via 10.77.0.1; {neighbour}"
+    ));
+    assert!(guest.reaches("10.77.0.1"), "its own works again");
+    let rules = sh("nft list table inet probe");
+    assert!(rules.contains("counter packets 1"), "{rules}");
     guest.sh("ip addr flush dev eth0; ip addr add 192.168.9.9/24 dev eth0; ip route add 10.77.0.1 dev eth0");
-    assert!(!guest.pings("10.77.0.1"), "a foreign address is dropped");
+    assert!(guest.is_cut_off_from("10.77.0.1"), "a foreign address is dropped");
     world.networks.remove(network.0, &network.1).await.unwrap();
 }
 
@@ -145,9 +159,9 @@ async fn nat_networks_are_apart() {
     sh(&format!("ip link set {tap} master {}", bridge_of(two.0)));
     second.sh(&format!("ip link set eth0 address {mac}"));
     second.dhcp(world.scratch.path()).unwrap();
-    assert!(second.pings("10.78.0.1"));
-    assert!(!first.pings(&address.to_string()), "no way to the guest");
-    assert!(!first.pings("10.78.0.1"), "no way to the host's other address");
+    assert!(second.reaches("10.78.0.1"));
+    assert!(first.is_cut_off_from(&address.to_string()), "no way to the guest");
+    assert!(first.is_cut_off_from("10.78.0.1"), "no way to the host's other address");
     for (id, spec) in [&one, &two] {
         world.networks.remove(*id, spec).await.unwrap();
     }
