@@ -17,7 +17,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use crate::file::{private_directory, write_private};
+use crate::file::{create_directory, write_private};
 use crate::fingerprint::Fingerprint;
 use crate::identity::{Identity, IdentityError};
 
@@ -68,13 +68,13 @@ impl Credentials {
         Self::parse(pem)
     }
 
-    /// Writes the file (0600, its directory 0700), replacing what is there atomically.
+    /// Writes the file (0600), replacing what is there atomically. Its directory is made if need be.
     ///
     /// # Errors
     /// It cannot be written.
     pub fn save(&self, path: &Path) -> Result<(), CredentialsError> {
         let save = || {
-            path.parent().map_or(Ok(()), private_directory)?;
+            path.parent().map_or(Ok(()), create_directory)?;
             write_private(path, &self.pem)
         };
         save().map_err(|source| CredentialsError::File { path: path.to_owned(), source })

@@ -5,10 +5,15 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
 
-/// Makes a directory (and its parents) that only its owner may enter.
+/// Makes a directory (and its parents) that only its owner may enter. One that is there stays as
+/// it is: others may have business in it.
+pub(crate) fn create_directory(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+/// As [`create_directory`], but closes one that was there with wider permissions.
 pub(crate) fn private_directory(path: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(path)?;
-    // It may have been there with wider permissions.
+    create_directory(path)?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o700))
 }
 
