@@ -8,11 +8,19 @@ use clap::{Args, ValueEnum};
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct GlobalOptions {
     /// How answers look
-    #[arg(short, long, global = true, value_enum, value_name = "FORMAT", default_value = "table")]
+    #[arg(
+        short,
+        long,
+        global = true,
+        value_enum,
+        value_name = "FORMAT",
+        default_value = "table",
+        help_heading = "Output"
+    )]
     pub output: Format,
 
     /// Print only what was asked for: no progress, no remarks
-    #[arg(short, long, global = true)]
+    #[arg(short, long, global = true, help_heading = "Output")]
     pub quiet: bool,
 
     /// When to colour; `auto` means on a terminal, unless NO_COLOR is set
@@ -22,6 +30,7 @@ pub(crate) struct GlobalOptions {
         value_enum,
         value_name = "WHEN",
         default_value = "auto",
+        help_heading = "Output",
         hide_short_help = true
     )]
     pub color: Color,

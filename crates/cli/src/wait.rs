@@ -42,7 +42,7 @@ impl WaitOptions {
 /// Of commands that start a VM.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct StartWaitOptions {
-    /// What to wait for
+    /// What to wait for; --wait=guest until the guest agent answers
     #[arg(
         long,
         value_enum,
@@ -88,10 +88,10 @@ impl StartWaitOptions {
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 enum WaitFor {
-    /// The guest's CPUs run
+    /// What was ordered is done
     #[default]
     Task,
-    /// The guest agent answers
+    /// Also, the guest agent answers
     Guest,
 }
 
@@ -219,7 +219,7 @@ impl Follower<'_> {
 }
 
 /// The server is away or restarts: worth another try.
-fn is_passing(error: &ClientError) -> bool {
+pub(crate) fn is_passing(error: &ClientError) -> bool {
     match error {
         ClientError::Problem(problem) => problem.status == 503,
         ClientError::Connect { .. } | ClientError::Timeout { .. } | ClientError::Broken { .. } => {
@@ -266,7 +266,7 @@ pub(crate) fn ended(task: Task) -> Result<Task, CliError> {
             Err(CliError::new(exit, error).hint(format!("`hostler task show {id}` has its steps")))
         }
         TaskState::Stuck => {
-            let why = status.error.clone().unwrap_or_default();
+            let why = status.stuck.as_ref().or(status.error.as_ref()).cloned().unwrap_or_default();
             Err(CliError::new(Exit::Failed, format!("{title} cannot be undone: {why}")).hint(
                 format!(
                     "remove the cause and `hostler task retry {id}`, or `hostler task abandon {id}`"

@@ -161,7 +161,15 @@ impl Import {
         let mut tries = 0;
         let mut before = None;
         loop {
-            let status = session.call::<UploadProgress>(&path, &NoParams {}, ()).await?;
+            let client = &session.connection.client;
+            let status = match client.call::<UploadProgress>(&path, &NoParams {}, ()).await {
+                Err(error) if wait::is_passing(&error) && (1..TRIES).contains(&tries) => {
+                    tries += 1;
+                    pause(tries).await;
+                    continue;
+                }
+                status => status?,
+            };
             let received = status.received.bytes();
             if received >= size {
                 return Ok(());
@@ -177,12 +185,10 @@ impl Import {
             before = Some(received);
             match self.send(session, file, received, size, progress).await {
                 Ok(()) => tries = 0,
-                Err(error @ (ClientError::Broken { .. } | ClientError::Timeout { .. }))
-                    if tries < TRIES =>
-                {
+                Err(error) if wait::is_passing(&error) && tries < TRIES => {
                     tries += 1;
                     progress.say(&format!("{error}; trying again"));
-                    tokio::time::sleep(Duration::from_secs(1 << tries.min(4))).await;
+                    pause(tries).await;
                 }
                 Err(error) => return Err(error.into()),
             }
@@ -207,11 +213,19 @@ impl Import {
         let mut tick = tokio::time::interval(Duration::from_millis(200));
         loop {
             tokio::select! {
-                done = &mut call => return done.map(drop),
+                done = &mut call => {
+                    progress.bytes(sent.load(Ordering::Relaxed), size);
+                    return done.map(drop);
+                }
                 _ = tick.tick() => progress.bytes(sent.load(Ordering::Relaxed), size),
             }
         }
     }
+}
+
+/// Longer each time: 2 s to 16 s.
+async fn pause(tries: u32) {
+    tokio::time::sleep(Duration::from_secs(1 << tries.min(4))).await;
 }
 
 fn length(file: &Path) -> Result<u64, CliError> {

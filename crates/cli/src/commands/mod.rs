@@ -52,6 +52,7 @@ Examples:
 #[derive(Debug, Parser)]
 #[command(
     name = "hostler",
+    bin_name = "hostler",
     version,
     after_help = EXIT_CODES,
     arg_required_else_help = true,

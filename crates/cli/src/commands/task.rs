@@ -233,6 +233,7 @@ fn print(session: &Session, task: &Task) -> Result<(), CliError> {
             ("Target", one(&task.spec.target)),
             ("State", vec![state(task)]),
             ("Error", status.error.iter().map(Cell::new).collect()),
+            ("Stuck", status.stuck.iter().map(Cell::new).collect()),
             ("Actor", one(&task.spec.actor)),
             ("Ordered", one(&time::show(task.metadata.created_at))),
             ("Ended", status.finished_at.iter().map(|at| Cell::new(time::show(*at))).collect()),
