@@ -96,9 +96,10 @@ impl Networks {
             return bridge::check_existing(spec);
         };
         let _gate = self.gate.lock().await;
-        bridge::ensure(&nat)?;
-        if !self.is_filtered(id) {
-            let ports = self.with_reservations(id, |ports| Ok(ports.taps()))?;
+        let ports = self.with_reservations(id, |ports| Ok(ports.taps()))?;
+        bridge::ensure(&nat, &ports)?;
+        // Tables of an earlier process may be of an earlier version.
+        if !self.is_filtered(id) || !filter::is_present(&nat).await? {
             filter::apply(&nat, &ports).await?;
             self.set_filtered(id, true);
         }

@@ -13,14 +13,23 @@ use super::tap::{TapName, disable_ipv6};
 use super::{NatNetwork, set_kernel};
 use crate::process::Run;
 
-/// Makes the bridge of a NAT network, gives it the host's address, and lets the host route.
-pub(super) fn ensure(nat: &NatNetwork) -> Result<(), NetworkError> {
+/// Makes the bridge of a NAT network, gives it the host's address, and lets the host route. Taps
+/// of running guests that lost their bridge are put on the new one.
+pub(super) fn ensure(
+    nat: &NatNetwork,
+    ports: &[(TapName, MacAddress)],
+) -> Result<(), NetworkError> {
     let name = nat.bridge.as_str();
     let interfaces = Interfaces::open().kernel("open a socket for", name)?;
     if !interfaces.exists(name).kernel("look for", name)? {
         check_subnet_is_free(nat)?;
         interfaces.add_bridge(name).kernel("make the bridge", name)?;
         disable_ipv6(name);
+        for (tap, _) in ports {
+            if interfaces.exists(tap.as_str()).kernel("look for", tap)? {
+                interfaces.add_port(name, tap.as_str()).kernel("put on its bridge", tap)?;
+            }
+        }
     }
     let wanted = Some((nat.gateway, nat.subnet.netmask()));
     if interfaces.address(name).kernel("read the address of", name)? != wanted {

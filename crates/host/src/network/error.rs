@@ -48,6 +48,8 @@ pub enum NetworkError {
     Dhcp { bridge: String, source: ProcessError },
     #[error("cannot set the packet filter of bridge `{bridge}`")]
     Filter { bridge: String, source: ProcessError },
+    #[error("nft answered something that is not understood")]
+    FilterAnswer(#[source] serde_json::Error),
     #[error("cannot set the VLAN of `{tap}`")]
     Vlan { tap: String, source: ProcessError },
     #[error("cannot {action} {}", .path.display())]

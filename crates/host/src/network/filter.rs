@@ -15,11 +15,15 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use hostler_types::MacAddress;
+use serde::Deserialize;
 
 use super::NatNetwork;
 use super::error::NetworkError;
 use super::tap::TapName;
 use crate::process::Run;
+
+const TIMEOUT: Duration = Duration::from_secs(10);
+const FAMILIES: [&str; 2] = ["inet", "bridge"];
 
 /// Puts the tables in place, replacing older ones, in one transaction.
 pub(super) async fn apply(
@@ -27,6 +31,35 @@ pub(super) async fn apply(
     ports: &[(TapName, MacAddress)],
 ) -> Result<(), NetworkError> {
     nft(nat, format!("{}{}", absent(nat), present(nat, ports))).await
+}
+
+/// Whether both tables are there. Others may have taken them away: reloading Debian's nftables
+/// service flushes every table of the host.
+pub(super) async fn is_present(nat: &NatNetwork) -> Result<bool, NetworkError> {
+    let filter = |source| NetworkError::Filter { bridge: nat.bridge.to_string(), source };
+    let run = Run::new("nft", ["-j", "list", "tables"], TIMEOUT);
+    let answer = run.output().await.map_err(filter)?;
+    let list: Tables = serde_json::from_slice(&answer).map_err(NetworkError::FilterAnswer)?;
+    let own = table(nat);
+    let count = list.nftables.iter().filter_map(|item| item.table.as_ref());
+    let count = count.filter(|item| item.name == own).count();
+    Ok(count == FAMILIES.len())
+}
+
+#[derive(Deserialize)]
+struct Tables {
+    nftables: Vec<Item>,
+}
+
+/// One of several kinds of things, of which a table is one.
+#[derive(Deserialize)]
+struct Item {
+    table: Option<Table>,
+}
+
+#[derive(Deserialize)]
+struct Table {
+    name: String,
 }
 
 /// Removes the tables, if they are there.
@@ -64,7 +97,7 @@ fn port_elements(verb: &str, nat: &NatNetwork, tap: &TapName, mac: MacAddress) -
 }
 
 async fn nft(nat: &NatNetwork, ruleset: String) -> Result<(), NetworkError> {
-    let mut run = Run::new("nft", ["-f", "-"], Duration::from_secs(10));
+    let mut run = Run::new("nft", ["-f", "-"], TIMEOUT);
     run.stdin = Some(ruleset);
     let filter = |source| NetworkError::Filter { bridge: nat.bridge.to_string(), source };
     run.output().await.map(drop).map_err(filter)
@@ -81,7 +114,7 @@ fn port(tap: &TapName, mac: MacAddress) -> String {
 /// Deleting what is not there is an error, so it is added first.
 fn absent(nat: &NatNetwork) -> String {
     let table = table(nat);
-    ["inet", "bridge"].iter().fold(String::new(), |mut text, family| {
+    FAMILIES.iter().fold(String::new(), |mut text, family| {
         let _ = writeln!(text, "add table {family} {table}\ndelete table {family} {table}");
         text
     })

@@ -7,4 +7,5 @@ mod datastore;
 mod image;
 mod netns;
 mod network;
+mod seed;
 mod volume;

@@ -202,6 +202,30 @@ async fn a_network_is_found_again_repaired_and_removed() {
     }
 }
 
+/// Reloading Debian's nftables service flushes all tables; somebody may remove a bridge.
+#[tokio::test]
+async fn what_others_took_away_comes_back() {
+    let world = World::new();
+    let (id, spec) = nat("10.77.0.0/24");
+    let (tap, late) = (TapName::of(VmId::generate(), 0), TapName::of(VmId::generate(), 1));
+    world.networks.plug(id, &spec, &tap, MAC, None).await.unwrap();
+    let _opened = world.networks.open_tap(id, &spec, &tap).await.unwrap();
+    let before = sh("nft list ruleset");
+    sh("nft flush ruleset");
+    world.networks.ensure(id, &spec).await.unwrap();
+    assert_eq!(sh("nft list ruleset"), before);
+
+    sh(&format!("ip link del {}", bridge_of(id)));
+    world.networks.ensure(id, &spec).await.unwrap();
+    let link = sh(&format!("ip -o link show {tap}"));
+    assert!(link.contains(&format!("master {}", bridge_of(id))), "{link}");
+
+    let mac = MacAddress([0x52, 0x54, 0, 0, 0, 9]);
+    world.networks.plug(id, &spec, &late, mac, None).await.unwrap();
+    assert!(sh("nft list ruleset").contains(late.as_str()));
+    world.networks.remove(id, &spec).await.unwrap();
+}
+
 /// dnsmasq would refuse an address whose former holder's lease has not ended.
 #[tokio::test]
 async fn a_freed_address_is_given_to_the_next() {
