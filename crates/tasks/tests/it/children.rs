@@ -113,3 +113,23 @@ async fn a_cancelled_parent_ends_its_child_after_a_crash() {
     assert_eq!(children(&bench, &parent).await[0].status.state, TaskState::Cancelled);
     bench.no_locks().await;
 }
+
+/// A step that fails without waiting for the child it has begun.
+#[tokio::test]
+async fn a_failing_parent_ends_the_child_it_has_left() {
+    let hasty = Step::new("hasty", |step: StepContext<Toy>| async move {
+        let mut order = submit();
+        order.action = "toy.child".to_owned();
+        tokio::select! {
+            child = step.run_child("only", order) => child.map(|_| Outcome::none()),
+            () = step.world().until("child waits") => Err(StepError::failed("hasty", "too slow")),
+        }
+    });
+    let parent = definition("toy.run", [noting("before"), hasty]);
+    let child = definition("toy.child", [waiting("child")]);
+    let bench = Bench::new(Registry::new().with(parent).with(child));
+    let parent = bench.run(submit().object(object())).await;
+    assert_eq!(parent.status.error_code.as_deref(), Some("hasty"));
+    assert_eq!(children(&bench, &parent).await[0].status.state, TaskState::Cancelled);
+    assert_eq!(bench.toy.done(), ["before", "child waits", "undo child", "undo before"]);
+}

@@ -1,6 +1,6 @@
 //! A task's life: steps, results, failures, commits, recovery.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use hostler_store::conformance::{batch, create, record};
@@ -233,6 +233,7 @@ async fn progress_is_live_at_once_and_stored_now_and_then() {
         Ok(Outcome::none())
     });
     let bench = Bench::new(registry([busy]));
+    let start = Instant::now();
     let task = bench.engine.submit(submit()).await.unwrap();
     let mut live = bench.engine.live(task.id()).unwrap();
     let mut seen = Vec::new();
@@ -244,7 +245,8 @@ async fn progress_is_live_at_once_and_stored_now_and_then() {
     assert_eq!(end.status.messages[0].text, "it was a lot");
     let log = bench.store.changes_after(Revision(0), 1000).await.unwrap();
     let stored = log.iter().filter(|change| change.reason == "toy.run: progress").count();
-    assert!((1..=4).contains(&stored), "{stored} writes of progress in 1.2 s");
+    let half_seconds = start.elapsed().as_millis() / 500;
+    assert!(stored > 0 && stored as u128 <= half_seconds, "{stored} writes in {half_seconds}");
 }
 
 #[tokio::test]

@@ -80,12 +80,12 @@ async fn a_cancellation_ends_the_wait_for_another_try() {
 #[tokio::test]
 async fn past_the_point_of_no_return_a_task_only_goes_forward() {
     let bench = Bench::new(registry([noting("a"), waiting("b").no_return(), stubborn_run("c")]));
-    let soon = Timestamp::now() + Duration::from_millis(100);
+    let soon = Timestamp::now() + Duration::from_millis(600);
     let task = bench.engine.submit(submit().deadline(soon)).await.unwrap();
     bench.toy.until("b waits").await;
     let refused = bench.engine.cancel(task.id(), "ada").await.unwrap_err();
     assert!(matches!(refused, TaskError::PastNoReturn { .. }));
-    tokio::time::sleep(Duration::from_millis(120)).await;
+    tokio::time::sleep(Duration::from_millis(650)).await;
     *bench.toy.undo_failures.lock().unwrap() = 4;
     bench.toy.gate.add_permits(1);
     let stuck = bench.end(&task).await;
