@@ -176,8 +176,9 @@ impl Images {
         while let Some(bytes) = response.chunk().await.map_err(broken)? {
             writer.write(&bytes).await?;
             let percent = total.map(|total| percent(writer.length(), total));
-            if percent != told || percent.is_none() && told.is_none() {
-                told = percent.or(Some(0));
+            // One word per percent; of an unknown whole, one per 16 MiB.
+            let mark = percent.map_or(writer.length() >> 24, u64::from);
+            if told.replace(mark) != Some(mark) {
                 let activity = "downloading".to_owned();
                 self.0.hub.progress(OperationProgress { op, percent, activity });
             }

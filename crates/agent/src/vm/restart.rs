@@ -34,7 +34,7 @@ mod tests {
 
     #[test]
     fn five_restarts_in_ten_minutes() {
-        let second = |n| Timestamp::from_second(1_000_000 + n).unwrap();
+        let second = |n: i64| Timestamp::from_second(1_000_000 + n).unwrap();
         let mut restarts = Vec::new();
         let mut pauses = Vec::new();
         for n in 0..7 {

@@ -44,7 +44,7 @@ impl Vms {
             exec = exec.input(request.stdin.into_bytes());
         }
         let output = live.agent.exec(exec).await.map_err(|error| guest_fault(&error, within))?;
-        Ok(exec_answer(output))
+        Ok(exec_answer(&output))
     }
 
     pub(crate) async fn console(
@@ -142,7 +142,7 @@ fn guest_fault(error: &GuestError, within: Duration) -> Fault {
     }
 }
 
-fn exec_answer(output: ExecOutput) -> ExecAnswer {
+fn exec_answer(output: &ExecOutput) -> ExecAnswer {
     let too_long = output.stdout.len() > SHOWN || output.stderr.len() > SHOWN;
     let number = |number: i64| i32::try_from(number).ok();
     ExecAnswer {

@@ -1,0 +1,9 @@
+//! The agent as the server sees it: through its endpoints, with real files and real QEMU.
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+mod datastores;
+mod images;
+mod peers;
+mod restarts;
+mod vms;
+mod world;
