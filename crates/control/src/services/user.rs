@@ -104,9 +104,14 @@ pub async fn update(
     request: UserUpdate,
     expected: Option<Revision>,
 ) -> Result<Arc<User>, ServiceError> {
-    let own = is_self(world, actor, user) && request.role.is_none();
-    authorize(actor, if own { Role::Viewer } else { Role::Admin }, "change users")?;
-    let old = world.snapshot().find::<UserKind>(user).cloned()?;
+    let found = world.snapshot().find::<UserKind>(user).cloned();
+    // A token that is less than its user must not become more by setting the password.
+    let whole = found
+        .as_ref()
+        .is_ok_and(|user| actor.user == Some(user.id()) && actor.role == user.spec.role);
+    let need = if whole && request.role.is_none() { Role::Viewer } else { Role::Admin };
+    authorize(actor, need, "change users")?;
+    let old = found?;
     require_revision::<UserKind>(&old, expected)?;
     let mut new = User::clone(&old);
     new.spec.role = request.role.unwrap_or(old.spec.role);

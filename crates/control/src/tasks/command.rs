@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use hostler_agent_api::{NetworkDefinition, VmCommand, VmDefinition, VmReport};
+use futures::StreamExt as _;
+use hostler_agent_api::{AgentEvent, NetworkDefinition, VmCommand, VmDefinition, VmReport};
 use hostler_store::Write;
 use hostler_tasks::{StepContext, StepError};
 use hostler_types::{ImageKind, NetworkKind, OperationId, PowerState, Vm, VmId, VmKind};
@@ -129,13 +130,30 @@ pub(super) async fn settle(step: Step) -> hostler_tasks::StepResult {
     let Some(mut vm) = vm_if_there(&step, input.vm).await? else {
         return Ok(hostler_tasks::Outcome::none());
     };
-    let known = step.world().reports.last(vm.id());
+    let known = match step.world().reports.last(vm.id()) {
+        Some(report) => Some(report),
+        None => asked(&step, &vm).await,
+    };
     let absorbed = known.is_some_and(|report| absorb(&mut vm.status, &report));
     if !absorbed && vm.status.power != input.before {
         vm.status.power = input.before;
         vm.status.power_since = Timestamp::now();
     }
     Ok(hostler_tasks::Outcome::none().with(Write::update(&vm)))
+}
+
+/// What the host has to say of a VM that nobody has heard of since the server started.
+async fn asked(step: &Step, vm: &Vm) -> Option<VmReport> {
+    const LIMIT: Duration = Duration::from_secs(10);
+    let link = link(step, vm).ok()?;
+    let first = async { link.events().await.ok()?.next().await };
+    let first = tokio::time::timeout(LIMIT, first).await.ok()??.ok()?;
+    match first.data {
+        AgentEvent::Inventory(inventory) => {
+            inventory.vms.into_iter().find(|report| report.vm == vm.id())
+        }
+        _ => None,
+    }
 }
 
 /// The VM as it is while a task brings it from one power state to another.
