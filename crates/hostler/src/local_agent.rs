@@ -18,6 +18,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// An agent that lived this long is not in a crash loop.
 const HEALTHY: Duration = Duration::from_secs(30);
 
+/// How long an agent may take to end when its server does.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+
 /// Keeps an agent running until `stop`.
 pub(crate) fn supervise(options: ServerOptions, stop: CancellationToken) -> JoinHandle<()> {
     tokio::spawn(async move {
@@ -25,28 +28,30 @@ pub(crate) fn supervise(options: ServerOptions, stop: CancellationToken) -> Join
         while !stop.is_cancelled() {
             let begin = std::time::Instant::now();
             match spawn(&options) {
-                Ok(mut child) => tokio::select! {
-                    status = child.wait() => tracing::error!(?status, "the agent has ended; starting it again"),
-                    () = stop.cancelled() => {
-                        // It ends by itself when its standard input does.
-                        drop(child.stdin.take());
-                        let _ = tokio::time::timeout(Duration::from_secs(5), child.wait()).await;
-                        return;
-                    }
-                },
+                Ok(child) => watch(child, &stop).await,
                 Err(error) => tracing::error!("{error:#}"),
             }
-            pause = if begin.elapsed() > HEALTHY {
-                FIRST_PAUSE
-            } else {
-                (pause * 2).min(LONGEST_PAUSE)
-            };
+            let healthy = begin.elapsed() > HEALTHY;
+            pause = if healthy { FIRST_PAUSE } else { (pause * 2).min(LONGEST_PAUSE) };
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 () = stop.cancelled() => {}
             }
         }
     })
+}
+
+/// Returns when the agent has ended, by itself or because of `stop`.
+async fn watch(mut child: Child, stop: &CancellationToken) {
+    // Taken out of the child, because waiting for it would close the pipe.
+    let held_open = child.stdin.take();
+    tokio::select! {
+        status = child.wait() => tracing::error!(?status, "the agent has ended; starting it again"),
+        () = stop.cancelled() => {
+            drop(held_open);
+            let _ = tokio::time::timeout(LAST_WORDS, child.wait()).await;
+        }
+    }
 }
 
 fn spawn(options: &ServerOptions) -> Result<Child> {
