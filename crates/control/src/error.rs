@@ -78,6 +78,14 @@ impl ServiceError {
         error
     }
 
+    /// A field of the request is wrong, and `sentence` names it already.
+    pub fn invalid_as_told(field: impl Into<String>, sentence: impl Into<String>) -> Self {
+        let (field, reason) = (field.into(), sentence.into());
+        let mut error = Self::new(Class::Invalid, "invalid", reason.clone());
+        error.fields.push(FieldError { field, reason });
+        error
+    }
+
     pub fn not_found(kind: KindName, reference: &Ref) -> Self {
         Self::new(Class::NotFound, "not_found", format!("there is no {kind} `{reference}`"))
             .hint(format!("list them with `hostler {kind} list`"))

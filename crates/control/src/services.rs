@@ -140,3 +140,9 @@ fn require_revision<K: Shown>(
         _ => Ok(()),
     }
 }
+
+/// `1 VM`, `2 VMs`.
+fn counted(count: usize, what: &str) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{count} {what}{plural}")
+}

@@ -68,7 +68,7 @@ pub async fn ensure_local_host(world: &World, local: &LocalHost) -> Result<HostI
 
 fn datastore(host: &Host, local: &LocalHost, now: Timestamp) -> Result<Datastore, ServiceError> {
     let spec = DatastoreSpec { host: host.id(), path: local.datastore.clone() };
-    spec.validate().map_err(|reason| ServiceError::invalid("datastore", reason))?;
+    spec.validate().map_err(|reason| ServiceError::invalid_as_told("datastore", reason))?;
     let status = DatastoreStatus {
         state: DatastoreState::Missing,
         message: Some("its host has not connected yet".to_owned()),
@@ -81,7 +81,7 @@ fn datastore(host: &Host, local: &LocalHost, now: Timestamp) -> Result<Datastore
 
 fn network(local: &LocalHost, now: Timestamp) -> Result<Network, ServiceError> {
     let spec = NetworkSpec::Nat { subnet: local.subnet };
-    spec.validate().map_err(|reason| ServiceError::invalid("subnet", reason))?;
+    spec.validate().map_err(|reason| ServiceError::invalid_as_told("subnet", reason))?;
     let status = NetworkStatus { state: NetworkState::Ready, message: None };
     let name = "default".parse().expect("`default` is a name");
     Ok(Network::new(name, Labels::new(), now, spec, status))

@@ -11,7 +11,7 @@ use hostler_control::{
     ensure_local_host,
 };
 use hostler_pki::Ca;
-use hostler_store::{SqliteStore, Store};
+use hostler_store::{SqliteStore, Store, StoreError};
 use hostler_types::{
     Host, HostId, HostKind, HostState, Image, ImageCreate, ImageKind, ImageSource, Labels, Name,
     Ref, Task, TaskKind, Vm, VmCreate, VmKind,
@@ -218,9 +218,21 @@ impl Fleet {
     }
 }
 
+/// The tasks of the world before let go of the store when they are polled for the last time.
+async fn open_store(path: &Path) -> SqliteStore {
+    let begin = std::time::Instant::now();
+    loop {
+        match SqliteStore::open(path) {
+            Err(StoreError::InUse { .. }) if begin.elapsed() < PATIENCE => {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            opened => return opened.expect("the store can be opened"),
+        }
+    }
+}
+
 async fn open_world(directory: &Path, connector: &SimConnector) -> Arc<World> {
-    let store = SqliteStore::open(directory.join("hostler.db"));
-    let store: Arc<dyn Store> = Arc::new(store.expect("the store can be opened"));
+    let store: Arc<dyn Store> = Arc::new(open_store(&directory.join("hostler.db")).await);
     let ca = Ca::create_or_open(&directory.join("ca")).expect("the CA can be made");
     let options = WorldOptions {
         store,

@@ -129,6 +129,13 @@ impl SimHost {
         self.lock().faults.entry(method).or_default().push_back(fault);
     }
 
+    /// Waits until the faults of `method` have befallen someone.
+    pub async fn taken(&self, method: &str) {
+        while self.lock().faults.get(method).is_some_and(|faults| !faults.is_empty()) {
+            tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+        }
+    }
+
     /// Breaks all connections and refuses new ones.
     pub fn disconnect(&self) {
         self.lock().reachable = false;

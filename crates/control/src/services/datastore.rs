@@ -10,7 +10,7 @@ use hostler_types::{
 };
 use jiff::Timestamp;
 
-use super::{Page, PageRequest, page};
+use super::{Page, PageRequest, counted, page};
 use crate::actor::{Actor, authorize};
 use crate::error::ServiceError;
 use crate::redact::Shown;
@@ -66,7 +66,8 @@ pub async fn create(
     request: DatastoreCreate,
 ) -> Result<Arc<Datastore>, ServiceError> {
     authorize(actor, Role::Admin, "create datastores")?;
-    validate_labels(&request.labels).map_err(|reason| ServiceError::invalid("labels", reason))?;
+    validate_labels(&request.labels)
+        .map_err(|reason| ServiceError::invalid_as_told("labels", reason))?;
     let _references = world.references.read().await;
     let snapshot = world.snapshot();
     if snapshot.all::<DatastoreKind>().get_by_name(&request.name).is_some() {
@@ -77,9 +78,12 @@ pub async fn create(
         Some(host) => snapshot.find::<HostKind>(host)?.clone(),
         None => the_only_host(&snapshot)?,
     };
-    let path = request.path.trim_end_matches('/').to_owned();
+    let path = match request.path.trim_end_matches('/') {
+        "" => request.path.clone(),
+        trimmed => trimmed.to_owned(),
+    };
     let spec = DatastoreSpec { host: host.id(), path };
-    spec.validate().map_err(|reason| ServiceError::invalid("path", reason))?;
+    spec.validate().map_err(|reason| ServiceError::invalid_as_told("path", reason))?;
     let mut others = snapshot.all::<DatastoreKind>().iter();
     if let Some(other) = others.find(|other| other.spec == spec) {
         let message = format!("the directory is the datastore `{}` already", other.name());
@@ -135,8 +139,12 @@ pub async fn delete(world: &World, actor: &Actor, datastore: &Ref) -> Result<(),
     let images = snapshot.all::<ImageKind>().iter();
     let images = images.filter(|image| image.spec.datastore == id).count();
     if vms + images > 0 {
-        let message =
-            format!("datastore `{}` still holds {vms} VMs and {images} images", datastore.name());
+        let message = format!(
+            "datastore `{}` still holds {} and {}",
+            datastore.name(),
+            counted(vms, "VM"),
+            counted(images, "image")
+        );
         return Err(ServiceError::conflict("in_use", message)
             .hint("delete or unregister the VMs and delete the images first"));
     }

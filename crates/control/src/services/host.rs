@@ -9,7 +9,7 @@ use hostler_types::{
 };
 use jiff::Timestamp;
 
-use super::{Page, PageRequest, page};
+use super::{Page, PageRequest, counted, page};
 use crate::actor::{Actor, authorize};
 use crate::error::{Class, ServiceError};
 use crate::redact::Shown;
@@ -58,8 +58,10 @@ pub async fn delete(world: &World, actor: &Actor, host: &Ref) -> Result<(), Serv
     let datastores = datastores.filter(|datastore| datastore.spec.host == host.id()).count();
     if vms + datastores > 0 {
         let message = format!(
-            "host `{}` still has {vms} VMs and {datastores} datastores in the inventory",
-            host.name()
+            "host `{}` still has {} and {} in the inventory",
+            host.name(),
+            counted(vms, "VM"),
+            counted(datastores, "datastore"),
         );
         return Err(ServiceError::conflict("in_use", message).hint(
             "delete or unregister its VMs, delete its images and datastores, then try again",

@@ -237,7 +237,8 @@ pub(crate) fn require_unused(snapshot: &Snapshot, image: &Image) -> Result<(), S
 }
 
 fn validate(request: &ImageCreate) -> Result<(), ServiceError> {
-    validate_labels(&request.labels).map_err(|reason| ServiceError::invalid("labels", reason))?;
+    validate_labels(&request.labels)
+        .map_err(|reason| ServiceError::invalid_as_told("labels", reason))?;
     match &request.source {
         ImageSource::Url(address) => validate_address(address),
         ImageSource::Upload(size) if size.0 == 0 || *size > LARGEST => {

@@ -9,7 +9,7 @@ use hostler_types::{
 };
 use jiff::Timestamp;
 
-use super::{Page, PageRequest, page};
+use super::{Page, PageRequest, counted, page};
 use crate::actor::{Actor, authorize};
 use crate::error::ServiceError;
 use crate::inventory::Snapshot;
@@ -52,8 +52,9 @@ pub async fn create(
     request: NetworkCreate,
 ) -> Result<Arc<Network>, ServiceError> {
     authorize(actor, Role::Admin, "create networks")?;
-    validate_labels(&request.labels).map_err(|reason| ServiceError::invalid("labels", reason))?;
-    request.spec.validate().map_err(|reason| ServiceError::invalid("spec", reason))?;
+    validate_labels(&request.labels)
+        .map_err(|reason| ServiceError::invalid_as_told("labels", reason))?;
+    request.spec.validate().map_err(|reason| ServiceError::invalid_as_told("spec", reason))?;
     // Alone: of two that overlap, one must be refused.
     let _references = world.references.write().await;
     let snapshot = world.snapshot();
@@ -124,7 +125,7 @@ pub async fn delete(world: &World, actor: &Actor, network: &Ref) -> Result<(), S
     let network = snapshot.find::<NetworkKind>(network)?;
     let users = snapshot.vms_with_network(network.id()).count();
     if users > 0 {
-        let message = format!("network `{}` is used by {users} VMs", network.name());
+        let message = format!("network `{}` is used by {}", network.name(), counted(users, "VM"));
         return Err(ServiceError::conflict("in_use", message)
             .hint("delete these VMs or put their NICs on another network first"));
     }

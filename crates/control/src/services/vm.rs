@@ -220,11 +220,17 @@ fn require_power(vm: &Vm, past: &str, allowed: &[PowerState]) -> Result<(), Serv
     if allowed.contains(&power) {
         return Ok(());
     }
-    let states: Vec<_> = allowed.iter().map(|state| state.as_str()).collect();
-    let message = format!(
-        "vm `{}` is {power} and cannot be {past}; it must be {}",
-        vm.name(),
-        states.join(" or "),
-    );
+    let name = vm.name();
+    let message = match (past, power) {
+        ("started" | "resumed", PowerState::Running) => format!("vm `{name}` runs already"),
+        ("stopped", PowerState::Stopped | PowerState::Suspended | PowerState::Failed) => {
+            format!("vm `{name}` is {power}: it does not run")
+        }
+        _ => {
+            let states: Vec<_> = allowed.iter().map(|state| state.as_str()).collect();
+            let states = states.join(" or ");
+            format!("vm `{name}` is {power} and cannot be {past}; it must be {states}")
+        }
+    };
     Err(ServiceError::conflict("wrong_state", message))
 }

@@ -194,119 +194,139 @@ fn said<T>(answer: Result<T, ServiceError>) -> Said {
 /// Every service with the least role that it needs. The objects named do not exist: who is not
 /// refused for the role is refused for that.
 async fn all_services(world: &Arc<World>, actor: &Actor) -> Vec<(&'static str, Role, Said)> {
-    use Role::{Admin, Operator, Viewer};
-    let none: Ref = "none".parse().unwrap();
-    let (page, options) = (PageRequest::default(), Options::default());
+    let mut all = vm_services(world, actor).await;
+    all.extend(guest_services(world, actor).await);
+    all.extend(image_services(world, actor).await);
+    all.extend(host_services(world, actor).await);
+    all.extend(people_services(world, actor).await);
+    all
+}
+
+fn none() -> Ref {
+    "none".parse().unwrap()
+}
+
+fn nothing() -> hostler_endpoint::ByteStream {
+    Box::pin(futures::stream::empty())
+}
+
+async fn vm_services(w: &World, a: &Actor) -> Vec<(&'static str, Role, Said)> {
+    use Role::{Operator, Viewer};
+    let (vm, page, o) = (&none(), PageRequest::default(), &Options::default());
     let stop = VmStop { mode: StopMode::PowerOff, timeout_seconds: None };
+    let register = VmRegister { datastore: none(), vm: none(), name: None };
+    let mut request = vm_request("none");
+    request.image = Some(none());
+    let (update, name) = (VmUpdate::default(), "other".parse().unwrap());
+    vec![
+        ("vm::list", Viewer, said(vm::list(w, a, &VmFilter::default(), &page))),
+        ("vm::show", Viewer, said(vm::show(w, a, vm))),
+        ("vm::create", Operator, said(vm::create(w, a, request, o).await)),
+        ("vm::update", Operator, said(vm::update(w, a, vm, update, None, o).await)),
+        ("vm::rename", Operator, said(vm::rename(w, a, vm, name, None, o).await)),
+        ("vm::delete", Operator, said(vm::delete(w, a, vm, false, o).await)),
+        ("vm::start", Operator, said(vm::start(w, a, vm, o).await)),
+        ("vm::stop", Operator, said(vm::stop(w, a, vm, stop, o).await)),
+        ("vm::reset", Operator, said(vm::reset(w, a, vm, o).await)),
+        ("vm::suspend", Operator, said(vm::suspend(w, a, vm, o).await)),
+        ("vm::resume", Operator, said(vm::resume(w, a, vm, o).await)),
+        ("vm::unregister", Operator, said(vm::unregister(w, a, vm, o).await)),
+        ("vm::register", Operator, said(vm::register(w, a, register, o).await)),
+        ("vm::unregistered", Operator, said(vm::unregistered(w, a, vm).await)),
+    ]
+}
+
+async fn guest_services(w: &World, a: &Actor) -> Vec<(&'static str, Role, Said)> {
+    use Role::Operator;
+    let (vm, kind) = (&none(), ConsoleKind::Serial);
     let exec =
         ExecRequest { command: vec!["id".to_owned()], stdin: String::new(), timeout_seconds: 1 };
-    let nothing = || -> hostler_endpoint::ByteStream { Box::pin(futures::stream::empty()) };
-    let register = VmRegister { datastore: none.clone(), vm: none.clone(), name: None };
-    let import = ImageCreate {
+    vec![
+        ("vm::exec", Operator, said(vm::exec(w, a, vm, exec).await)),
+        ("vm::log", Operator, said(vm::log(w, a, vm, false).await)),
+        ("vm::screenshot", Operator, said(vm::screenshot(w, a, vm).await)),
+        ("console::ticket", Operator, said(console::ticket(w, a, vm, kind))),
+        ("console::attach", Operator, said(console::attach(w, a, vm, kind, nothing()).await)),
+    ]
+}
+
+async fn image_services(w: &World, a: &Actor) -> Vec<(&'static str, Role, Said)> {
+    use Role::{Operator, Viewer};
+    let (image, page, o) = (&none(), PageRequest::default(), &Options::default());
+    let create = ImageCreate {
         name: "none".parse().unwrap(),
         labels: Labels::new(),
-        datastore: Some(none.clone()),
+        datastore: Some(none()),
         source: ImageSource::Url("https://none.test/".to_owned()),
         sha256: None,
     };
-    let serial = ConsoleKind::Serial;
-    let add_datastore = datastore::DatastoreCreate {
-        name: "none".parse().unwrap(),
+    vec![
+        ("image::list", Viewer, said(image::list(w, a, &image::ImageFilter::default(), &page))),
+        ("image::show", Viewer, said(image::show(w, a, image))),
+        ("image::create", Operator, said(image::create(w, a, create, o).await)),
+        ("image::received", Operator, said(image::received(w, a, image).await)),
+        ("image::upload", Operator, said(image::upload(w, a, image, 0, nothing()).await)),
+        ("image::import", Operator, said(image::import(w, a, image, o).await)),
+        ("image::delete", Operator, said(image::delete(w, a, image, o).await)),
+    ]
+}
+
+async fn host_services(w: &World, a: &Actor) -> Vec<(&'static str, Role, Said)> {
+    use Role::{Admin, Viewer};
+    let (it, page) = (&none(), PageRequest::default());
+    let name: hostler_types::Name = "none".parse().unwrap();
+    let new_datastore = datastore::DatastoreCreate {
+        name: name.clone(),
         labels: Labels::new(),
-        host: Some(none.clone()),
+        host: Some(none()),
         path: "/none".to_owned(),
     };
-    let add_network = network::NetworkCreate {
-        name: "none".parse().unwrap(),
-        labels: Labels::new(),
-        spec: NetworkSpec::Bridge { bridge: "not a bridge".to_owned(), vlan: None },
-    };
-    let bad_user = UserCreate { name: "root".parse().unwrap(), role: Viewer, password: None };
-    let query = event::EventQuery::default();
-    let token = TokenCreate { name: None, user: Some(none.clone()), role: None, life: None };
-    let (vm_filter, task_filter) = (VmFilter::default(), task::TaskFilter::default());
-    let mut request = vm_request("none");
-    request.image = Some(none.clone());
-    let update = VmUpdate::default();
-    let name = "other".parse().unwrap();
+    let spec = NetworkSpec::Bridge { bridge: "not a bridge".to_owned(), vlan: None };
+    let new_network = network::NetworkCreate { name, labels: Labels::new(), spec };
+    let (hosts, stores) = (host::HostFilter::default(), datastore::DatastoreFilter::default());
     let life = Some(SignedDuration::ZERO);
     vec![
-        ("vm::list", Viewer, said(vm::list(world, actor, &vm_filter, &page))),
-        ("vm::show", Viewer, said(vm::show(world, actor, &none))),
-        ("vm::create", Operator, said(vm::create(world, actor, request, &options).await)),
-        (
-            "vm::update",
-            Operator,
-            said(vm::update(world, actor, &none, update, None, &options).await),
-        ),
-        ("vm::rename", Operator, said(vm::rename(world, actor, &none, name, None, &options).await)),
-        ("vm::delete", Operator, said(vm::delete(world, actor, &none, false, &options).await)),
-        ("vm::start", Operator, said(vm::start(world, actor, &none, &options).await)),
-        ("vm::stop", Operator, said(vm::stop(world, actor, &none, stop, &options).await)),
-        ("vm::reset", Operator, said(vm::reset(world, actor, &none, &options).await)),
-        ("vm::suspend", Operator, said(vm::suspend(world, actor, &none, &options).await)),
-        ("vm::resume", Operator, said(vm::resume(world, actor, &none, &options).await)),
-        ("vm::unregister", Operator, said(vm::unregister(world, actor, &none, &options).await)),
-        ("vm::register", Operator, said(vm::register(world, actor, register, &options).await)),
-        ("vm::unregistered", Operator, said(vm::unregistered(world, actor, &none).await)),
-        ("vm::exec", Operator, said(vm::exec(world, actor, &none, exec).await)),
-        ("vm::log", Operator, said(vm::log(world, actor, &none, false).await)),
-        ("vm::screenshot", Operator, said(vm::screenshot(world, actor, &none).await)),
-        ("console::ticket", Operator, said(console::ticket(world, actor, &none, serial))),
-        (
-            "console::attach",
-            Operator,
-            said(console::attach(world, actor, &none, serial, nothing()).await),
-        ),
-        (
-            "image::list",
-            Viewer,
-            said(image::list(world, actor, &image::ImageFilter::default(), &page)),
-        ),
-        ("image::show", Viewer, said(image::show(world, actor, &none))),
-        ("image::create", Operator, said(image::create(world, actor, import, &options).await)),
-        ("image::received", Operator, said(image::received(world, actor, &none).await)),
-        ("image::upload", Operator, said(image::upload(world, actor, &none, 0, nothing()).await)),
-        ("image::import", Operator, said(image::import(world, actor, &none, &options).await)),
-        ("image::delete", Operator, said(image::delete(world, actor, &none, &options).await)),
-        ("host::list", Viewer, said(host::list(world, actor, &host::HostFilter::default(), &page))),
-        ("host::show", Viewer, said(host::show(world, actor, &none))),
-        ("host::delete", Admin, said(host::delete(world, actor, &none).await)),
-        (
-            "datastore::list",
-            Viewer,
-            said(datastore::list(world, actor, &datastore::DatastoreFilter::default(), &page)),
-        ),
-        ("datastore::show", Viewer, said(datastore::show(world, actor, &none))),
-        ("datastore::create", Admin, said(datastore::create(world, actor, add_datastore).await)),
-        ("datastore::delete", Admin, said(datastore::delete(world, actor, &none).await)),
-        ("network::list", Viewer, said(network::list(world, actor, &page))),
-        ("network::show", Viewer, said(network::show(world, actor, &none))),
-        ("network::create", Admin, said(network::create(world, actor, add_network).await)),
-        ("network::delete", Admin, said(network::delete(world, actor, &none).await)),
-        ("join_token::create", Admin, said(join_token::create(world, actor, life).await)),
-        ("join_token::list", Admin, said(join_token::list(world, actor, &page))),
-        ("join_token::delete", Admin, said(join_token::delete(world, actor, &none).await)),
-        ("user::list", Admin, said(user::list(world, actor, &page))),
-        ("user::show", Admin, said(user::show(world, actor, &none))),
-        ("user::create", Admin, said(user::create(world, actor, bad_user).await)),
-        (
-            "user::update",
-            Admin,
-            said(user::update(world, actor, &none, UserUpdate::default(), None).await),
-        ),
-        ("user::delete", Admin, said(user::delete(world, actor, &none).await)),
-        ("token::create for another", Admin, said(token::create(world, actor, token).await)),
-        ("token::list", Viewer, said(token::list(world, actor, &page))),
-        ("token::delete", Viewer, said(token::delete(world, actor, &none).await)),
-        ("task::list", Viewer, said(task::list(world, actor, &task_filter, &page))),
-        ("task::show", Viewer, said(task::show(world, actor, &none))),
-        ("task::watch", Viewer, said(task::watch(world, actor, &none))),
-        ("task::cancel", Operator, said(task::cancel(world, actor, &none).await)),
-        ("task::retry", Operator, said(task::retry(world, actor, &none).await)),
-        ("task::abandon", Admin, said(task::abandon(world, actor, &none).await)),
-        ("event::list", Viewer, said(event::list(world, actor, &query).await)),
-        ("watch::watch", Viewer, said(watch::watch(world, actor, None, Vec::new()))),
+        ("host::list", Viewer, said(host::list(w, a, &hosts, &page))),
+        ("host::show", Viewer, said(host::show(w, a, it))),
+        ("host::delete", Admin, said(host::delete(w, a, it).await)),
+        ("datastore::list", Viewer, said(datastore::list(w, a, &stores, &page))),
+        ("datastore::show", Viewer, said(datastore::show(w, a, it))),
+        ("datastore::create", Admin, said(datastore::create(w, a, new_datastore).await)),
+        ("datastore::delete", Admin, said(datastore::delete(w, a, it).await)),
+        ("network::list", Viewer, said(network::list(w, a, &page))),
+        ("network::show", Viewer, said(network::show(w, a, it))),
+        ("network::create", Admin, said(network::create(w, a, new_network).await)),
+        ("network::delete", Admin, said(network::delete(w, a, it).await)),
+        ("join_token::create", Admin, said(join_token::create(w, a, life).await)),
+        ("join_token::list", Admin, said(join_token::list(w, a, &page))),
+        ("join_token::delete", Admin, said(join_token::delete(w, a, it).await)),
+    ]
+}
+
+async fn people_services(w: &Arc<World>, a: &Actor) -> Vec<(&'static str, Role, Said)> {
+    use Role::{Admin, Operator, Viewer};
+    let (it, page) = (&none(), PageRequest::default());
+    let bad = UserCreate { name: "root".parse().unwrap(), role: Viewer, password: None };
+    let token = TokenCreate { name: None, user: Some(none()), role: None, life: None };
+    let (update, tasks) = (UserUpdate::default(), task::TaskFilter::default());
+    let query = event::EventQuery::default();
+    vec![
+        ("user::list", Admin, said(user::list(w, a, &page))),
+        ("user::show", Admin, said(user::show(w, a, it))),
+        ("user::create", Admin, said(user::create(w, a, bad).await)),
+        ("user::update", Admin, said(user::update(w, a, it, update, None).await)),
+        ("user::delete", Admin, said(user::delete(w, a, it).await)),
+        ("token::create", Admin, said(token::create(w, a, token).await)),
+        ("token::list", Viewer, said(token::list(w, a, &page))),
+        ("token::delete", Viewer, said(token::delete(w, a, it).await)),
+        ("task::list", Viewer, said(task::list(w, a, &tasks, &page))),
+        ("task::show", Viewer, said(task::show(w, a, it))),
+        ("task::watch", Viewer, said(task::watch(w, a, it))),
+        ("task::cancel", Operator, said(task::cancel(w, a, it).await)),
+        ("task::retry", Operator, said(task::retry(w, a, it).await)),
+        ("task::abandon", Admin, said(task::abandon(w, a, it).await)),
+        ("event::list", Viewer, said(event::list(w, a, &query).await)),
+        ("watch::watch", Viewer, said(watch::watch(w, a, None, Vec::new()))),
     ]
 }
 

@@ -51,26 +51,56 @@ async fn bad_sizes_are_refused_with_the_range() {
         request[key] = value;
         request
     };
-    check(&fleet, with("cpus", json!(0)), expect![[r#"
+    check(
+        &fleet,
+        with("cpus", json!(0)),
+        expect![[r#"
         0 is not a possible number of CPUs; a VM has 1 to 1024
-    "#]]).await;
-    check(&fleet, with("cpus", json!(-1)), expect![[r#"
+    "#]],
+    )
+    .await;
+    check(
+        &fleet,
+        with("cpus", json!(-1)),
+        expect![[r#"
         invalid value: integer `-1`, expected u32
-    "#]]).await;
-    check(&fleet, with("cpus", json!(9)), expect![[r#"
+    "#]],
+    )
+    .await;
+    check(
+        &fleet,
+        with("cpus", json!(9)),
+        expect![[r#"
         NoCapacity no_capacity: host `sim` has 8 CPUs, 9 are asked for
         hint: ask for less, or add a host or datastore that has it
-    "#]]).await;
-    check(&fleet, with("memory", json!(0)), expect![[r#"
+    "#]],
+    )
+    .await;
+    check(
+        &fleet,
+        with("memory", json!(0)),
+        expect![[r#"
         Invalid invalid: memory: 0B is not possible; 64MiB to 24TiB in whole MiB
-    "#]]).await;
-    check(&fleet, with("memory", json!("-1GiB")), expect![[r#"
+    "#]],
+    )
+    .await;
+    check(
+        &fleet,
+        with("memory", json!("-1GiB")),
+        expect![[r#"
         `-1GiB` is not a size; write a number and a unit, such as 512MiB or 8GiB
-    "#]]).await;
-    check(&fleet, with("memory", json!("65GiB")), expect![[r#"
+    "#]],
+    )
+    .await;
+    check(
+        &fleet,
+        with("memory", json!("65GiB")),
+        expect![[r#"
         NoCapacity no_capacity: host `sim` has 64GiB of memory, 65GiB are asked for
         hint: ask for less, or add a host or datastore that has it
-    "#]]).await;
+    "#]],
+    )
+    .await;
     check(&fleet, with("disk_size", json!("1GiB")), expect![[r#"
         Invalid invalid: disk_size: 1GiB is less than the 2GiB of image `tiny`; a disk cannot be smaller than its image
     "#]]).await;
@@ -78,64 +108,110 @@ async fn bad_sizes_are_refused_with_the_range() {
         NoCapacity no_capacity: host `sim` has no room: its datastore `local` holds 500GiB, a disk of 501GiB is asked for
         hint: ask for less, or add a host or datastore that has it
     "#]]).await;
-    check(&fleet, with("disks", json!([{}])), expect![[r#"
+    check(
+        &fleet,
+        with("disks", json!([{}])),
+        expect![[r#"
         Invalid invalid: disks[0].size: a blank disk needs a size
-    "#]]).await;
-    check(&fleet, with("disks", json!([{"size": 1}])), expect![[r#"
-        Invalid invalid: disks[1].size: 1B is not possible; 1MiB to 64TiB in whole sectors
-    "#]]).await;
+    "#]],
+    )
+    .await;
+    check(
+        &fleet,
+        with("disks", json!([{"size": 1}])),
+        expect![[r#"
+            Invalid invalid: disks[0].size: 1B is not possible; 1MiB to 64TiB in whole sectors
+        "#]],
+    )
+    .await;
 }
 
 #[tokio::test]
 async fn what_does_not_exist_or_is_taken_is_named() {
     let fleet = Fleet::new().await;
     fleet.vm("web01").await;
-    check(&fleet, json!({"name": "web01", "image": "tiny"}), expect![[r#"
+    check(
+        &fleet,
+        json!({"name": "web01", "image": "tiny"}),
+        expect![[r#"
         Conflict name_taken: there is already a vm named `web01`
         hint: choose another name, or delete the other one first
-    "#]]).await;
+    "#]],
+    )
+    .await;
     check(&fleet, json!({"name": "Web_02", "image": "tiny"}), expect![[r#"
         `Web_02` is not a valid name: `W` is not allowed; use a-z, 0-9 and `-`, and no `-` at the start or end
     "#]]).await;
     check(&fleet, json!({"name": "a,b=c", "image": "tiny"}), expect![[r#"
         `a,b=c` is not a valid name: `,` is not allowed; use a-z, 0-9 and `-`, and no `-` at the start or end
     "#]]).await;
-    check(&fleet, json!({"name": "web02", "image": "nope"}), expect![[r#"
+    check(
+        &fleet,
+        json!({"name": "web02", "image": "nope"}),
+        expect![[r#"
         NotFound not_found: there is no image `nope`
         hint: list them with `hostler image list`
-    "#]]).await;
+    "#]],
+    )
+    .await;
     check(&fleet, json!({"name": "web02", "imgae": "tiny"}), expect![[r#"
         unknown field `imgae`, expected one of `name`, `labels`, `description`, `cpus`, `memory`, `firmware`, `cpu_model`, `boot_order`, `image`, `disk_size`, `disks`, `iso`, `nics`, `customization`, `restart`, `protected`, `host`, `datastore`, `start`
     "#]]).await;
-    check(&fleet, json!({"name": "web02", "iso": "tiny"}), expect![[r#"
+    check(
+        &fleet,
+        json!({"name": "web02", "iso": "tiny"}),
+        expect![[r#"
         Invalid invalid: iso: image `tiny` is a disk, not an ISO; give it as `image`
-    "#]]).await;
-    check(&fleet, json!({"name": "web02", "host": "nowhere"}), expect![[r#"
+    "#]],
+    )
+    .await;
+    check(
+        &fleet,
+        json!({"name": "web02", "host": "nowhere"}),
+        expect![[r#"
         NotFound not_found: there is no host `nowhere`
         hint: list them with `hostler host list`
-    "#]]).await;
-    check(&fleet, json!({"name": "web02", "nics": [{"network": "nope"}]}), expect![[r#"
+    "#]],
+    )
+    .await;
+    check(
+        &fleet,
+        json!({"name": "web02", "nics": [{"network": "nope"}]}),
+        expect![[r#"
         NotFound not_found: there is no network `nope`
         hint: list them with `hostler network list`
-    "#]]).await;
+    "#]],
+    )
+    .await;
     let mac = fleet.show("web01").spec.nics[0].mac;
     let nic = json!([{"network": "default", "mac": mac}]);
     let text = create(&fleet, json!({"name": "web02", "nics": nic})).await;
     expect![[r#"
         Conflict mac_taken: nics[0].mac: <mac> belongs to vm `web01` already
         hint: leave `mac` out, and a free one is chosen
-    "#]].assert_eq(&text.replace(&mac.to_string(), "<mac>"));
+    "#]]
+    .assert_eq(&text.replace(&mac.to_string(), "<mac>"));
     let twice = json!([
         {"network": "default", "mac": "52:54:00:00:00:09"},
         {"network": "default", "mac": "52:54:00:00:00:09"},
     ]);
-    check(&fleet, json!({"name": "web02", "nics": twice}), expect![[r#"
+    check(
+        &fleet,
+        json!({"name": "web02", "nics": twice}),
+        expect![[r#"
         Conflict mac_taken: nics[1].mac: 52:54:00:00:00:09 is used twice, here or by another request
         hint: leave `mac` out, and a free one is chosen
-    "#]]).await;
-    check(&fleet, json!({"name": "web02", "labels": {"A": "b"}}), expect![[r#"
-        Invalid invalid: labels: label key `A` must be 1 to 63 of a-z, 0-9 and -_./
-    "#]]).await;
+    "#]],
+    )
+    .await;
+    check(
+        &fleet,
+        json!({"name": "web02", "labels": {"A": "b"}}),
+        expect![[r#"
+            Invalid invalid: label key `A` must be 1 to 63 of a-z, 0-9 and -_./
+        "#]],
+    )
+    .await;
 }
 
 #[tokio::test]
@@ -159,12 +235,12 @@ async fn wrong_states_are_told_with_what_would_be_right() {
     let error = vm::update(world, &root(), &reference, cpus, None, &plain()).await.unwrap_err();
     text += &told(&error);
     expect![[r#"
-        Conflict wrong_state: vm `web01` is stopped and cannot be stopped; it must be starting or running or paused or stopping or suspending
+        Conflict wrong_state: vm `web01` is stopped: it does not run
         Invalid invalid: timeout_seconds: 0 is not possible; 1 to 86400
         Conflict wrong_state: vm `web01` is stopped and cannot be reset; it must be running or paused
         Conflict wrong_state: vm `web01` is stopped and cannot be suspended; it must be running or paused
         Conflict wrong_state: vm `web01` is stopped and cannot be resumed; it must be suspended
-        Conflict wrong_state: vm `web01` is running and cannot be started; it must be stopped or suspended or failed
+        Conflict wrong_state: vm `web01` runs already
         Conflict wrong_state: vm `web01` is running and is not deleted
         hint: stop it first, or force the deletion, which pulls its plug
         Conflict wrong_state: vm `web01` is running and cannot be unregistered; it must be stopped or suspended or failed
@@ -235,16 +311,16 @@ async fn images_networks_and_datastores_are_checked() {
         hint: choose another name
         Conflict subnet_taken: the subnet 10.77.0.128/25 overlaps with 10.77.0.0/24 of network `default`
         hint: choose another subnet of 10.0.0.0/8, 172.16.0.0/12 or 192.168.0.0/16
-        Invalid invalid: spec: subnet 10.0.0.0/8: a NAT network is between /16 and /29
-        Invalid invalid: spec: bridge `br0; rm -rf /` is not the name of an interface
-        Invalid invalid: spec: VLAN tag 4095: 1 to 4094
-        Conflict in_use: network `default` is used by 1 VMs
+        Invalid invalid: subnet 10.0.0.0/8: a NAT network is between /16 and /29
+        Invalid invalid: bridge `br0; rm -rf /` is not the name of an interface
+        Invalid invalid: VLAN tag 4095: 1 to 4094
+        Conflict in_use: network `default` is used by 1 VM
         hint: delete these VMs or put their NICs on another network first
-        Conflict in_use: datastore `local` still holds 1 VMs and 1 images
+        Conflict in_use: datastore `local` still holds 1 VM and 1 image
         hint: delete or unregister the VMs and delete the images first
-        Invalid invalid: path: path `relative` must be absolute, below `/`, without `.` and `..` parts, and at most 512 bytes
-        Invalid invalid: path: path `/a/../etc` must be absolute, below `/`, without `.` and `..` parts, and at most 512 bytes
-        Invalid invalid: path: path `` must be absolute, below `/`, without `.` and `..` parts, and at most 512 bytes
+        Invalid invalid: path `relative` must be absolute, below `/`, without `.` and `..` parts, and at most 512 bytes
+        Invalid invalid: path `/a/../etc` must be absolute, below `/`, without `.` and `..` parts, and at most 512 bytes
+        Invalid invalid: path `/` must be absolute, below `/`, without `.` and `..` parts, and at most 512 bytes
         Conflict path_taken: the directory is the datastore `local` already
     "#]].assert_eq(&text);
 }

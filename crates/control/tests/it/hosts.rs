@@ -147,6 +147,7 @@ async fn a_task_waits_for_a_host_that_comes_back() {
     fleet.host.fault("vm_start", hostler_sim::Fault::Hang);
     let start = vm::start(&fleet.world, &root(), &vm.reference(), &plain()).await.unwrap();
     // The connection breaks while the agent is at work.
+    fleet.host.taken("vm_start").await;
     fleet.host.disconnect();
     let host = fleet.host.id();
     fleet

@@ -79,7 +79,8 @@ fn plan(
     macs: &mut ReservedMacs<'_>,
     request: &VmCreate,
 ) -> Result<Vm, ServiceError> {
-    validate_labels(&request.labels).map_err(|reason| ServiceError::invalid("labels", reason))?;
+    validate_labels(&request.labels)
+        .map_err(|reason| ServiceError::invalid_as_told("labels", reason))?;
     if snapshot.all::<VmKind>().get_by_name(&request.name).is_some() {
         return Err(name_taken(&request.name));
     }
@@ -98,7 +99,7 @@ fn plan(
         restart: request.restart,
         protected: request.protected,
     };
-    validate(&spec)?;
+    validate(&spec).map_err(|error| as_asked(error, request))?;
     let (decision, explanation) = decide(snapshot, &spec, request)?;
     let now = Timestamp::now();
     let status = VmStatus {
@@ -116,6 +117,22 @@ fn plan(
     let mut object = Vm::new(request.name.clone(), request.labels.clone(), now, spec, status);
     object.metadata.id = vm;
     Ok(object)
+}
+
+/// The image's disk is the first of the spec's disks, and none of the request's.
+fn as_asked(mut error: ServiceError, request: &VmCreate) -> ServiceError {
+    let Some(field) = error.fields.first_mut().filter(|_| request.image.is_some()) else {
+        return error;
+    };
+    let index = field.field.strip_prefix("disks[").and_then(|rest| rest.strip_suffix("].size"));
+    let asked = match index.and_then(|index| index.parse::<usize>().ok()) {
+        Some(0) => "disk_size".to_owned(),
+        Some(index) => format!("disks[{}].size", index - 1),
+        None => return error,
+    };
+    error.message = format!("{asked}: {}", field.reason);
+    field.field = asked;
+    error
 }
 
 /// Beyond what the types check by themselves.

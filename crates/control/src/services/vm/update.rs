@@ -120,7 +120,8 @@ fn changed(
 ) -> Result<Vm, ServiceError> {
     let mut new = old.clone();
     if let Some(labels) = &request.labels {
-        validate_labels(labels).map_err(|reason| ServiceError::invalid("labels", reason))?;
+        validate_labels(labels)
+            .map_err(|reason| ServiceError::invalid_as_told("labels", reason))?;
         new.metadata.labels = labels.clone();
     }
     let spec = &mut new.spec;
