@@ -65,6 +65,8 @@ pub(crate) struct Actor {
     pub(super) stopping: Stopping,
     /// When QEMU is started again, after it died.
     pub(super) restart_at: Option<Instant>,
+    /// When a QEMU that did not answer is tried again.
+    pub(super) retry_at: Option<Instant>,
     pub(super) inbox: mpsc::Receiver<Message>,
     pub(super) to_self: mpsc::WeakSender<Message>,
     pub(super) report: watch::Sender<Arc<VmReport>>,
@@ -182,7 +184,8 @@ impl Actor {
     }
 
     fn next_deadline(&self) -> Option<Instant> {
-        [self.restart_at, self.stopping.next_deadline()].into_iter().flatten().min()
+        let deadlines = [self.restart_at, self.retry_at, self.stopping.next_deadline()];
+        deadlines.into_iter().flatten().min()
     }
 
     async fn deadline(&mut self) {
@@ -190,6 +193,10 @@ impl Actor {
         if self.restart_at.is_some_and(|at| at <= now) {
             self.restart_at = None;
             self.restart().await;
+        }
+        if self.retry_at.is_some_and(|at| at <= now) {
+            self.retry_at = None;
+            self.try_again().await;
         }
         self.stop_deadline(now).await;
     }

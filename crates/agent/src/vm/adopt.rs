@@ -2,13 +2,15 @@
 //!
 //! | record      | QEMU                     | what follows                                      |
 //! |-------------|--------------------------|---------------------------------------------------|
-//! | creating    | -                        | what was made is taken back, the VM is forgotten  |
+//! | creating    | -                        | complete: `stopped`; else taken back, forgotten   |
 //! | registering | -                        | forgotten; its files stay                         |
 //! | any other   | runs                     | taken over: `running`                             |
 //! | suspended   | stands still, memory saved | ended: the suspension had come this far         |
 //! | any         | has shut its guest down  | ended: `stopped`                                  |
 //! | running     | is gone                  | `failed`, or started again, as its policy says    |
 //! | other       | is gone                  | as recorded                                       |
+
+use std::time::Duration;
 
 use hostler_qemu::Process;
 use hostler_qmp::command::{Cont, QueryStatus, RunState};
@@ -22,13 +24,20 @@ use super::record::RecordedState;
 use crate::blocking::blocking;
 use crate::fault::{Fault, chain};
 
+/// How long a QEMU that does not answer may take to be gone.
+const DYING: Duration = Duration::from_secs(2);
+
 impl Actor {
     /// The actor, knowing what its VM does; `None` when there is no VM.
     pub(crate) async fn adopt(mut self) -> Option<Self> {
         match self.record.state {
-            RecordedState::Creating => {
-                undo_create(&self.host, &self.record).await;
-                return None;
+            RecordedState::Creating { op } => {
+                if !self.is_created().await {
+                    undo_create(&self.host, &self.record).await;
+                    return None;
+                }
+                self.record.state = RecordedState::Stopped;
+                self.record.journal.add(op, &Ok(()));
             }
             RecordedState::Registering => {
                 undo_register(&self.host, &self.record).await;
@@ -36,12 +45,30 @@ impl Actor {
             }
             _ => {}
         }
+        self.adopt_process().await;
+        Some(self)
+    }
+
+    pub(super) async fn adopt_process(&mut self) {
         match self.find_process().await {
             Ok(Some(process)) => self.take_over(process).await,
             Ok(None) => self.without_process().await,
-            Err(error) => self.set_power(PowerState::Unknown, Some(error.to_string())),
+            Err(error) => self.unknown(error.to_string()),
         }
-        Some(self)
+    }
+
+    /// Whether a creation came to its end: its last file is there.
+    async fn is_created(&self) -> bool {
+        let (host, record) = (self.host.clone(), self.record.clone());
+        let found = blocking(move || {
+            let found = vm_dir(&host, &record)?.read_definition();
+            Ok(found.ok().flatten().is_some_and(|found| found == record.definition.vm))
+        });
+        found.await.unwrap_or_else(|error| {
+            // The datastore is away; what is on it is not ours to judge now.
+            tracing::warn!(vm = %self.record.id(), %error, "cannot tell whether it was created");
+            true
+        })
     }
 
     /// The process of the record, or whatever runs in the VM's group: a start that the record does
@@ -71,15 +98,18 @@ impl Actor {
     }
 
     async fn take_over(&mut self, process: Process) {
-        match self.attach(process).await {
-            Ok(()) => tracing::info!(vm = %self.record.id(), power = %self.power, "found again"),
-            Err(error) => {
-                let text = format!("QEMU runs, but cannot be taken over: {error}");
-                tracing::error!(vm = %self.record.id(), text);
-                self.set_power(PowerState::Unknown, Some(text));
+        match self.attach(process.clone()).await {
+            Ok(()) => {
+                tracing::info!(vm = %self.record.id(), power = %self.power, "found again");
+                self.save_or_log().await;
             }
+            // It was dying while we looked: a killed QEMU takes a while to give its memory back.
+            Err(_) if tokio::time::timeout(DYING, process.exited()).await.is_ok() => {
+                self.machine = None;
+                self.without_process().await;
+            }
+            Err(error) => self.unknown(format!("QEMU runs, but cannot be taken over: {error}")),
         }
-        self.save_or_log().await;
     }
 
     async fn attach(&mut self, process: Process) -> Result<(), Fault> {
@@ -154,7 +184,9 @@ impl Actor {
             RecordedState::Failed { message } => {
                 self.set_power(PowerState::Failed, Some(message));
             }
-            RecordedState::Stopped | RecordedState::Creating | RecordedState::Registering => {
+            RecordedState::Stopped
+            | RecordedState::Creating { .. }
+            | RecordedState::Registering => {
                 self.set_power(PowerState::Stopped, None);
             }
         }

@@ -22,7 +22,7 @@ const KILL: Duration = Duration::from_secs(30);
 
 impl Actor {
     pub(super) async fn create(&mut self, op: OperationId, reply: Reply) -> Next {
-        if self.record.state != RecordedState::Creating {
+        if !matches!(self.record.state, RecordedState::Creating { .. }) {
             let fault = Fault::WrongState("a VM with this id is here already".to_owned());
             self.finish(op, Err(fault), reply).await;
             return Next::Go;
@@ -74,7 +74,8 @@ impl Actor {
 
     /// The VM is here and off.
     async fn made(&mut self, op: OperationId, reply: Reply) -> Next {
-        let suspended = self.record.state == RecordedState::Registering
+        let registered = self.record.state == RecordedState::Registering;
+        let suspended = registered
             && vm_dir(&self.host, &self.record).is_ok_and(|dir| dir.suspend_state().exists());
         let (state, power) = match suspended {
             true => (RecordedState::Suspended, PowerState::Suspended),
@@ -82,8 +83,9 @@ impl Actor {
         };
         self.record.state = state;
         self.record.journal.add(op, &Ok(()));
-        if let Err(fault) = self.save().await {
-            undo_create(&self.host, &self.record).await;
+        // Of a creation the definition on the datastore says all that is to be known.
+        if registered && let Err(fault) = self.save().await {
+            undo_register(&self.host, &self.record).await;
             let _ = reply.send(Err(fault.into()));
             return Next::End;
         }

@@ -1,5 +1,8 @@
 //! What QEMU's events and its end mean for the VM.
 
+use std::time::Duration;
+
+use hostler_qmp::command::{QueryStatus, RunState};
 use hostler_qmp::event::{Event, ShutdownCause};
 use hostler_types::PowerState;
 use jiff::Timestamp;
@@ -11,6 +14,9 @@ use super::machine::MachineEvent;
 use super::record::RecordedState;
 use super::restart::pause_before_restart;
 use crate::blocking::blocking;
+
+/// A QEMU that does not answer is asked again after this.
+const RETRY: Duration = Duration::from_secs(10);
 
 /// Why QEMU ends, once that is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,14 +81,47 @@ impl Actor {
     }
 
     /// The monitor is gone but the process is not: connect again. A QEMU that cannot be talked to
-    /// is left alone: its guest may be fine.
+    /// is left alone, because its guest may be fine, and tried again later.
     async fn monitor_lost(&mut self) {
         let Some(machine) = &mut self.machine else { return };
         tracing::warn!(vm = %self.record.id(), "lost QEMU's monitor; connecting again");
-        if let Err(error) = machine.reconnect().await {
-            let text = format!("QEMU runs, but its monitor does not answer: {error}");
-            tracing::warn!(vm = %self.record.id(), text);
-            self.set_power(PowerState::Unknown, Some(text));
+        match machine.reconnect().await {
+            Ok(()) => {
+                self.live.send_replace(Some(machine.live.clone()));
+                self.ask_power().await;
+            }
+            Err(error) => {
+                let text = format!("QEMU runs, but its monitor does not answer: {error}");
+                self.unknown(text);
+            }
+        }
+    }
+
+    /// What QEMU says of itself, after nobody has listened to it for a while.
+    async fn ask_power(&mut self) {
+        let Some(machine) = &mut self.machine else { return };
+        let Ok(status) = machine.live.qmp.execute(QueryStatus).await else { return };
+        match status.status {
+            RunState::Shutdown => {
+                machine.ending = machine.ending.take().or(Some(Ending::Guest));
+                machine.end_in_background();
+            }
+            _ if status.running => self.set_power(PowerState::Running, None),
+            _ => self.set_power(PowerState::Paused, None),
+        }
+    }
+
+    /// Nothing is known of QEMU but that it is there.
+    pub(super) fn unknown(&mut self, text: String) {
+        tracing::warn!(vm = %self.record.id(), text);
+        self.set_power(PowerState::Unknown, Some(text));
+        self.retry_at = Some(Instant::now() + RETRY);
+    }
+
+    pub(super) async fn try_again(&mut self) {
+        match self.machine {
+            Some(_) => self.monitor_lost().await,
+            None => self.adopt_process().await,
         }
     }
 
@@ -90,6 +129,7 @@ impl Actor {
     pub(super) async fn ended(&mut self) {
         let Some(machine) = self.machine.take() else { return };
         self.live.send_replace(None);
+        self.retry_at = None;
         let ending = machine.ending.clone();
         let words = machine.last_words();
         drop(machine);
@@ -104,28 +144,29 @@ impl Actor {
         match ending {
             // The record was written before QEMU was ended.
             Some(Ending::Suspended) => self.set_power(PowerState::Suspended, None),
-            Some(Ending::Ordered | Ending::Guest) => {
+            // A guest that dies while it is brought down is down.
+            ending if ending != Some(Ending::Panic) && self.should_stop(ending.as_ref()) => {
                 self.record.state = RecordedState::Stopped;
                 self.record.since = Timestamp::now();
                 self.save_or_log().await;
                 self.set_power(PowerState::Stopped, None);
             }
             Some(Ending::Panic) => self.failed("the guest's kernel panicked".to_owned()).await,
-            None => self.failed(format!("QEMU ended unexpectedly{words}")).await,
+            _ => self.failed(format!("QEMU ended unexpectedly{words}")).await,
         }
         self.stop_ended().await;
+    }
+
+    fn should_stop(&self, ending: Option<&Ending>) -> bool {
+        let wanted = self.stopping.next_deadline().is_some();
+        wanted || matches!(ending, Some(Ending::Ordered | Ending::Guest))
     }
 
     /// The VM should run and does not: starts it again after a pause, if its policy says so.
     pub(super) async fn failed(&mut self, why: String) {
         let now = Timestamp::now();
         let policy = self.record.definition.vm.spec.restart;
-        // Somebody was bringing it down anyway.
-        let wanted = self.stopping.next_deadline().is_none();
-        let pause = match wanted {
-            true => pause_before_restart(policy, &mut self.record.restarts, now),
-            false => None,
-        };
+        let pause = pause_before_restart(policy, &mut self.record.restarts, now);
         let message = match pause {
             Some(pause) => {
                 self.record.restarts.push(now);

@@ -191,6 +191,71 @@ mod tests {
         assert_eq!(merge(None, None, second(1)), None);
     }
 
+    /// A guest agent that answers the synchronisation as it must, and then whatever `answer` says.
+    async fn fake_guest(stream: tokio::net::UnixStream, answer: impl Fn(&str) -> Vec<u8>) {
+        use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+        let (output, mut input) = stream.into_split();
+        let mut lines = BufReader::new(output).split(b'\n');
+        while let Ok(Some(line)) = lines.next_segment().await {
+            let line: Vec<u8> = line.into_iter().filter(|byte| *byte != 0xff).collect();
+            let Ok(request) = serde_json::from_slice::<serde_json::Value>(&line) else { continue };
+            let command = request["execute"].as_str().unwrap_or_default();
+            let bytes = match command {
+                "guest-sync-delimited" => {
+                    let id = &request["arguments"]["id"];
+                    [b"\xff".as_slice(), format!("{{\"return\":{id}}}\n").as_bytes()].concat()
+                }
+                command => answer(command),
+            };
+            if input.write_all(&bytes).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn watch(answer: impl Fn(&str) -> Vec<u8> + Send + 'static) -> Option<GuestReport> {
+        let (near, far) = tokio::net::UnixStream::pair().unwrap();
+        let guest = tokio::spawn(async move { fake_guest(far, answer).await });
+        let options = hostler_qmp::guest::GuestOptions {
+            command_timeout: Duration::from_millis(500),
+            max_line: 64 << 10,
+        };
+        let agent = GuestAgent::new(near, options);
+        let (_port, seen) = watch::channel(Port { open: Some(true), hints: 0 });
+        let (actor, mut messages) = mpsc::channel(4);
+        let watching = tokio::spawn(watch_guest(agent, seen, actor, None));
+        let heard = tokio::time::timeout(Duration::from_secs(4), messages.recv()).await;
+        watching.abort();
+        guest.abort();
+        match heard.ok().flatten() {
+            Some(Message::Guest(report)) => Some(report),
+            _ => None,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_hostile_guest_says_nothing_that_harms() {
+        let ansi = r#"{"return":{"host-name":"\u001b]0;owned\u0007<script>x"}}"#;
+        let report = watch(move |command| match command {
+            "guest-get-host-name" => format!("{ansi}\n").into_bytes(),
+            "guest-get-osinfo" => {
+                b"{\"return\":{\"pretty-name\":\"\\u001b[2JDebian\\u202e\"}}\n".to_vec()
+            }
+            "guest-network-get-interfaces" => vec![b'x'; 1 << 20],
+            _ => b"{\"return\":{}}\n".to_vec(),
+        });
+        let report = report.await.unwrap();
+        assert_eq!(report.hostname, None, "not a host name");
+        assert_eq!(report.os.as_deref(), Some("Debian"));
+        assert_eq!(report.addresses, Vec::<IpAddr>::new());
+    }
+
+    #[tokio::test]
+    async fn a_babbling_guest_is_not_believed() {
+        assert_eq!(watch(|_| vec![b'['; 256 << 10]).await, None);
+        assert_eq!(watch(|_| Vec::new()).await, None, "one that hangs");
+    }
+
     #[test]
     fn only_addresses_of_use_are_shown() {
         let check = |text: &str, shown| {

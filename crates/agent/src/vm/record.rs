@@ -40,8 +40,11 @@ pub(crate) struct VmRecord {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "is", rename_all = "snake_case")]
 pub(crate) enum RecordedState {
-    /// Its files are being made. Found at the agent's start: the creation did not end.
-    Creating,
+    /// Its files are being made; the definition comes last. It is not written anew when they are
+    /// complete: at the agent's start the definition tells whether the creation came to its end.
+    Creating {
+        op: OperationId,
+    },
     /// Its files are being taken in; they were there before and stay if this does not end.
     Registering,
     Stopped,

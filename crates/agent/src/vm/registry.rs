@@ -104,7 +104,8 @@ impl Vms {
         vm: VmId,
         request: VmCreateRequest,
     ) -> Result<VmReport, Problem> {
-        self.begin(vm, request, RecordedState::Creating).await
+        let op = request.command.op;
+        self.begin(vm, request, RecordedState::Creating { op }).await
     }
 
     pub(crate) async fn register(
@@ -161,7 +162,7 @@ impl Vms {
         loop {
             let handle = self.handle_or_new(vm, &request, state.clone())?;
             let action = match state {
-                RecordedState::Creating => Action::Create,
+                RecordedState::Creating { .. } => Action::Create,
                 _ => Action::Register,
             };
             // No answer: the actor was just ending. The next round makes a new one.
@@ -221,7 +222,7 @@ impl Vms {
         let host = self.0.host.clone();
         let (to_self, inbox) = mpsc::channel(INBOX);
         let power = match record.state {
-            RecordedState::Creating | RecordedState::Registering => PowerState::Creating,
+            RecordedState::Creating { .. } | RecordedState::Registering => PowerState::Creating,
             _ => PowerState::Unknown,
         };
         let first = VmReport { power, ..report::report(&host, &record, false) };
@@ -243,6 +244,7 @@ impl Vms {
             machine: None,
             stopping: Stopping::default(),
             restart_at: None,
+            retry_at: None,
             inbox,
             to_self: to_self.downgrade(),
             report,

@@ -115,3 +115,30 @@ async fn qemu_a_guest_gets_its_address_from_a_nat_network() {
     world.assert_nothing_left();
     world.end_agent().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_killed_while_it_creates_leaves_all_or_nothing() {
+    let mut world = World::start_process().await;
+    for delay in [0, 1, 3, 5, 8, 12, 20, 40] {
+        let definition = world.vm(DiskSource::Blank);
+        let (vm, create) = (definition.vm.id(), command(1));
+        let request = api::VmCreateRequest { command: create, definition: definition.clone() };
+        let client = world.client.clone();
+        let asking = tokio::spawn(async move {
+            client.call::<api::VmCreate>(&VmPath { vm }, &NoParams {}, request).await
+        });
+        tokio::time::sleep(std::time::Duration::from_millis(delay)).await;
+        world.end_agent().await;
+        drop(asking.await);
+        world.spawn_agent().await;
+
+        let dir = world.path(&format!("store/vms/{vm}"));
+        let there = world.report(vm).await.is_some();
+        assert_eq!(dir.join("vm.json").exists(), there, "after {delay} ms");
+        assert_eq!(dir.exists(), there, "nothing half made, after {delay} ms");
+        let report = world.create_as(create, &definition).await.unwrap();
+        assert_eq!(report.power, PowerState::Stopped, "the same operation comes to its end");
+        world.remove(vm, false, false).await.unwrap();
+        world.assert_nothing_left();
+    }
+}
