@@ -1,13 +1,14 @@
 //! What every request can rely on: pages, filters, revisions, idempotency, errors, streams.
 
 use futures::{StreamExt as _, TryStreamExt as _};
-use hostler_api::image::{ImagePath, Upload, UploadQuery};
+use hostler_api::image::{self, ImagePath, Upload, UploadQuery};
 use hostler_api::system::{ShowDocument, ShowReady};
 use hostler_api::vm::{
     List, Log, Screenshot, Show, Start, Update, VmListQuery, VmLogQuery, VmPath,
 };
 use hostler_endpoint::{Bytes, CallOptions, ClientError, NoParams};
-use hostler_types::{PowerState, Ref, VmUpdate};
+use hostler_sim::Fault;
+use hostler_types::{ImageCreate, PowerState, Ref, VmUpdate};
 
 use crate::rig::{CANARY, Rig};
 
@@ -82,6 +83,7 @@ async fn the_same_key_is_carried_out_once() {
     let start = async |vm: &VmPath, key: &str| {
         root.call_with::<Start>(vm, &NoParams {}, (), keyed(key)).await
     };
+    rig.fleet.host.fault("vm_start", Fault::Hang);
     let db01 = vm("db01");
     let (first, second) = tokio::join!(start(&db01, "k1"), start(&db01, "k1"));
     assert_eq!(first.unwrap().id(), second.unwrap().id());
@@ -156,14 +158,24 @@ async fn streams_come_through() {
     let picture = root.call::<Screenshot>(&vm("web01"), &NoParams {}, ()).await.unwrap();
     assert!(!picture.try_collect::<Vec<_>>().await.unwrap().concat().is_empty());
 
+    let announced = serde_json::json!({"name": "debian", "source": {"upload": 100}});
+    let announced: ImageCreate = serde_json::from_value(announced).unwrap();
+    let made = root.call::<image::Create>(&NoParams {}, &NoParams {}, announced).await.unwrap();
+    assert!(made.task.is_none(), "the client uploads");
     let image = ImagePath { image: "debian".parse::<Ref>().unwrap() };
     let upload = async |offset, length| {
         let body = futures::stream::iter([Ok(Bytes::from(vec![0; length]))]);
         root.call::<Upload>(&image, &UploadQuery { offset }, Box::pin(body)).await
     };
     assert_eq!(upload(0, 60).await.unwrap().received.bytes(), 60);
+    let early = root.call::<image::Import>(&image, &NoParams {}, ()).await;
+    assert_eq!(code(early), (409, "wrong_state".to_owned()));
+    let status = root.call::<image::UploadProgress>(&image, &NoParams {}, ()).await.unwrap();
+    assert_eq!(status.received.bytes(), 60, "an interrupted upload goes on here");
     assert_eq!(upload(60, 40).await.unwrap().received.bytes(), 100);
     assert_eq!(code(upload(101, 1).await), (400, "invalid".to_owned()));
+    let task = root.call::<image::Import>(&image, &NoParams {}, ()).await.unwrap();
+    rig.fleet.done(&task).await;
 }
 
 #[tokio::test]

@@ -6,30 +6,25 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hostler_api::{token, user};
-use hostler_control::{World, WorldOptions};
+use hostler_control::Actor;
+use hostler_control::services::{self, Options};
 use hostler_endpoint::{Client, NoParams};
 use hostler_pki::{Ca, Fingerprint, tls};
 use hostler_server::{Server, bind_tcp, bind_unix};
-use hostler_store::{Batch, SqliteStore, Store, Write};
-use hostler_types::{
-    Accelerator, ByteSize, Datastore, Host, Image, Labels, Network, Ref, Role, SecretText, Vm,
-};
-use jiff::Timestamp;
-use serde_json::{Value, json};
+use hostler_sim::Fleet;
+use hostler_types::{Customization, Ref, Role, SecretText};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-
-use crate::host::SimulatedHosts;
 
 pub(crate) const PASSWORD: &str = "correct horse battery";
 /// Must never be seen anywhere.
 pub(crate) const CANARY: &str = "canary-7f3a-user-data";
 
 pub(crate) struct Rig {
+    pub(crate) fleet: Fleet,
     pub(crate) address: SocketAddr,
     pub(crate) socket: PathBuf,
-    pub(crate) store: Arc<SqliteStore>,
     pub(crate) closing: CancellationToken,
     pub(crate) serving: JoinHandle<()>,
     pub(crate) fingerprint: Fingerprint,
@@ -38,31 +33,26 @@ pub(crate) struct Rig {
 
 impl Rig {
     /// A server with one host, one datastore, one network, an image, the running VM `web01` and
-    /// the stopped `db01`.
+    /// the stopped `db01`, both with a secret.
     pub(crate) async fn start() -> Self {
+        let fleet = Fleet::new().await;
+        fleet.image("tiny").await;
+        make(&fleet, "web01", true).await;
+        make(&fleet, "db01", false).await;
         let folder = tempfile::tempdir().unwrap();
-        let store = Arc::new(SqliteStore::open(folder.path().join("hostler.db")).unwrap());
-        store.commit(inventory()).await.unwrap();
-        let ca = Arc::new(Ca::create_or_open(&folder.path().join("ca")).unwrap());
+        let ca = Ca::create_or_open(&folder.path().join("ca")).unwrap();
         let credentials =
             ca.ensure_server(&folder.path().join("server.pem"), &["localhost".to_owned()]).unwrap();
-        let world = World::open(WorldOptions {
-            store: store.clone(),
-            connector: Arc::new(SimulatedHosts),
-            ca: ca.clone(),
-            server_address: "localhost:1".to_owned(),
-        });
-        let world = world.await.unwrap();
         let socket = folder.path().join("server.sock");
         let tcp = bind_tcp("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let address = tcp.local_addr().unwrap();
         let tls = Arc::new(tls::public_server(&credentials).unwrap());
         let unix = Some(bind_unix(&socket).unwrap());
         let closing = CancellationToken::new();
-        let server = Server { world, tcp, tls, unix };
+        let server = Server { world: fleet.world.clone(), tcp, tls, unix };
         let serving = tokio::spawn(server.run(closing.clone()));
         let fingerprint = ca.fingerprint();
-        Self { address, socket, store, closing, serving, fingerprint, _folder: folder }
+        Self { fleet, address, socket, closing, serving, fingerprint, _folder: folder }
     }
 
     pub(crate) fn url(&self, path: &str) -> String {
@@ -114,59 +104,14 @@ impl Rig {
     }
 }
 
-fn object<T: serde::de::DeserializeOwned>(name: &str, spec: &Value, status: &Value) -> T {
-    let now = Timestamp::now();
-    let metadata = json!({
-        "id": hostler_types::VmId::generate(), "name": name, "labels": Labels::new(),
-        "generation": 1, "revision": 0, "created_at": now, "updated_at": now,
+async fn make(fleet: &Fleet, name: &str, start: bool) {
+    let mut request = hostler_sim::vm_request(name);
+    request.start = start;
+    request.customization = Some(Customization {
+        user_data: Some(SecretText::new(CANARY)),
+        ..Customization::default()
     });
-    serde_json::from_value(json!({"metadata": metadata, "spec": spec, "status": status})).unwrap()
-}
-
-fn inventory() -> Batch {
-    let now = Timestamp::now();
-    let facts = json!({
-        "hostname": "sim", "agent_version": "0", "kernel": "6.1", "cpu_model": "x", "cpus": 64,
-        "memory": ByteSize::gib(256), "qemu_version": "10.0.2", "accelerator": Accelerator::Kvm,
-        "cgroup_version": 2,
-    });
-    let host: Host = object(
-        "sim",
-        &json!({"address": "127.0.0.1:1"}),
-        &json!({"state": "connected", "since": now, "facts": facts}),
-    );
-    let datastore: Datastore = object(
-        "local",
-        &json!({"host": host.id(), "path": "/ds"}),
-        &json!({"state": "ready", "capacity": "1TiB", "free": "1TiB"}),
-    );
-    let network: Network = object(
-        "default",
-        &json!({"mode": "nat", "subnet": "10.77.0.0/24"}),
-        &json!({"state": "ready"}),
-    );
-    let image: Image = object(
-        "debian",
-        &json!({"datastore": datastore.id(), "source": {"upload": 100}}),
-        &json!({"state": "uploading", "virtual_size": 0, "allocated": 0}),
-    );
-    let vm = |name: &str, power: &str| -> Vm {
-        object(
-            name,
-            &json!({
-                "cpus": 1, "memory": "1GiB", "disks": [], "customization": {"user_data": CANARY},
-            }),
-            &json!({
-                "power": power, "power_since": now, "host": host.id(), "epoch": 1,
-                "datastore": datastore.id(), "placement": ["the only host"],
-            }),
-        )
-    };
-    Batch::new("system", "test", now)
-        .with(Write::create(&host))
-        .with(Write::create(&datastore))
-        .with(Write::create(&network))
-        .with(Write::create(&image))
-        .with(Write::create(&vm("web01", "running")))
-        .with(Write::create(&vm("db01", "stopped")))
+    let (root, options) = (Actor::root(), Options::default());
+    let made = services::vm::create(&fleet.world, &root, request, &options).await.unwrap();
+    fleet.done(&made.task.unwrap()).await;
 }
