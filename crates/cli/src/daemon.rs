@@ -115,7 +115,13 @@ pub struct AgentJoinOptions {
 #[derive(Debug, Clone, Args)]
 pub struct LogOptions {
     /// What to log: off, error, warn, info, debug, trace, or a filter such as hostler_tasks=debug
-    #[arg(long = "log", value_name = "FILTER", env = "HOSTLER_LOG", default_value = "info")]
+    #[arg(
+        long = "log",
+        value_name = "FILTER",
+        env = "HOSTLER_LOG",
+        hide_env_values = true,
+        default_value = "info"
+    )]
     pub filter: String,
 
     /// How log lines look

@@ -43,8 +43,20 @@ impl Exit {
     pub(crate) fn of_code(code: Option<&str>) -> Self {
         match code.unwrap_or_default() {
             "not_found" | "host_not_found" => Self::NotFound,
-            "name_taken" | "exists" | "stale_revision" | "stale_epoch" | "wrong_state" | "busy"
-            | "in_use" | "protected" | "host_conflict" => Self::Conflict,
+            "name_taken"
+            | "subnet_taken"
+            | "path_taken"
+            | "mac_taken"
+            | "exists"
+            | "stale_revision"
+            | "stale_epoch"
+            | "wrong_state"
+            | "busy"
+            | "contended"
+            | "in_use"
+            | "protected"
+            | "guest_agent_unavailable"
+            | "host_conflict" => Self::Conflict,
             "unauthenticated" | "forbidden" | "host_forbids" => Self::Unauthorised,
             "timeout" | "host_timeout" | "deadline" => Self::Timeout,
             "no_capacity" | "no_space" | "host_no_capacity" | "store_full" => Self::NoCapacity,
@@ -166,7 +178,7 @@ fn unreachable(url: &str, reason: &str) -> CliError {
     let local = origin == crate::connection::LOCAL;
     let server = if local { "the server on this machine" } else { origin };
     let hint = if local {
-        "does it run, and are you root? (`systemctl status hostler-server`)"
+        "does it run, and are you root? `--context NAME` uses another server"
     } else if reason.contains("certificate") {
         "the server cannot be recognised: if its CA was replaced for a reason you know, log in again"
     } else {

@@ -2,11 +2,11 @@
 
 use std::collections::HashMap;
 
-use hostler_api::{datastore, host, image, network};
+use hostler_api::{datastore, host, image, network, user};
 use hostler_endpoint::NoParams;
 use hostler_types::{Id, Kind, Object};
 
-use crate::error::CliError;
+use crate::error::{CliError, Exit};
 use crate::session::Session;
 use crate::table::{Cell, Tone};
 
@@ -48,6 +48,19 @@ impl Names {
         let query = datastore::DatastoreListQuery::default();
         let datastores = session.call::<datastore::List>(&NoParams {}, &query, ()).await?;
         Ok(Self::default().add(&datastores.items))
+    }
+
+    /// Of users, for those who may see them.
+    pub(crate) async fn users(session: &Session) -> Result<Self, CliError> {
+        if !session.output.is_table() {
+            return Ok(Self::default());
+        }
+        let query = user::UserListQuery::default();
+        match session.call::<user::List>(&NoParams {}, &query, ()).await {
+            Ok(users) => Ok(Self::default().add(&users.items)),
+            Err(error) if error.exit() == Exit::Unauthorised => Ok(Self::default()),
+            Err(error) => Err(error),
+        }
     }
 
     /// Of all that a VM refers to.

@@ -116,8 +116,7 @@ pub(crate) async fn task(session: &Session, task: Task) -> Result<Task, CliError
                     return Err(left_behind(&task));
                 }
                 asked = true;
-                progress.say("cancelling; Ctrl-C again leaves it to the server");
-                session.call::<Cancel>(&follower.path, &NoParams {}, ()).await?;
+                cancel(session, &follower.path, &progress).await?;
             }
         }
     }
@@ -125,12 +124,25 @@ pub(crate) async fn task(session: &Session, task: Task) -> Result<Task, CliError
     ended(task)
 }
 
+/// Asks for the undoing of a task. One that has ended, or is past the point of no return, goes its way.
+async fn cancel(session: &Session, path: &TaskPath, progress: &Progress) -> Result<(), CliError> {
+    match session.call::<Cancel>(path, &NoParams {}, ()).await {
+        Ok(_) => progress.say("cancelling; Ctrl-C again leaves it to the server"),
+        Err(error) if error.exit() == Exit::Conflict => {
+            progress.say(&format!("{error}; Ctrl-C again leaves it to the server"));
+        }
+        Err(error) => return Err(error),
+    }
+    Ok(())
+}
+
 /// Waits until the guest agent of a running VM answers.
 ///
 /// # Errors
 /// The VM has stopped or failed meanwhile.
 pub(crate) async fn guest(session: &Session, path: &VmPath) -> Result<Vm, CliError> {
-    let title = format!("vm {}", path.vm);
+    let name = session.call::<VmShow>(path, &NoParams {}, ()).await?.metadata.name;
+    let title = format!("vm {name}");
     let mut progress = Progress::new(&session.output, session.draws, &title);
     progress.activity("waiting for the guest agent", None);
     let begin = Instant::now();

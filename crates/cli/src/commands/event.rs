@@ -69,7 +69,7 @@ impl EventArgs {
             EventCommand::List(list) if list.follow => list.follow(session).await?,
             EventCommand::List(list) => {
                 let page = session.call::<event::List>(&NoParams {}, &list.query(), ()).await?;
-                print(session, &page.items)?;
+                print(session, page.items)?;
             }
         }
         Ok(ExitCode::SUCCESS)
@@ -151,10 +151,11 @@ impl List {
     }
 }
 
-/// Changes as a table.
-pub(crate) fn print(session: &Session, changes: &[Change]) -> Result<(), CliError> {
+/// Changes as a table, newest first.
+pub(crate) fn print(session: &Session, mut changes: Vec<Change>) -> Result<(), CliError> {
+    changes.sort_by_key(|change| std::cmp::Reverse(change.revision));
     session.output.list(
-        changes,
+        &changes,
         &Listing {
             header: &["AT", "OBJECT", "CHANGE", "ACTOR", "REASON", "TASK"],
             empty: "no changes",

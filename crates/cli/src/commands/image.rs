@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand};
 use hostler_api::image::{self, ImageListQuery, ImagePath};
 use hostler_endpoint::NoParams;
-use hostler_types::{Image, ImageSource, ImageState, Ref};
+use hostler_types::{ByteSize, Image, ImageSource, ImageState, Ref};
 
 use super::import::Import;
 use crate::error::CliError;
@@ -118,8 +118,8 @@ impl List {
                         Cell::new(image.metadata.name.as_str()),
                         state(image),
                         Cell::new(media(image)),
-                        Cell::number(image.status.virtual_size),
-                        Cell::number(image.status.allocated),
+                        size(image.status.virtual_size),
+                        size(image.status.allocated),
                         names.cell(image.spec.datastore),
                         Cell::maybe(image.status.message.as_ref()),
                     ]
@@ -146,6 +146,11 @@ fn media(image: &Image) -> &'static str {
     }
 }
 
+/// Zero as long as the image is on its way.
+fn size(size: ByteSize) -> Cell {
+    if size.bytes() == 0 { Cell::new("") } else { Cell::number(size) }
+}
+
 fn print(session: &Session, image: &Image, names: &Names) -> Result<(), CliError> {
     let fields = || {
         let one = |text: String| vec![Cell::new(text)];
@@ -166,8 +171,8 @@ fn print(session: &Session, image: &Image, names: &Names) -> Result<(), CliError
                 "Format",
                 status.format.iter().map(|f| Cell::new(format!("{f:?}").to_lowercase())).collect(),
             ),
-            ("Size", one(status.virtual_size.to_string())),
-            ("Stored", one(status.allocated.to_string())),
+            ("Size", vec![size(status.virtual_size)]),
+            ("Stored", vec![size(status.allocated)]),
             ("Datastore", one(names.of(image.spec.datastore))),
             ("Source", one(source)),
             ("SHA-256", status.sha256.iter().map(|sum| Cell::new(sum.as_str())).collect()),

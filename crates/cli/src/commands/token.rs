@@ -11,6 +11,7 @@ use serde_json::json;
 
 use super::user::RoleArg;
 use crate::error::CliError;
+use crate::names::Names;
 use crate::options::Format;
 use crate::output::{self, Listing};
 use crate::session::{Session, once};
@@ -104,20 +105,21 @@ impl TokenArgs {
 impl List {
     async fn run(self, session: &Session) -> Result<(), CliError> {
         let query = TokenListQuery { user: self.user, ..TokenListQuery::default() };
-        let tokens = session.call::<token::List>(&NoParams {}, &query, ()).await?.items;
+        let tokens = session.call::<token::List>(&NoParams {}, &query, ());
+        let (tokens, names) = futures::try_join!(tokens, Names::users(session))?;
         session.output.list(
-            &tokens,
+            &tokens.items,
             &Listing {
-                header: &["NAME", "ROLE", "EXPIRES", "CREATED", "USER"],
+                header: &["NAME", "USER", "ROLE", "EXPIRES", "CREATED"],
                 empty: "no tokens",
                 name: &|token| token.metadata.name.to_string(),
                 row: &|token| {
                     vec![
                         Cell::new(token.metadata.name.as_str()),
+                        names.cell(token.spec.user),
                         Cell::new(token.spec.role.as_str()),
                         Cell::new(token.spec.expires_at.map(time::show).unwrap_or_default()),
                         Cell::new(time::show(token.metadata.created_at)),
-                        Cell::new(token.spec.user.to_string()),
                     ]
                 },
             },

@@ -81,3 +81,16 @@ fn nothing_is_done_when_one_document_is_wrong() {
     assert!(error.contains("memroy") && error.contains("document 3 (vm web02)"), "{error}");
     assert!(fake.asked().is_empty());
 }
+
+#[test]
+fn a_dry_run_knows_what_it_would_have_created_before() {
+    let fake = Fake::start();
+    let vm = "kind: vm\nname: web01\nimage: tiny\nnics: [{network: new}]\n";
+    let alone = fake.file("vm.yaml", vm);
+    fake.run(&["apply", "-f", alone.to_str().unwrap(), "--dry-run"]).fails(3);
+    let network = "kind: network\nname: new\nmode: nat\nsubnet: 10.88.0.0/24\n---\n";
+    let both = fake.file("both.yaml", format!("{network}{vm}"));
+    let run = fake.run(&["apply", "-f", both.to_str().unwrap(), "--dry-run"]);
+    assert_eq!(run.stderr, "vm web01 is not checked: there is no network `new` yet\n");
+    assert_eq!(run.ok(), "network new would be created\nvm web01 would be created\n");
+}

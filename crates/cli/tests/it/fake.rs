@@ -48,6 +48,8 @@ pub(crate) enum TaskEnd {
     Fails(&'static str, &'static str),
     /// Runs until it is cancelled.
     Never,
+    /// Runs, and cannot be cancelled.
+    Stubborn,
 }
 
 impl Fake {
@@ -274,6 +276,11 @@ fn vms(routes: Routes<Shared>) -> Routes<Shared> {
 
 async fn create(state: Shared, call: Call<vm::Create>) -> Result<vm::VmCreated, Problem> {
     state.note::<vm::Create>(&call.body);
+    for nic in call.body.nics.iter().flatten() {
+        if nic.network.to_string() == "new" {
+            return Err(missing("network", &nic.network));
+        }
+    }
     let name = call.body.name.to_string();
     if state.vms.lock().unwrap().contains_key(&name) {
         return Err(Problem::new(409, "name_taken", format!("there is a vm `{name}` already")));
@@ -365,6 +372,13 @@ fn tasks(routes: Routes<Shared>) -> Routes<Shared> {
         .serve(|state: Shared, call: Call<task::Cancel>| async move {
             let id = call.path.task.to_string();
             state.note::<task::Cancel>(&id);
+            if matches!(*state.end.lock().unwrap(), TaskEnd::Stubborn) {
+                return Err(Problem::new(
+                    409,
+                    "task_no_return",
+                    "it is past the point of no return",
+                ));
+            }
             let tasks = state.tasks.lock().unwrap();
             tasks[&id].send_modify(|task| task.status.state = TaskState::Cancelled);
             Ok(tasks[&id].borrow().clone())
@@ -383,7 +397,7 @@ fn progress(
         let (state, id) = (Arc::clone(&state), id.clone());
         async move {
             let (mut receiver, end) = rest?;
-            if matches!(end, TaskEnd::Never) {
+            if matches!(end, TaskEnd::Never | TaskEnd::Stubborn) {
                 receiver.changed().await.ok()?;
                 return Some((receiver.borrow().clone(), None));
             }
@@ -395,7 +409,9 @@ fn progress(
                     task.status.error = Some(error.to_owned());
                     task.status.error_code = Some(code.to_owned());
                 }
-                TaskEnd::Done | TaskEnd::Never => task.status.state = TaskState::Done,
+                TaskEnd::Done | TaskEnd::Never | TaskEnd::Stubborn => {
+                    task.status.state = TaskState::Done;
+                }
             });
             let task = tasks[&id].borrow().clone();
             Some((task, None))

@@ -86,6 +86,7 @@ fn a_vm_is_shown_with_what_its_guest_says() {
         Protected:    no
         Disks:        disk0: 2GiB, on image tiny
         NICs:         nic0: default, 52:54:00:12:34:56, reserved 10.77.0.10
+        Guest:        the agent answers, for 0s
           Host name:  web01
           System:     Debian GNU/Linux 12 (bookworm)
           Kernel:     6.1.0
@@ -265,6 +266,26 @@ fn ctrl_c_cancels_the_task_and_waits_for_its_end() {
     let error = create.fails(130);
     assert!(error.contains("was cancelled"), "{error}");
     assert!(fake.asked().iter().any(|asked| asked.starts_with("task_cancel")));
+}
+
+#[test]
+fn a_second_ctrl_c_leaves_the_task_to_the_server() {
+    let fake = Fake::start().ends(TaskEnd::Stubborn);
+    let create = fake.spawn(&["vm", "create", "web01", "--image", "tiny"]);
+    let pid = Pid::from_raw(i32::try_from(create.id()).unwrap()).unwrap();
+    fake.wait_asked("task_watch");
+    std::thread::sleep(Duration::from_millis(200));
+    kill_process(pid, Signal::INT).unwrap();
+    fake.wait_asked("task_cancel");
+    std::thread::sleep(Duration::from_millis(200));
+    kill_process(pid, Signal::INT).unwrap();
+    expect![[r#"
+        vm.create vm/web01: making disks
+        it is past the point of no return; Ctrl-C again leaves it to the server
+        error: vm.create vm/web01 goes on
+        hint: follow it with `hostler task watch 01890a5d-ac96-774b-bcce-b302099a8040`
+    "#]]
+    .assert_eq(&Run::from(create.wait_with_output().unwrap()).fails(130));
 }
 
 #[test]

@@ -74,6 +74,11 @@ impl Server {
         format!("https://{}", self.address)
     }
 
+    /// What is run after a login names its context: the machine may have a server of its own.
+    fn run_there(&self, arguments: &[&str], stdin: &str) -> Run {
+        self.run(arguments, stdin, &[("HOSTLER_CONTEXT", "127.0.0.1")])
+    }
+
     fn run(&self, arguments: &[&str], stdin: &str, environment: &[(&str, &str)]) -> Run {
         let mut child = command(self.folder.path(), arguments)
             .envs(environment.iter().copied())
@@ -107,7 +112,7 @@ fn a_login_is_remembered_as_a_context() {
     let file = server.folder.path().join(".config/hostler/config.json");
     assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
     assert!(std::fs::read_to_string(&file).unwrap().contains("hostler_session"));
-    assert!(server.run(&["whoami"], "", &[]).ok().contains("admin"));
+    assert!(server.run_there(&["whoami"], "").ok().contains("admin"));
     let contexts = server.run(&["context", "list"], "", &[]).ok();
     assert!(contexts.contains("*  127.0.0.1") && contexts.contains("CA fingerprint"), "{contexts}");
     assert!(!server.run(&["context", "list", "-o", "json"], "", &[]).ok().contains("session"));
@@ -161,6 +166,6 @@ fn a_console_goes_through_tls() {
     let server = Server::start();
     server.state.vms.lock().unwrap().insert("web01".to_owned(), world::vm("web01", 0x10));
     server.login(&server.ca.fingerprint().to_string(), PASSWORD).ok();
-    let run = server.run(&["vm", "console", "web01"], "\x1d", &[]);
+    let run = server.run_there(&["vm", "console", "web01"], "\x1d");
     run.ok();
 }

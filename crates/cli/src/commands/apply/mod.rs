@@ -54,6 +54,17 @@ enum Document {
     Image(hostler_types::ImageCreate),
 }
 
+impl Document {
+    fn describe(&self) -> (KindName, String) {
+        match self {
+            Self::Vm(document) => (KindName::Vm, document.name().to_string()),
+            Self::Network(wanted) => (KindName::Network, wanted.name.to_string()),
+            Self::Datastore(wanted) => (KindName::Datastore, wanted.name.to_string()),
+            Self::Image(wanted) => (KindName::Image, wanted.name.to_string()),
+        }
+    }
+}
+
 /// What was done, or would be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -87,9 +98,22 @@ impl Apply {
                 )?);
             }
         }
-        let mut all = Vec::new();
+        let mut all: Vec<Applied> = Vec::new();
         for document in documents {
-            let applied = self.apply(session, document).await?;
+            let (kind, name) = document.describe();
+            let action = match self.apply(session, document).await {
+                // What it refers to may be what a document before it would have created.
+                Err(error)
+                    if self.dry_run
+                        && error.exit() == Exit::NotFound
+                        && all.iter().any(|applied| applied.action == Action::Created) =>
+                {
+                    session.output.remark(&format!("{kind} {name} is not checked: {error} yet"));
+                    Action::Created
+                }
+                action => action?,
+            };
+            let applied = Applied { kind, name, action, dry_run: self.dry_run };
             self.tell(session, &applied)?;
             all.push(applied);
         }
@@ -99,27 +123,13 @@ impl Apply {
         Ok(ExitCode::SUCCESS)
     }
 
-    async fn apply(&self, session: &Session, document: Document) -> Result<Applied, CliError> {
-        let dry_run = self.dry_run;
-        let (kind, name, action) = match document {
-            Document::Vm(document) => {
-                let name = document.name().to_string();
-                (KindName::Vm, name, document.apply(session, dry_run).await?)
-            }
-            Document::Network(wanted) => {
-                let name = wanted.name.to_string();
-                (KindName::Network, name, simple::network(session, wanted, dry_run).await?)
-            }
-            Document::Datastore(wanted) => {
-                let name = wanted.name.to_string();
-                (KindName::Datastore, name, simple::datastore(session, wanted, dry_run).await?)
-            }
-            Document::Image(wanted) => {
-                let name = wanted.name.to_string();
-                (KindName::Image, name, simple::image(session, wanted, dry_run).await?)
-            }
-        };
-        Ok(Applied { kind, name, action, dry_run })
+    async fn apply(&self, session: &Session, document: Document) -> Result<Action, CliError> {
+        match document {
+            Document::Vm(document) => document.apply(session, self.dry_run).await,
+            Document::Network(wanted) => simple::network(session, wanted, self.dry_run).await,
+            Document::Datastore(wanted) => simple::datastore(session, wanted, self.dry_run).await,
+            Document::Image(wanted) => simple::image(session, wanted, self.dry_run).await,
+        }
     }
 
     fn tell(&self, session: &Session, applied: &Applied) -> Result<(), CliError> {

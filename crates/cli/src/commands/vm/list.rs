@@ -238,9 +238,9 @@ fn guest(vm: &Vm, now: Timestamp) -> Vec<(&'static str, Vec<Cell>)> {
     };
     let age = time::age(guest.since, now);
     let agent = if guest.agent {
-        Cell::new(format!("agent answers since {age}")).tone(Tone::Good)
+        Cell::new(format!("the agent answers, for {age}")).tone(Tone::Good)
     } else {
-        Cell::new(format!("agent does not answer since {age}")).tone(Tone::Dim)
+        Cell::new(format!("the agent does not answer, for {age}")).tone(Tone::Dim)
     };
     vec![
         ("Guest", vec![agent]),

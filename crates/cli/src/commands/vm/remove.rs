@@ -10,6 +10,7 @@ use hostler_types::{Name, Ref, VmId};
 
 use super::{VmName, finish};
 use crate::error::CliError;
+use crate::names::Names;
 use crate::output::Listing;
 use crate::session::{Session, once};
 use crate::table::Cell;
@@ -41,8 +42,9 @@ impl Unregister {
         wait::task(session, task).await?;
         session.output.done("unregistered", "vm", vm.metadata.name.as_str(), &vm)?;
         if session.output.is_table() {
-            let id = vm.metadata.id;
-            session.output.remark(&format!("its files stay: `hostler vm register DATASTORE {id}`"));
+            let datastore = Names::datastores(session).await?.of(vm.status.datastore);
+            let back = format!("hostler vm register {datastore} {}", vm.metadata.id);
+            session.output.remark(&format!("its files stay; back with `{back}`"));
         }
         Ok(())
     }

@@ -51,6 +51,6 @@ impl History {
     pub(super) async fn run(&self, session: &Session) -> Result<(), CliError> {
         let query = PageQuery { limit: Some(self.limit), ..PageQuery::default() };
         let page = session.call::<vm::History>(&self.vm.path(), &query, ()).await?;
-        event::print(session, &page.items)
+        event::print(session, page.items)
     }
 }
