@@ -62,7 +62,7 @@ impl Hub {
                 Err(broadcast::error::RecvError::Closed) => None,
             }
         });
-        futures::stream::once(async { Ok(first) }).chain(changes).boxed()
+        futures::stream::once(async { Ok(first) }).chain(changes).fuse().boxed()
     }
 }
 

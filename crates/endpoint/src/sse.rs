@@ -60,8 +60,9 @@ pub(crate) fn decode<T: DeserializeOwned + Send + 'static>(received: Received) -
     }
     let state =
         State { received, parser: Parser::new(LINE_LIMIT), ready: VecDeque::new(), broken: None };
-    // `None` follows an error: nothing comes after it.
-    Box::pin(stream::unfold(Some(state), |state| async move {
+    // `None` follows an error: nothing comes after it. Fused, because readers that take what is
+    // ready in one go look again after the end, and an unfolded stream would panic.
+    let items = stream::unfold(Some(state), |state| async move {
         let mut state = state?;
         loop {
             if let Some(frame) = state.ready.pop_front() {
@@ -83,7 +84,8 @@ pub(crate) fn decode<T: DeserializeOwned + Send + 'static>(received: Received) -
                 }
             }
         }
-    }))
+    });
+    Box::pin(items.fuse())
 }
 
 fn lost(reason: &str) -> Problem {
