@@ -44,6 +44,7 @@ pub struct DatastoreListQuery {
 pub struct DatastoreCreate {
     pub name: Name,
     #[serde(default)]
+    #[schema(inline)]
     pub labels: Labels,
     /// Absent: the only host.
     #[serde(default, skip_serializing_if = "Option::is_none")]

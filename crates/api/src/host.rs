@@ -145,6 +145,7 @@ impl Endpoint for JoinHost {
     const PATH: &'static str = "/v1/join";
     const SUMMARY: &'static str = "Join as a host, with a join token's secret";
     const TAG: &'static str = "host";
+    const BODY_LIMIT: usize = 64 << 10;
     type Path = NoParams;
     type Query = NoParams;
     type Body = Json<Join>;

@@ -40,6 +40,7 @@ pub struct NetworkListQuery {
 pub struct NetworkCreate {
     pub name: Name,
     #[serde(default)]
+    #[schema(inline)]
     pub labels: Labels,
     pub spec: NetworkSpec,
 }

@@ -90,6 +90,7 @@ impl Endpoint for Cancel {
     const TAG: &'static str = "task";
     const ACCESS: &'static str = "operator";
     const STATUS: u16 = 202;
+    const REPEATABLE: bool = false;
     type Path = TaskPath;
     type Query = NoParams;
     type Body = Empty;
@@ -107,6 +108,7 @@ impl Endpoint for Retry {
     const TAG: &'static str = "task";
     const ACCESS: &'static str = "operator";
     const STATUS: u16 = 202;
+    const REPEATABLE: bool = false;
     type Path = TaskPath;
     type Query = NoParams;
     type Body = Empty;
@@ -124,6 +126,7 @@ impl Endpoint for Abandon {
     const TAG: &'static str = "task";
     const ACCESS: &'static str = "admin";
     const STATUS: u16 = 202;
+    const REPEATABLE: bool = false;
     type Path = TaskPath;
     type Query = NoParams;
     type Body = Empty;

@@ -86,6 +86,7 @@ impl Endpoint for Login {
     const PATH: &'static str = "/v1/login";
     const SUMMARY: &'static str = "Trade a password for a token";
     const TAG: &'static str = "user";
+    const BODY_LIMIT: usize = 16 << 10;
     type Path = NoParams;
     type Query = NoParams;
     type Body = Json<LoginRequest>;
@@ -187,6 +188,7 @@ impl Endpoint for SetPassword {
     const SUMMARY: &'static str = "Set one's own password, or as admin anyone's";
     const TAG: &'static str = "user";
     const ACCESS: &'static str = "viewer";
+    const CONDITIONAL: bool = true;
     type Path = UserPath;
     type Query = NoParams;
     type Body = Json<PasswordChange>;

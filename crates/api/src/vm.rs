@@ -179,6 +179,7 @@ impl Endpoint for Update {
     const TAG: &'static str = "vm";
     const ACCESS: &'static str = "operator";
     const STATUS: u16 = 202;
+    const CONDITIONAL: bool = true;
     type Path = VmPath;
     type Query = NoParams;
     type Body = Json<hostler_types::VmUpdate>;
@@ -298,6 +299,7 @@ impl Endpoint for Rename {
     const TAG: &'static str = "vm";
     const ACCESS: &'static str = "operator";
     const STATUS: u16 = 202;
+    const CONDITIONAL: bool = true;
     type Path = VmPath;
     type Query = NoParams;
     type Body = Json<RenameRequest>;

@@ -52,6 +52,10 @@ pub trait Endpoint: Send + Sync + 'static {
     const MEDIA_TYPE: &'static str = "application/octet-stream";
     /// The longest JSON body, in bytes.
     const BODY_LIMIT: usize = 2 << 20;
+    /// Heeds `If-Match`. Elsewhere the header is refused: who sends it relies on it.
+    const CONDITIONAL: bool = false;
+    /// Heeds `Idempotency-Key`. Elsewhere the key is ignored, and not documented.
+    const REPEATABLE: bool = Self::STATUS == 202;
     /// What stands in the path.
     type Path: Params;
     type Query: Params;

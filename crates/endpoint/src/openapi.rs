@@ -97,8 +97,10 @@ impl Document {
         let path = E::Path::into_params(|| Some(ParameterIn::Path));
         let query = E::Query::into_params(|| Some(ParameterIn::Query));
         let mut parameters = path.iter().chain(&query).map(|p| json!(p)).collect::<Vec<_>>();
-        if E::METHOD != crate::Method::Get {
+        if E::REPEATABLE {
             parameters.push(json!({"$ref": "#/components/parameters/IdempotencyKey"}));
+        }
+        if E::CONDITIONAL {
             parameters.push(json!({"$ref": "#/components/parameters/IfMatch"}));
         }
         if !parameters.is_empty() {

@@ -148,9 +148,13 @@ async fn identify(mut request: Request, next: Next) -> Response {
     let id = id.to_string();
     request.extensions_mut().insert(RequestId(id.clone()));
     let mut response = next.run(request).await;
+    let headers = response.headers_mut();
     if let Ok(value) = HeaderValue::from_str(&id) {
-        response.headers_mut().insert("x-request-id", value);
+        headers.insert("x-request-id", value);
     }
+    // Answers may hold secrets, and what a guest says of itself: not to be kept, nor taken for HTML.
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
 }
 
@@ -262,6 +266,10 @@ async fn parse<E: Endpoint>(
         None
     };
     let if_match = if_match(&parts.headers)?;
+    if if_match.is_some() && !E::CONDITIONAL {
+        let reason = "this operation cannot be made conditional";
+        return Err(Problem::invalid(Some("if-match".to_owned()), reason));
+    }
     let idempotency_key = idempotency_key(&parts.headers)?;
     let last_event_id = number(&parts.headers, "last-event-id")?;
     let body = E::Body::read(&parts.headers, body, E::BODY_LIMIT).await?;

@@ -106,6 +106,7 @@ pub enum ImageMedia {
 pub struct ImageCreate {
     pub name: Name,
     #[serde(default)]
+    #[schema(inline)]
     pub labels: Labels,
     /// Absent: the only one, or the one with the most free space.
     #[serde(default, skip_serializing_if = "Option::is_none")]

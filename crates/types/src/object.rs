@@ -137,6 +137,7 @@ pub struct Metadata<K> {
     pub id: Id<K>,
     pub name: Name,
     #[serde(default)]
+    #[schema(inline)]
     pub labels: Labels,
     /// Counts the changes of the spec (and name and labels), from 1.
     pub generation: u64,

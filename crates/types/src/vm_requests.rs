@@ -30,6 +30,7 @@ impl SpecError {
 pub struct VmCreate {
     pub name: Name,
     #[serde(default)]
+    #[schema(inline)]
     pub labels: Labels,
     #[serde(default)]
     pub description: String,
@@ -117,6 +118,7 @@ pub struct VmNic {
 #[serde(deny_unknown_fields, default)]
 pub struct VmUpdate {
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(inline)]
     pub labels: Option<Labels>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,

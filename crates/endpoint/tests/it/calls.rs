@@ -48,6 +48,8 @@ async fn an_answer_carries_its_revision_and_request_id() {
     let response = request.send().await.unwrap();
     assert_eq!(response.status(), 201);
     assert_eq!(response.headers()["etag"], "\"2\"");
+    assert_eq!(response.headers()["cache-control"], "no-store");
+    assert_eq!(response.headers()["x-content-type-options"], "nosniff");
     assert_eq!(response.headers()["x-request-id"], "0198a5d0-0000-7000-8000-000000000001");
 
     let hostile = toy::http1().get(format!("{base}/notes")).header("x-request-id", "a b\"c");

@@ -69,6 +69,8 @@ async fn wrong_requests_are_told_what_is_wrong() {
     check(touch().header("if-match", "W/\"1\""), bad, "invalid", Some("if-match"), "ETag").await;
     let key = touch().header("idempotency-key", "a b");
     check(key, bad, "invalid", Some("idempotency-key"), "visible").await;
+    let unconditional = http.delete(format!("{base}/notes/x")).header("if-match", "\"1\"");
+    check(unconditional, bad, "invalid", Some("if-match"), "conditional").await;
     check(touch().body("surprise"), bad, "invalid", None, "no body").await;
     let path = http.get(format!("{base}/nowhere"));
     check(path, StatusCode::NOT_FOUND, "unknown_path", None, "/nowhere").await;

@@ -86,6 +86,8 @@ impl Endpoint for NoteTouch {
     const PATH: &'static str = "/notes/{note}/touch";
     const SUMMARY: &'static str = "Tell what was received";
     const TAG: &'static str = "note";
+    const CONDITIONAL: bool = true;
+    const REPEATABLE: bool = true;
     type Path = NotePath;
     type Query = NoParams;
     type Body = Empty;
