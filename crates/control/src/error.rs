@@ -165,6 +165,7 @@ impl From<Problem> for ServiceError {
             code::NO_SPACE => (Class::NoCapacity, code::NO_SPACE),
             code::DATASTORE_MISSING => (Class::Unavailable, code::DATASTORE_MISSING),
             code::IMAGE_REFUSED => (Class::Refused, code::IMAGE_REFUSED),
+            code::DOWNLOAD_FAILED => (Class::HostFailed, code::DOWNLOAD_FAILED),
             code::NETWORK_UNAVAILABLE => (Class::Refused, code::NETWORK_UNAVAILABLE),
             code::GUEST_AGENT_UNAVAILABLE => (Class::Conflict, code::GUEST_AGENT_UNAVAILABLE),
             code::TIMEOUT => (Class::Timeout, code::TIMEOUT),

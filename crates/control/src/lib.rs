@@ -13,6 +13,7 @@
 
 mod actor;
 mod agents;
+mod attempts;
 mod auth;
 mod controllers;
 mod error;

@@ -14,6 +14,7 @@ use tokio::task::JoinHandle;
 
 use crate::actor::Actor;
 use crate::agents::{AgentError, AgentLink, Agents, Connector};
+use crate::attempts::Attempts;
 use crate::controllers::Controllers;
 use crate::error::{Class, ServiceError};
 use crate::idempotency::KeyLocks;
@@ -47,6 +48,7 @@ pub struct Core {
     pub(crate) agents: Agents,
     pub(crate) reports: Reports,
     pub(crate) progress: ProgressBoard,
+    pub(crate) attempts: Attempts,
     /// Follows the store's change log for as long as the core lives.
     follower: JoinHandle<()>,
 }
@@ -161,6 +163,7 @@ impl Core {
             agents: Agents::new(connector),
             reports: Reports::default(),
             progress: ProgressBoard::default(),
+            attempts: Attempts::default(),
             follower,
         }))
     }

@@ -38,8 +38,8 @@ pub(crate) struct State {
     pub(crate) uploads: BTreeMap<ImageId, u64>,
     pub(crate) datastores: BTreeMap<DatastoreId, DatastoreReport>,
     pub(crate) networks: BTreeSet<NetworkId>,
-    /// Answers of operations that were carried out.
-    pub(crate) journal: HashMap<OperationId, Value>,
+    /// Answers of operations, refusals too.
+    pub(crate) journal: HashMap<OperationId, Result<Value, Problem>>,
     pub(crate) faults: HashMap<&'static str, VecDeque<Fault>>,
     /// Names of the commands that were carried out (not those answered from the journal).
     pub(crate) done: Vec<&'static str>,

@@ -39,7 +39,15 @@ impl SimHost {
         };
         match fault {
             None => self.carry_out(method, op, act),
-            Some(Fault::Refuse(problem)) => Err(problem.into()),
+            Some(Fault::Refuse(problem)) => {
+                let mut state = self.lock();
+                if let Some(answer) = op.and_then(|op| state.journal.get(&op)) {
+                    let answer = answer.clone()?;
+                    return Ok(serde_json::from_value(answer).expect("the journal is ours"));
+                }
+                state.journal.extend(op.map(|op| (op, Err(problem.clone()))));
+                Err(problem.into())
+            }
             Some(Fault::Unheard) => Err(self.broken("connection reset")),
             Some(Fault::AnswerLost) => {
                 self.carry_out(method, op, act)?;
@@ -61,14 +69,21 @@ impl SimHost {
     ) -> Result<T, AgentError> {
         let mut state = self.lock();
         if let Some(answer) = op.and_then(|op| state.journal.get(&op)) {
-            return Ok(serde_json::from_value(answer.clone()).expect("the journal is ours"));
+            let answer = answer.clone()?;
+            return Ok(serde_json::from_value(answer).expect("the journal is ours"));
         }
         let before = state.vms.clone();
-        let answer = act(&mut state)?;
+        let answer = match act(&mut state) {
+            Ok(answer) => answer,
+            Err(problem) => {
+                state.journal.extend(op.map(|op| (op, Err(problem.clone()))));
+                return Err(problem.into());
+            }
+        };
         state.done.push(method);
         if let Some(op) = op {
             let stored = serde_json::to_value(&answer).expect("answers have a JSON form");
-            state.journal.insert(op, stored);
+            state.journal.insert(op, Ok(stored));
         }
         for (id, vm) in &state.vms {
             if before.get(id).is_none_or(|before| before.report() != vm.report()) {

@@ -26,8 +26,9 @@ use hostler_types::{
 use super::{AgentError, AgentLink, Connector};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-const PING_INTERVAL: Duration = Duration::from_secs(2);
-const PING_TIMEOUT: Duration = Duration::from_secs(2);
+/// A dead host is noticed within their sum; a host that is only busy has the time to answer.
+const PING_INTERVAL: Duration = Duration::from_secs(1);
+const PING_TIMEOUT: Duration = Duration::from_secs(3);
 /// Longer than any work at a host; dead connections are found by pings.
 const LONGEST_CALL: Duration = Duration::from_secs(25 * 3600);
 

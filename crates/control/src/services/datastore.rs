@@ -1,8 +1,9 @@
 //! Datastores: directories of hosts.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use hostler_agent_api::DatastoreCheck;
+use hostler_agent_api::{DatastoreCheck, DatastoreReport};
 use hostler_store::Write;
 use hostler_types::{
     ByteSize, Datastore, DatastoreKind, DatastoreSpec, DatastoreState, DatastoreStatus, HostKind,
@@ -12,9 +13,13 @@ use jiff::Timestamp;
 
 use super::{Page, PageRequest, counted, page};
 use crate::actor::{Actor, authorize};
+use crate::agents::AgentError;
 use crate::error::ServiceError;
 use crate::redact::Shown;
 use crate::world::{Core, World};
+
+/// For a host to look at a directory.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A datastore to be made.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,30 +94,51 @@ pub async fn create(
         let message = format!("the directory is the datastore `{}` already", other.name());
         return Err(ServiceError::conflict("path_taken", message));
     }
-    let now = Timestamp::now();
     let status = DatastoreStatus {
-        state: DatastoreState::Ready,
-        message: None,
+        state: DatastoreState::Missing,
+        message: Some("its host has not looked at it yet".to_owned()),
         capacity: ByteSize(0),
         free: ByteSize(0),
     };
-    let mut datastore = Datastore::new(request.name, request.labels, now, spec, status);
-    // The host looks first: nothing is recorded that does not exist. It remembers the directory by
-    // the id, so a failure below leaves at most a marker file that the next try accepts.
+    let datastore = Datastore::new(request.name, request.labels, Timestamp::now(), spec, status);
     let link = world.link(host.id())?;
-    let check = DatastoreCheck { path: datastore.spec.path.clone() };
-    let report = world.limited(link.datastore_ensure(datastore.id(), check)).await?;
-    // A directory that was a datastore before keeps the identity in its marker.
-    datastore.metadata.id = report.datastore;
-    datastore.status = DatastoreStatus {
-        state: report.state,
-        message: report.message,
-        capacity: report.capacity,
-        free: report.free,
-    };
+    // The record comes first: if the server dies now, the host is asked when it connects again, and
+    // no directory is marked for a datastore that nobody knows.
     let batch = Core::batch(actor, "datastore.create").with(Write::create(&datastore));
     let snapshot = world.commit(batch).await?;
-    Ok(DatastoreKind::shown(snapshot.find(&datastore.reference())?))
+    let recorded = snapshot.find::<DatastoreKind>(&datastore.reference())?.clone();
+    let check = DatastoreCheck { path: datastore.spec.path.clone() };
+    let looked = tokio::time::timeout(PATIENCE, link.datastore_ensure(datastore.id(), check)).await;
+    match looked {
+        Ok(Ok(report)) => ready(world, actor, &recorded, report).await,
+        Ok(Err(error @ AgentError::Refused(_))) => {
+            let batch = Core::batch(actor, "datastore.create: the host has refused it");
+            world.commit(batch.with(delete_any(&recorded))).await?;
+            Err(error.into())
+        }
+        // Its status tells, and it becomes ready as soon as the host has looked.
+        Ok(Err(AgentError::Unreachable { .. })) | Err(_) => Ok(recorded),
+    }
+}
+
+/// The controller may have written the same already.
+async fn ready(
+    world: &World,
+    actor: &Actor,
+    recorded: &Arc<Datastore>,
+    report: DatastoreReport,
+) -> Result<Arc<Datastore>, ServiceError> {
+    let mut ready = Datastore::clone(recorded);
+    let DatastoreReport { state, message, capacity, free, .. } = report;
+    ready.status = DatastoreStatus { state, message, capacity, free };
+    let batch = Core::batch(actor, "datastore.create: the host has looked");
+    let snapshot = world.commit(batch.with(Write::update_any(&ready))).await?;
+    Ok(DatastoreKind::shown(snapshot.find(&ready.reference())?))
+}
+
+fn delete_any(datastore: &Datastore) -> Write {
+    let (kind, id) = (hostler_types::KindName::Datastore, datastore.id().untyped());
+    Write::Delete { kind, id, expected: None }
 }
 
 fn the_only_host(

@@ -60,7 +60,7 @@ pub fn show(world: &World, actor: &Actor, image: &Ref) -> Result<Arc<Image>, Ser
 /// Imports an image from an address, or makes one that [`upload`] fills.
 ///
 /// # Errors
-/// `forbidden`, `invalid`, `not_found`, `name_taken`, `no_capacity`, `no_host`.
+/// `forbidden`, `invalid`, `not_found`, `name_taken`, `no_datastore`, `host_disconnected`.
 pub async fn create(
     world: &World,
     actor: &Actor,
@@ -312,16 +312,21 @@ fn choose_datastore<'a>(
     let usable = snapshot.all::<DatastoreKind>().iter().filter(|datastore| {
         datastore.status.state == DatastoreState::Ready && connected(datastore).is_ok()
     });
-    let best = usable.max_by_key(|datastore| datastore.status.free).ok_or_else(|| {
-        ServiceError::new(
-            Class::Unavailable,
-            "no_host",
-            "no datastore is ready on a host that answers",
-        )
-        .hint("see `hostler datastore list` and `hostler host list`")
-    })?;
+    let best = usable.max_by_key(|datastore| datastore.status.free);
+    let best = best.ok_or_else(|| no_datastore(snapshot))?;
     let why = format!("datastore `{}`: the most free space, {}", best.name(), best.status.free);
     Ok((best, why))
+}
+
+fn no_datastore(snapshot: &Snapshot) -> ServiceError {
+    let reasons = snapshot.all::<DatastoreKind>().iter().filter_map(|datastore| {
+        let why = datastore.status.message.as_ref()?;
+        Some(format!("; datastore `{}`: {why}", datastore.name()))
+    });
+    let reasons: String = reasons.collect();
+    let message = format!("no datastore is ready on a host that answers{reasons}");
+    ServiceError::new(Class::Unavailable, "no_datastore", message)
+        .hint("see `hostler datastore list` and `hostler host list`")
 }
 
 fn uploading(snapshot: &Snapshot, image: &Ref) -> Result<(Arc<Image>, ByteSize), ServiceError> {

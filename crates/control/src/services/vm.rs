@@ -133,8 +133,10 @@ pub async fn stop(
         return Err(ServiceError::invalid("timeout_seconds", reason));
     }
     power(world, actor, options, "stop", vm, &stop, |vm| {
-        let live = PowerState::LIVE.iter().copied().filter(|state| *state != PowerState::Unknown);
-        require_power(vm, "stopped", &live.collect::<Vec<_>>())?;
+        // Its host may be about to start a failed one again; stopping it ends that.
+        let live = PowerState::LIVE.into_iter().chain([PowerState::Failed]);
+        let known = live.filter(|state| *state != PowerState::Unknown);
+        require_power(vm, "stopped", &known.collect::<Vec<_>>())?;
         Ok(vm_stop::order(vm, stop.mode, seconds))
     })
     .await
@@ -223,7 +225,7 @@ fn require_power(vm: &Vm, past: &str, allowed: &[PowerState]) -> Result<(), Serv
     let name = vm.name();
     let message = match (past, power) {
         ("started" | "resumed", PowerState::Running) => format!("vm `{name}` runs already"),
-        ("stopped", PowerState::Stopped | PowerState::Suspended | PowerState::Failed) => {
+        ("stopped", PowerState::Stopped | PowerState::Suspended) => {
             format!("vm `{name}` is {power}: it does not run")
         }
         _ => {

@@ -64,7 +64,15 @@ fn from_service(error: ServiceError) -> StepError {
 
 /// What every command to a VM carries.
 pub(super) fn command(step: &Step, vm: &Vm) -> VmCommand {
-    VmCommand { op: step.operation_id(), epoch: vm.status.epoch }
+    VmCommand { op: operation(step), epoch: vm.status.epoch }
+}
+
+/// The same until the agent has refused it; then another one.
+pub(super) fn operation(step: &Step) -> OperationId {
+    match step.world().attempts.count(step.operation_id()) {
+        0 => step.operation_id(),
+        refused => step.operation_id_for(&refused.to_string()),
+    }
 }
 
 /// Waits for an agent's answer. A task that is to stop asks the agent to stop, and still waits for
@@ -84,8 +92,12 @@ pub(super) async fn ask<T>(
         }
     };
     match answered {
-        Ok(Ok(answer)) => Ok(answer),
+        Ok(Ok(answer)) => {
+            step.world().attempts.done(step.operation_id());
+            Ok(answer)
+        }
         Ok(Err(AgentError::Refused(problem))) => {
+            step.world().attempts.refused(step.operation_id());
             let error = ServiceError::from(problem);
             let hint = error.hint.map(|hint| format!("; {hint}")).unwrap_or_default();
             Err(StepError::failed(error.code, format!("{}{hint}", error.message)))

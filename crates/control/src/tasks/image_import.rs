@@ -14,7 +14,7 @@ use hostler_types::{
 use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
 
-use super::command::{Step, ask, linked};
+use super::command::{Step, ask, linked, operation};
 use crate::services::Order;
 use crate::world::Core;
 
@@ -39,7 +39,7 @@ async fn import(step: Step) -> StepResult {
     let image = image_if_there(&step, input.image).await?;
     let image = image.ok_or_else(|| StepError::failed("not_found", "the image is gone"))?;
     let link = linked(&step, host_of(&step, image.spec.datastore)?)?;
-    let op = step.operation_id();
+    let op = operation(&step);
     let request = ImageImportRequest {
         op,
         datastore: image.spec.datastore,
@@ -80,7 +80,7 @@ async fn remove(step: Step) -> StepResult {
 /// Removes an image's files, and its record with the step's end.
 pub(super) async fn remove_image(step: &Step, image: &Image) -> StepResult {
     let link = linked(step, host_of(step, image.spec.datastore)?)?;
-    let op = step.operation_id();
+    let op = operation(step);
     let request = ImageRemoveRequest { op, datastore: image.spec.datastore };
     ask(step, &link, op, link.image_remove(image.id(), request)).await?;
     let (kind, id) = (KindName::Image, image.id().untyped());

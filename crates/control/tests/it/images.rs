@@ -75,6 +75,8 @@ async fn an_upload_goes_on_where_it_stopped() {
 async fn an_image_is_deleted_when_nothing_lies_on_it() {
     let fleet = Fleet::new().await;
     let reference = fleet.image("tiny").await.reference();
+    // A deletion goes on until it has worked, also when the host has refused it at first.
+    fleet.host.fault("image_remove", Fault::refuse(503, code::DATASTORE_MISSING, "not mounted"));
     fleet.done(&image::delete(&fleet.world, &root(), &reference, &plain()).await.unwrap()).await;
     assert!(fleet.snapshot().all::<ImageKind>().is_empty());
     assert!(fleet.host.images().is_empty());

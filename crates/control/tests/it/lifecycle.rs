@@ -242,6 +242,7 @@ async fn tasks_go_on_after_the_server_was_killed() {
     let reference = fleet.vm("web01").await.reference();
     fleet.host.fault("vm_start", Fault::Hang);
     let start = vm::start(&fleet.world, &root(), &reference, &plain()).await.unwrap();
+    fleet.host.taken("vm_start").await;
     let fleet = fleet.restart(true).await;
     fleet.done(&start).await;
     assert_eq!(fleet.show("web01").status.power, PowerState::Running);

@@ -11,5 +11,6 @@ mod hosts;
 mod images;
 mod inventory;
 mod lifecycle;
+mod remote;
 mod secrets;
 mod watch;

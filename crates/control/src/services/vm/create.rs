@@ -7,10 +7,10 @@ use hostler_policy::{
 };
 use hostler_store::Write;
 use hostler_types::{
-    ByteSize, CdromSpec, Cores, DatastoreKind, DatastoreState, DiskSource, DiskSpec, Epoch, Host,
-    HostKind, HostState, Image, ImageKind, ImageMedia, ImageState, Name, NetworkKind, NetworkSpec,
-    NicSpec, PowerState, Ref, Role, Vm, VmCreate, VmDisk, VmId, VmKind, VmNic, VmSpec, VmStatus,
-    validate_labels,
+    ByteSize, CdromSpec, Cores, Customization, DatastoreKind, DatastoreState, DiskSource, DiskSpec,
+    Epoch, Host, HostKind, HostState, Image, ImageKind, ImageMedia, ImageState, Name, NetworkKind,
+    NetworkSpec, NicSpec, PowerState, Ref, Role, Vm, VmCreate, VmDisk, VmId, VmKind, VmNic, VmSpec,
+    VmStatus, validate_labels,
 };
 use jiff::Timestamp;
 
@@ -85,6 +85,8 @@ fn plan(
         return Err(name_taken(&request.name));
     }
     let vm = VmId::generate();
+    let from_image =
+        request.image.is_some() || request.disks.iter().any(|disk| disk.image.is_some());
     let spec = VmSpec {
         description: request.description.clone(),
         cpus: request.cpus,
@@ -95,7 +97,8 @@ fn plan(
         disks: disks(snapshot, request)?,
         cdroms: cdroms(snapshot, request.iso.as_ref())?,
         nics: nics(snapshot, macs, vm, request.nics.as_deref())?,
-        customization: request.customization.clone(),
+        // A guest from an image is told its name even if nothing else was asked for.
+        customization: request.customization.clone().or(from_image.then(Customization::default)),
         restart: request.restart,
         protected: request.protected,
     };
