@@ -91,31 +91,55 @@ struct Failures {
 }
 
 impl Guesses {
-    /// How long to wait before the next attempt; `None` means that it may be made.
-    pub(crate) fn wait(&self, guess: &Guess, now: Instant) -> Option<Duration> {
-        let failures = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = failures.get(guess)?;
-        let passed = now.saturating_duration_since(known.since);
-        (known.count >= ATTEMPTS && passed < WINDOW).then(|| WINDOW - passed)
+    /// Counts an attempt as wrong before it is made, so that many at once do not slip through.
+    /// What turns out not to be a guess is taken back with [`Guesses::forgive`].
+    ///
+    /// # Errors
+    /// How long to wait before the next attempt; nothing was counted.
+    pub(crate) fn begin(&self, guesses: &[Guess], now: Instant) -> Result<(), Duration> {
+        let mut failures = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let wait = |guess: &Guess| {
+            let known = failures.get(guess)?;
+            let passed = now.saturating_duration_since(known.since);
+            (known.count >= ATTEMPTS && passed < WINDOW).then(|| WINDOW - passed)
+        };
+        if let Some(wait) = guesses.iter().filter_map(wait).max() {
+            return Err(wait);
+        }
+        for guess in guesses {
+            make_room(&mut failures, now);
+            let known = failures.entry(guess.clone()).or_insert(Failures { since: now, count: 0 });
+            if now.saturating_duration_since(known.since) >= WINDOW {
+                *known = Failures { since: now, count: 0 };
+            }
+            known.count += 1;
+        }
+        Ok(())
     }
 
-    /// Remembers a wrong attempt.
-    pub(crate) fn failed(&self, guess: Guess, now: Instant) {
+    /// The attempt was right, or failed for another reason.
+    pub(crate) fn forgive(&self, guesses: &[Guess]) {
         let mut failures = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if failures.len() >= REMEMBERED {
-            failures.retain(|_, known| now.saturating_duration_since(known.since) < WINDOW);
+        for guess in guesses {
+            if let Some(known) = failures.get_mut(guess) {
+                known.count = known.count.saturating_sub(1);
+            }
         }
-        if failures.len() >= REMEMBERED
-            && let Some(oldest) = failures.iter().min_by_key(|(_, known)| known.since)
-        {
-            let oldest = oldest.0.clone();
-            failures.remove(&oldest);
-        }
-        let known = failures.entry(guess).or_insert(Failures { since: now, count: 0 });
-        if now.saturating_duration_since(known.since) >= WINDOW {
-            *known = Failures { since: now, count: 0 };
-        }
-        known.count += 1;
+    }
+}
+
+/// Forgets what no longer counts, and if that is not enough, what began longest ago.
+fn make_room(failures: &mut HashMap<Guess, Failures>, now: Instant) {
+    if failures.len() < REMEMBERED {
+        return;
+    }
+    failures.retain(|_, known| now.saturating_duration_since(known.since) < WINDOW);
+    if failures.len() < REMEMBERED {
+        return;
+    }
+    let oldest = failures.iter().min_by_key(|(_, known)| known.since);
+    if let Some(oldest) = oldest.map(|(guess, _)| guess.clone()) {
+        failures.remove(&oldest);
     }
 }
 
@@ -156,15 +180,21 @@ mod tests {
     #[test]
     fn guessing_is_slowed_down_and_forgiven() {
         let guesses = Guesses::default();
-        let from = Guess::from(address("10.0.0.1"));
+        let from = [Guess::from(address("10.0.0.1"))];
         let begin = Instant::now();
-        for _ in 0..ATTEMPTS {
-            assert_eq!(guesses.wait(&from, begin), None);
-            guesses.failed(from.clone(), begin);
+        for _ in 0..100 {
+            assert_eq!(guesses.begin(&from, begin), Ok(()));
+            guesses.forgive(&from);
         }
-        assert_eq!(guesses.wait(&from, begin + WINDOW / 2), Some(WINDOW / 2));
-        assert_eq!(guesses.wait(&Guess::User("root".to_owned()), begin), None);
-        assert_eq!(guesses.wait(&from, begin + WINDOW), None);
+        for _ in 0..ATTEMPTS {
+            assert_eq!(guesses.begin(&from, begin), Ok(()));
+        }
+        assert_eq!(guesses.begin(&from, begin + WINDOW / 2), Err(WINDOW / 2));
+        let user = Guess::User("ann".to_owned());
+        let both = [from[0].clone(), user.clone()];
+        assert!(guesses.begin(&both, begin).is_err());
+        assert!(!guesses.0.lock().unwrap().contains_key(&user), "nothing was counted");
+        assert_eq!(guesses.begin(&from, begin + WINDOW), Ok(()));
     }
 
     #[test]
@@ -172,7 +202,7 @@ mod tests {
         let guesses = Guesses::default();
         let now = Instant::now();
         for number in 0..REMEMBERED + 10 {
-            guesses.failed(Guess::User(number.to_string()), now);
+            guesses.begin(&[Guess::User(number.to_string())], now).unwrap();
         }
         assert_eq!(guesses.0.lock().unwrap().len(), REMEMBERED);
     }

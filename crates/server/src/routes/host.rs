@@ -53,14 +53,11 @@ async fn create_join_token(
 
 /// Open to everyone, so guessing is slowed down by address.
 async fn join(app: App, call: Call<JoinHost>) -> Result<JoinAnswer, Problem> {
-    let guesser = guesser(&call.extensions);
-    if let Some(wait) = guesser.as_ref().and_then(|g| app.guesses.wait(g, Instant::now())) {
-        return Err(rate_limited(wait));
+    let guesses = guesser(&call.extensions).into_iter().collect::<Vec<_>>();
+    app.guesses.begin(&guesses, Instant::now()).map_err(rate_limited)?;
+    let joined = host::join(&app.world, call.body).await;
+    if !joined.as_ref().is_err_and(|error| error.class == Class::Unauthenticated) {
+        app.guesses.forgive(&guesses);
     }
-    host::join(&app.world, call.body).await.map_err(|error| {
-        if let (Class::Unauthenticated, Some(guesser)) = (error.class, guesser) {
-            app.guesses.failed(guesser, Instant::now());
-        }
-        problem(error)
-    })
+    joined.map_err(problem)
 }

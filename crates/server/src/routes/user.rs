@@ -35,19 +35,13 @@ async fn login(app: App, call: Call<Login>) -> Result<LoginAnswer, Problem> {
     let name: Name = name.parse().map_err(|_| wrong_login())?;
     let guesses = [guesser(&call.extensions), Some(Guess::User(name.to_string()))];
     let guesses = guesses.into_iter().flatten().collect::<Vec<_>>();
-    let now = Instant::now();
-    if let Some(wait) = guesses.iter().filter_map(|g| app.guesses.wait(g, now)).max() {
-        return Err(rate_limited(wait));
-    }
+    app.guesses.begin(&guesses, Instant::now()).map_err(rate_limited)?;
     let password = call.body.password.reveal().to_owned();
-    let issued = user::login(&app.world, &name, password).await.map_err(|error| {
-        if error.class == Class::Unauthenticated {
-            for guess in guesses {
-                app.guesses.failed(guess, Instant::now());
-            }
-        }
-        problem(error)
-    })?;
+    let issued = user::login(&app.world, &name, password).await;
+    if !issued.as_ref().is_err_and(|error| error.class == Class::Unauthenticated) {
+        app.guesses.forgive(&guesses);
+    }
+    let issued = issued.map_err(problem)?;
     let expires_at = issued.token.spec.expires_at.ok_or_else(|| {
         tracing::error!("a session does not expire");
         Problem::internal()

@@ -59,6 +59,17 @@ async fn guessing_is_slowed_down() {
 }
 
 #[tokio::test]
+async fn guessing_in_parallel_gains_nothing() {
+    let rig = Rig::start().await;
+    rig.user("ann", Role::Operator).await;
+    let anyone = Client::new(rig.http(), &rig.url(""));
+    let tries = (0..40).map(|_| login(&anyone, "ann", "wrong password"));
+    let codes = futures::future::join_all(tries).await;
+    let tried = codes.iter().filter(|code| code.as_ref().unwrap_err() == "unauthenticated");
+    assert_eq!(tried.count(), 10);
+}
+
+#[tokio::test]
 async fn join_secrets_cannot_be_guessed_either() {
     let rig = Rig::start().await;
     let anyone = Client::new(rig.http(), &rig.url(""));
