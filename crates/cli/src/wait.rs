@@ -145,32 +145,52 @@ pub(crate) async fn guest(session: &Session, path: &VmPath) -> Result<Vm, CliErr
     let title = format!("vm {name}");
     let mut progress = Progress::new(&session.output, session.draws, &title);
     progress.activity("waiting for the guest agent", None);
-    let begin = Instant::now();
+    let mut lost = None;
     loop {
-        // Also after each loss of the stream: what was missed is in here.
-        let vm = session.call::<VmShow>(path, &NoParams {}, ()).await?;
-        let query = WatchQuery { after: Some(vm.metadata.revision.0), kind: vec![KindName::Vm] };
-        let id = vm.id().untyped();
-        if let Some(vm) = judge(vm)? {
-            return Ok(vm);
-        }
-        let mut changes = session.call::<ChangeWatch>(&NoParams {}, &query, ()).await?;
-        while let Some(Ok(change)) = changes.next().await {
-            if change.data.id != id {
-                continue;
-            }
-            let Some(new) = change.data.new else {
-                return Err(CliError::new(Exit::NotFound, format!("{title} has been deleted")));
-            };
-            let vm = serde_json::from_value(new)
-                .map_err(|error| CliError::new(Exit::Failed, format!("{title}: {error}")))?;
-            if let Some(vm) = judge(vm)? {
-                return Ok(vm);
+        match follow_guest(session, path).await {
+            Ok(Some(verdict)) => return verdict,
+            Ok(None) => lost = None,
+            Err(error) => {
+                let since = *lost.get_or_insert_with(Instant::now);
+                if !is_passing(&error) || since.elapsed() > AWAY {
+                    return Err(error.into());
+                }
             }
         }
         // A server that ends each stream at once must not be asked without a pause.
-        tokio::time::sleep(pause(begin)).await;
+        tokio::time::sleep(pause(lost.unwrap_or_else(Instant::now))).await;
     }
+}
+
+/// Follows a VM to the verdict on its guest, or until the stream breaks (`None`). What was missed
+/// meanwhile is in the VM's state at the beginning.
+async fn follow_guest(
+    session: &Session,
+    path: &VmPath,
+) -> Result<Option<Result<Vm, CliError>>, ClientError> {
+    let client = &session.connection.client;
+    let vm = client.call::<VmShow>(path, &NoParams {}, ()).await?;
+    let query = WatchQuery { after: Some(vm.metadata.revision.0), kind: vec![KindName::Vm] };
+    let (id, name) = (vm.id().untyped(), vm.metadata.name.clone());
+    if let Some(verdict) = judge(vm).transpose() {
+        return Ok(Some(verdict));
+    }
+    let mut changes = client.call::<ChangeWatch>(&NoParams {}, &query, ()).await?;
+    while let Some(Ok(change)) = changes.next().await {
+        if change.data.id != id {
+            continue;
+        }
+        let verdict = match change.data.new.map(serde_json::from_value) {
+            Some(Ok(vm)) => judge(vm).transpose(),
+            // From a newer server, perhaps: its state is asked for anew.
+            Some(Err(_)) => return Ok(None),
+            None => Some(Err(CliError::new(Exit::NotFound, format!("vm {name} has been deleted")))),
+        };
+        if verdict.is_some() {
+            return Ok(verdict);
+        }
+    }
+    Ok(None)
 }
 
 /// The VM, when its guest answers; an error, when it never will.
