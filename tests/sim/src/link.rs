@@ -161,10 +161,16 @@ impl AgentLink for SimHost {
         let all = futures::stream::iter([AgentEvent::Inventory(inventory)]).chain(live);
         let numbered = all.enumerate().map(|(id, data)| Ok(Item { id: id as u64, data }));
         let mut connection = connection;
-        Ok(Box::pin(numbered.take_until(async move {
+        let connected = numbered.take_until(async move {
             // An error: the host itself is gone.
             let _gone = connection.changed().await;
-        })))
+        });
+        // Like the real one, it must not be asked again when it has ended.
+        let strict = futures::stream::unfold(Box::pin(connected), |mut stream| async move {
+            let item = stream.next().await?;
+            Some((item, stream))
+        });
+        Ok(Box::pin(strict))
     }
 
     async fn operation_cancel(&self, op: OperationId) -> Result<(), AgentError> {

@@ -19,10 +19,11 @@
 //! what one does not know is how disks are lost.
 
 use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use hostler_agent_api::AgentEvent;
 use hostler_endpoint::EventStream;
 use hostler_types::{Host, HostId, HostKind};
@@ -71,13 +72,13 @@ pub(super) async fn run(core: Arc<Core>, stopping: CancellationToken) {
         for host in snapshot.all::<HostKind>().iter() {
             loops.entry(host.id()).or_insert_with(|| {
                 let stop = stopping.child_token();
-                let follower = Follower::new(core.clone(), host);
-                let until = stop.clone();
+                let (core, host, until) = (core.clone(), host.clone(), stop.clone());
+                let address = host.spec.address.clone();
                 // Cancel-safe: every commit is whole.
                 let handle = tokio::spawn(async move {
-                    let _stopped = until.run_until_cancelled(follower.run()).await;
+                    let _stopped = until.run_until_cancelled(follow(core, host)).await;
                 });
-                (host.spec.address.clone(), stop, handle)
+                (address, stop, handle)
             });
         }
         tokio::select! {
@@ -87,6 +88,17 @@ pub(super) async fn run(core: Arc<Core>, stopping: CancellationToken) {
     }
     for (_, (_, _, handle)) in loops {
         let _joined = handle.await;
+    }
+}
+
+/// Follows one host for ever: a bug met on the way costs a second, not the host.
+async fn follow(core: Arc<Core>, host: Arc<Host>) {
+    loop {
+        let follower = Follower::new(core.clone(), &host);
+        if AssertUnwindSafe(follower.run()).catch_unwind().await.is_err() {
+            tracing::error!(host = %host.name(), "following the host panicked; it begins anew");
+        }
+        tokio::time::sleep(GRACE).await;
     }
 }
 
@@ -180,8 +192,10 @@ impl Follower {
                 }
             };
             let mut events = vec![event];
+            // A stream that has ended is not asked again.
             while events.len() < BURST
-                && let Some(more) = futures::FutureExt::now_or_never(stream.next())
+                && matches!(events.last(), Some(Some(Ok(_))))
+                && let Some(more) = stream.next().now_or_never()
             {
                 events.push(more);
             }
