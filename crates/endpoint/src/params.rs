@@ -313,4 +313,26 @@ mod tests {
             assert!(fill(bad).is_err(), "{bad:?}");
         }
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_text_survives_a_query(label in proptest::collection::vec(".*", 0..4)) {
+            let query = Query { label, ..Query::default() };
+            let text = serde_urlencoded::to_string(pairs(&query).unwrap()).unwrap();
+            assert_eq!(parse_query::<Query>(&text).unwrap(), query);
+        }
+
+        #[test]
+        fn no_text_leaves_its_path_segment(vm in ".*") {
+            if let Ok(path) = fill_path("/v1/vms/{vm}/start", &Path { vm }) {
+                assert_eq!(path.matches('/').count(), 4, "{path}");
+                assert!(!path.contains(['?', '#', ' ', '\n']), "{path}");
+            }
+        }
+
+        #[test]
+        fn no_query_is_too_strange(query in ".*") {
+            let _ = parse_query::<Query>(&query);
+        }
+    }
 }

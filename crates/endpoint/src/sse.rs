@@ -221,4 +221,12 @@ mod tests {
         assert!(parse(b"data: \xff\n\n", 3).is_err());
         assert!(parse(b"id: soon\n", 3).is_err());
     }
+
+    proptest::proptest! {
+        #[test]
+        fn no_bytes_are_too_strange(text: Vec<u8>, chunk in 1..20_usize) {
+            let whole = parse(&text, text.len().max(1));
+            assert_eq!(parse(&text, chunk).is_ok(), whole.is_ok());
+        }
+    }
 }
