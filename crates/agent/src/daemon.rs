@@ -97,12 +97,15 @@ pub async fn run(config: AgentConfig, until: impl Future<Output = ()>) -> Result
 
     let service = prepare(&config, id, stop.clone()).await?;
     let datastores = tokio::spawn(service.host.datastores.clone().watch(stop.clone()));
+    let networks = service.host.networks.clone();
+    let networks = tokio::spawn(async move { networks.ensure_all().await });
     announce(&config, &listener)?;
     let serving = tokio::spawn(listener.serve(router(service), stop.clone()));
     until.await;
     tracing::info!("ending; guests run on");
     let _ = std::fs::remove_file(ready_path(&config.runtime_dir));
     stop.cancel();
+    networks.abort();
     for task in [serving, datastores] {
         if let Err(error) = task.await {
             tracing::error!(%error, "a task of the agent panicked");

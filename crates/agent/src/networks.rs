@@ -49,6 +49,17 @@ impl Networks {
         Ok(())
     }
 
+    /// Sets up all known networks: what they need may have ended with an earlier agent, and guests
+    /// that run on them need it now. What fails is logged; a VM's start tries again.
+    pub(crate) async fn ensure_all(&self) {
+        let specs = lock(&self.0.specs).clone();
+        for (id, spec) in specs {
+            if let Err(error) = self.ensure_once(id, &spec).await {
+                tracing::warn!(network = %id, %error, "cannot set up a network");
+            }
+        }
+    }
+
     /// As [`Networks::ensure`], but free of charge when it is set up as told already.
     pub(crate) async fn ensure_once(&self, id: NetworkId, spec: &NetworkSpec) -> Result<(), Fault> {
         let known = lock(&self.0.specs).get(&id) == Some(spec);

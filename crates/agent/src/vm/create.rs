@@ -30,7 +30,9 @@ impl Actor {
         match self.make_files().await {
             Ok(()) => self.made(op, reply).await,
             Err(fault) => {
-                undo_create(&self.host, &self.record).await;
+                if !matches!(fault, Fault::DatastoreMissing(_)) {
+                    undo_create(&self.host, &self.record).await;
+                }
                 let _ = reply.send(Err(fault.into()));
                 Next::End
             }
@@ -97,8 +99,9 @@ impl Actor {
     async fn make_files(&mut self) -> Result<(), Fault> {
         let (host, record) = (self.host.clone(), self.record.clone());
         blocking(move || {
-            host.records.save(&record)?;
+            // First, so that nothing has to be taken back from a datastore that is not there.
             let dir = vm_dir(&host, &record)?;
+            host.records.save(&record)?;
             if dir.exists() && dir.read_definition().is_ok_and(|found| found.is_some()) {
                 return Err(Fault::WrongState(format!(
                     "{} holds a VM already; register it instead",
@@ -149,7 +152,8 @@ impl Actor {
     }
 
     async fn remove_all(&mut self, keep_files: bool, force: bool) -> Result<(), Fault> {
-        if self.machine.is_some() {
+        // `unknown` means that a QEMU is there which does not answer.
+        if self.power.is_live() {
             if !force {
                 return Err(Fault::Power {
                     action: "removing it",

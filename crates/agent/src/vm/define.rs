@@ -2,7 +2,7 @@
 
 use hostler_agent_api::VmDefinition;
 use hostler_host::volume;
-use hostler_types::{NicSpec, PowerState, RestartPolicy, VmSpec};
+use hostler_types::{NicSpec, RestartPolicy, VmSpec};
 
 use super::actor::Actor;
 use super::create::{make_disk, plug, unplug, vm_dir, write_seed};
@@ -18,11 +18,11 @@ impl Actor {
         if definition.vm.status.datastore != before.vm.status.datastore {
             return Err(Fault::Invalid("a definition cannot move a VM".to_owned()));
         }
-        let fixed = self.machine.is_some() || self.record.state == RecordedState::Suspended;
+        let fixed = self.power.is_live() || self.record.state == RecordedState::Suspended;
         if fixed && hardware(&definition.vm.spec) != hardware(&before.vm.spec) {
             return Err(Fault::Power {
                 action: "changing its hardware",
-                power: if self.machine.is_some() { self.power } else { PowerState::Suspended },
+                power: self.power,
                 needed: "stopped",
             });
         }

@@ -184,21 +184,25 @@ impl Machine {
 
 impl Live {
     /// Connects to QEMU's VNC server. Its socket lies where QEMU can write, so a QEMU that a guest
-    /// has taken over could put a link there: the path is opened without following any, and
-    /// connected to only if it is a socket.
+    /// has taken over could put something else there.
     pub(super) async fn connect_vnc(&self) -> Result<UnixStream, Fault> {
-        use rustix::fs::{FileType, Mode, OFlags, fstat, open};
-        let failed =
-            |error: io::Error| Fault::Qemu(format!("the screen cannot be reached: {error}"));
-        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = open(&self.vnc, flags, Mode::empty()).map_err(|error| failed(error.into()))?;
-        let mode = fstat(&fd).map_err(|error| failed(error.into()))?.st_mode;
-        if FileType::from_raw_mode(mode) != FileType::Socket {
-            return Err(failed(io::Error::other("it is not a socket")));
-        }
-        let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&fd));
-        connect(Path::new(&path)).await
+        connect_without_links(&self.vnc).await
     }
+}
+
+/// Connects to a socket by a path whose last part nobody can turn into a link meanwhile: the path
+/// is opened without following any, and what was opened is connected to, if it is a socket.
+async fn connect_without_links(path: &Path) -> Result<UnixStream, Fault> {
+    use rustix::fs::{FileType, Mode, OFlags, fstat, open};
+    let failed = |error: io::Error| Fault::Qemu(format!("the screen cannot be reached: {error}"));
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let fd = open(path, flags, Mode::empty()).map_err(|error| failed(error.into()))?;
+    let mode = fstat(&fd).map_err(|error| failed(error.into()))?.st_mode;
+    if FileType::from_raw_mode(mode) != FileType::Socket {
+        return Err(failed(io::Error::other("it is not a socket")));
+    }
+    let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&fd));
+    connect(Path::new(&path)).await
 }
 
 /// The runtime directory of one VM.
@@ -322,6 +326,20 @@ mod tests {
         let words = sockets.last_words();
         assert!(words.ends_with("qemu: no such disk"), "{words}");
         assert!(words.chars().count() <= SHOWN + 2 && !words.contains('\x1b'), "{words}");
+    }
+
+    #[tokio::test]
+    async fn a_socket_swapped_for_a_link_is_not_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (socket, link) = (dir.path().join("socket"), dir.path().join("link"));
+        let file = dir.path().join("file");
+        let _listener = UnixListener::bind(&socket).unwrap();
+        std::os::unix::fs::symlink(&socket, &link).unwrap();
+        fs::write(&file, "").unwrap();
+        assert!(connect_without_links(&socket).await.is_ok());
+        for bad in [&link, &file, &dir.path().join("nothing")] {
+            assert!(connect_without_links(bad).await.is_err(), "{}", bad.display());
+        }
     }
 
     #[test]

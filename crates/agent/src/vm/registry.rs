@@ -137,8 +137,16 @@ impl Vms {
         }
         let host = self.0.host.clone();
         let removed = blocking(move || {
-            let dir = host.datastores.get(request.datastore)?.vm(vm);
             end_processes(&host, vm)?;
+            let dir = match host.datastores.get(request.datastore) {
+                Ok(datastore) => datastore.vm(vm),
+                // A creation that found no datastore made no record either: nothing is there.
+                Err(Fault::DatastoreMissing(reason)) => {
+                    tracing::warn!(%vm, reason, "there is no record of the VM, and no datastore");
+                    return Ok(());
+                }
+                Err(fault) => return Err(fault),
+            };
             match request.keep_files {
                 true => Ok(()),
                 false => Ok(dir.remove()?),

@@ -67,7 +67,13 @@ impl Actor {
             return;
         }
         if self.machine.is_none() {
-            let result = self.stop_without_qemu().await;
+            let result = match (self.power, mode) {
+                // Its guest may be fine; only who says so plainly ends it.
+                (PowerState::Unknown, StopMode::Graceful) => Err(Fault::Qemu(
+                    "QEMU does not answer; power the VM off if it must stop".to_owned(),
+                )),
+                _ => self.stop_without_qemu().await,
+            };
             self.finish(op, result, reply).await;
             return;
         }

@@ -3,6 +3,7 @@
 
 mod datastores;
 mod images;
+mod joining;
 mod peers;
 mod restarts;
 mod vms;
