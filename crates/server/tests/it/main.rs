@@ -9,6 +9,8 @@ mod console;
 #[cfg(test)]
 mod login;
 #[cfg(test)]
+mod parallel;
+#[cfg(test)]
 mod requests;
 #[cfg(test)]
 mod rig;
