@@ -28,6 +28,9 @@ use crate::vm::{Records, Vms};
 /// Guests that do not answer must not keep the others from being served.
 const ADOPTION: Duration = Duration::from_secs(20);
 
+/// What an operation may still take when the agent is told to end.
+const LAST_WORK: Duration = Duration::from_secs(10);
+
 /// Why the agent does not run.
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
@@ -100,6 +103,7 @@ pub async fn run(config: AgentConfig, until: impl Future<Output = ()>) -> Result
     let networks = service.host.networks.clone();
     let networks = tokio::spawn(async move { networks.ensure_all().await });
     announce(&config, &listener)?;
+    let vms = service.vms.clone();
     let serving = tokio::spawn(listener.serve(router(service), stop.clone()));
     until.await;
     tracing::info!("ending; guests run on");
@@ -110,6 +114,9 @@ pub async fn run(config: AgentConfig, until: impl Future<Output = ()>) -> Result
         if let Err(error) = task.await {
             tracing::error!(%error, "a task of the agent panicked");
         }
+    }
+    if tokio::time::timeout(LAST_WORK, vms.ended()).await.is_err() {
+        tracing::warn!("some operations were cut off; they are repeated when asked for again");
     }
     Ok(())
 }

@@ -312,3 +312,32 @@ fn address(bytes: &[u8]) -> Option<String> {
     }
     <[u8; 16]>::try_from(bytes).ok().map(|v6| std::net::Ipv6Addr::from(v6).to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Ca;
+
+    #[test]
+    fn a_replaced_file_is_used_and_a_damaged_one_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let ca = Ca::create_or_open(&dir.path().join("ca")).unwrap();
+        let path = dir.path().join("server.pem");
+        let file = ca.ensure_server(&path, &[]).unwrap();
+        let now = || {
+            std::thread::sleep(Duration::from_millis(20));
+            let long_ago = Instant::now().checked_sub(LOOK_AGAIN).unwrap();
+            file.source.current.lock().unwrap().looked = long_ago;
+            file.source.current().cert[0].clone()
+        };
+        let first = now();
+        assert_eq!(now(), first);
+        ca.issue_server(&["localhost".to_owned()]).unwrap().save(&path).unwrap();
+        let second = now();
+        assert_ne!(second, first);
+        std::fs::write(&path, "garbage").unwrap();
+        assert_eq!(now(), second);
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(now(), second);
+    }
+}

@@ -71,6 +71,13 @@ impl Vms {
         adopted.wait().await;
     }
 
+    /// Waits until every actor has come to the end of what it was doing when the agent was told to
+    /// end.
+    pub(crate) async fn ended(&self) {
+        self.0.actors.close();
+        self.0.actors.wait().await;
+    }
+
     pub(crate) fn reports(&self) -> Vec<VmReport> {
         self.lock().values().map(|handle| VmReport::clone(&handle.report.borrow())).collect()
     }
