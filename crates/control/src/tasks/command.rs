@@ -15,6 +15,7 @@ use crate::agents::{AgentError, AgentLink};
 use crate::error::ServiceError;
 use crate::inventory::images;
 use crate::reports::absorb;
+use crate::tasks::naming::named;
 use crate::world::Core;
 
 pub(super) type Step = StepContext<Core>;
@@ -100,7 +101,8 @@ pub(super) async fn ask<T>(
             step.world().attempts.refused(step.operation_id());
             let error = ServiceError::from(problem);
             let hint = error.hint.map(|hint| format!("; {hint}")).unwrap_or_default();
-            Err(StepError::failed(error.code, format!("{}{hint}", error.message)))
+            let message = named(&step.world().snapshot(), &format!("{}{hint}", error.message));
+            Err(StepError::failed(error.code, message))
         }
         Ok(Err(error @ AgentError::Unreachable { .. })) => {
             Err(StepError::retry(AGAIN, error.to_string()))

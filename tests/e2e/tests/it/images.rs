@@ -21,7 +21,12 @@ fn text(path: &Path) -> String {
 fn formats_are_recognised_by_content_and_never_by_name() {
     let hostler = Instance::start();
     let raw = hostler.path().join("disk.qcow2");
-    fs::write(&raw, vec![7u8; 3 << 20]).unwrap();
+    // A raw disk is recognised by its partition table.
+    let mut content = vec![7u8; 3 << 20];
+    content[446..510].fill(0);
+    content[446..462].copy_from_slice(&[0x80, 0, 2, 0, 0x83, 0, 0, 0, 1, 0, 0, 0, 0, 8, 0, 0]);
+    content[510..512].copy_from_slice(&[0x55, 0xaa]);
+    fs::write(&raw, content).unwrap();
     for (format, options) in
         [("raw", ""), ("vmdk", "subformat=streamOptimized"), ("vhdx", ""), ("qcow2", "")]
     {
@@ -57,7 +62,7 @@ fn images_that_refer_to_other_files_are_refused() {
     let data = hostler.path().join("data.qcow2");
     let option = format!("data_file={}", text(&hostler.path().join("data.raw")));
     qemu_img(&["create", "-q", "-f", "qcow2", "-o", &option, &text(&data), "1M"]);
-    refused("data", &data, "data file");
+    refused("data", &data, "another file");
     let flat = hostler.path().join("flat.vmdk");
     qemu_img(&["create", "-q", "-f", "vmdk", "-o", "subformat=monolithicFlat", &text(&flat), "1M"]);
     refused("flat", &flat, "flat");

@@ -23,8 +23,8 @@ fn qemu_a_vm_lives_from_create_to_delete() {
     );
 
     // The guest is reachable from its host.
-    let ping = ["-c", "1", "-W", "5", &address];
-    assert!(hostler.namespace().network_command("ping").args(ping).status().unwrap().success());
+    let ping = ["ping", "-c", "1", "-W", "5", &address];
+    assert!(hostler.namespace().network_command("busybox").args(ping).status().unwrap().success());
 
     assert_eq!(hostler.ok(&["vm", "exec", "web01", "--", "hostname"]).trim(), "web01");
     let failed = hostler.hostler(&["vm", "exec", "web01", "--", "sh", "-c", "echo no >&2; exit 3"]);
@@ -90,7 +90,12 @@ fn qemu_a_vm_leaves_the_inventory_and_comes_back_from_its_files() {
     let id = hostler.json(&["vm", "show", "web01"])["metadata"]["id"].as_str().unwrap().to_owned();
     hostler.ok(&["vm", "unregister", "web01"]);
     hostler.fails(3, &["vm", "show", "web01"]);
-    assert!(hostler.datastore().join("vms").join(&id).join("vm.json").exists());
+    let folder = hostler.datastore().join("vms").join(&id);
+    let kept = |ending: &str| {
+        let mut files = fs::read_dir(&folder).unwrap().flatten();
+        files.any(|file| file.file_name().to_string_lossy().contains(ending))
+    };
+    assert!(kept(".json") && kept(".qcow2"), "definition and disk stay on the datastore");
     hostler.ok(&["vm", "register", "local", &id]);
     let vm = hostler.json(&["vm", "show", "web01"]);
     assert_eq!(vm["metadata"]["id"], id.as_str());

@@ -36,13 +36,13 @@ impl Drop for SmallDisk {
 
 #[test]
 fn a_full_datastore_is_told_and_nothing_is_left_half_made() {
-    let disk = SmallDisk::new("40m");
+    let disk = SmallDisk::new("100m");
     let settings = Settings { datastore: Some(disk.path().join("ds")), ..Settings::default() };
     let hostler = Instance::start_with(settings);
     hostler.import_tiny();
     // Fill it up to the last page.
     let filler = disk.path().join("filler");
-    let _ = fs::write(&filler, vec![1u8; 60 << 20]);
+    let _ = fs::write(&filler, vec![1u8; 120 << 20]);
     let output =
         hostler.hostler(&["vm", "create", "web01", "--image", "tiny", "--memory", "128MiB"]);
     let error = String::from_utf8_lossy(&output.stderr);
