@@ -142,3 +142,35 @@ async fn an_agent_killed_while_it_creates_leaves_all_or_nothing() {
         world.assert_nothing_left();
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn qemu_runs_once_whenever_its_agent_is_killed() {
+    let mut world = World::start_process().await;
+    let definition = world.vm(DiskSource::Blank);
+    let vm = definition.vm.id();
+    world.create(&definition).await.unwrap();
+    for delay in [5, 20, 60, 120, 200, 400] {
+        let (path, start) = (VmPath { vm }, command(1));
+        let client = world.client.clone();
+        let asking = tokio::spawn(async move {
+            client.call_with::<api::VmStart>(&path, &NoParams {}, start, long()).await
+        });
+        tokio::time::sleep(std::time::Duration::from_millis(delay)).await;
+        world.end_agent().await;
+        drop(asking.await);
+        world.spawn_agent().await;
+
+        let power = world.report(vm).await.unwrap().power;
+        let running = power == PowerState::Running;
+        assert!(running || power == PowerState::Stopped, "{power} after {delay} ms");
+        assert_eq!(world.qemu_pids().len(), usize::from(running), "after {delay} ms");
+        let path = VmPath { vm };
+        let answer = world.client.call_with::<api::VmStart>(&path, &NoParams {}, start, long());
+        assert_eq!(answer.await.unwrap().power, PowerState::Running);
+        assert_eq!(world.qemu_pids().len(), 1, "one QEMU, after {delay} ms");
+        world.stop(vm, StopMode::PowerOff, 0).await.unwrap();
+        assert_eq!(world.qemu_pids(), Vec::<u32>::new());
+    }
+    world.remove(vm, false, false).await.unwrap();
+    world.assert_nothing_left();
+}
