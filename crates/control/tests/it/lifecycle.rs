@@ -37,6 +37,9 @@ async fn a_vm_is_made_started_stopped_and_deleted() {
     fleet.done(&vm::reset(&fleet.world, &root(), &reference, &plain()).await.unwrap()).await;
     fleet.done(&vm::suspend(&fleet.world, &root(), &reference, &plain()).await.unwrap()).await;
     assert_eq!(fleet.show("web01").status.power, PowerState::Suspended);
+    let cpus = VmUpdate { cpus: Some(Cores::ONE), ..VmUpdate::default() };
+    let error = vm::update(&fleet.world, &root(), &reference, cpus, None, &plain()).await;
+    assert_eq!(error.unwrap_err().code, "wrong_state", "its memory expects the same machine");
     fleet.done(&vm::resume(&fleet.world, &root(), &reference, &plain()).await.unwrap()).await;
     assert_eq!(fleet.show("web01").status.power, PowerState::Running);
     fleet.done(&vm::stop(&fleet.world, &root(), &reference, off(), &plain()).await.unwrap()).await;

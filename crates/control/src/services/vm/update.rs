@@ -7,7 +7,9 @@
 use std::sync::Arc;
 
 use hostler_store::Write;
-use hostler_types::{HostKind, Name, Ref, Revision, Role, Vm, VmKind, VmUpdate, validate_labels};
+use hostler_types::{
+    HostKind, Name, PowerState, Ref, Revision, Role, Vm, VmKind, VmUpdate, validate_labels,
+};
 
 use super::create::{cdroms, name_taken, nics, validate};
 use super::mac::ReservedMacs;
@@ -42,14 +44,8 @@ pub async fn update(
         require_revision::<VmKind>(old, expected)?;
         require_idle(snapshot, old)?;
         require_host(snapshot, old)?;
-        if old.status.power.is_live() && !request.is_live() {
-            let message = format!(
-                "vm `{}` is {}: only labels, description, protection and restart policy change now",
-                old.name(),
-                old.status.power
-            );
-            return Err(ServiceError::conflict("wrong_state", message)
-                .hint(format!("stop it with `hostler vm stop {}`, then try again", old.name())));
+        if !request.is_live() {
+            require_off(old)?;
         }
         macs.release();
         let new = changed(snapshot, &mut macs, old, &request)?;
@@ -87,6 +83,21 @@ pub async fn rename(
     })
     .await?;
     answer(world, vm, ordered)
+}
+
+/// What QEMU was started with changes only while there is neither QEMU nor memory that expects it.
+fn require_off(vm: &Vm) -> Result<(), ServiceError> {
+    let (name, power) = (vm.name(), vm.status.power);
+    let way_out = match power {
+        PowerState::Suspended => format!("`hostler vm resume {name}` and `hostler vm stop {name}`"),
+        live if live.is_live() => format!("`hostler vm stop {name}`"),
+        _ => return Ok(()),
+    };
+    let message = format!(
+        "vm `{name}` is {power}: only labels, description, protection and restart policy change now"
+    );
+    Err(ServiceError::conflict("wrong_state", message)
+        .hint(format!("stop it with {way_out}, then try again")))
 }
 
 fn planned(old: &Arc<Vm>, new: Vm) -> Planned<VmKind> {
