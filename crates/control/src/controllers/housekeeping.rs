@@ -7,10 +7,12 @@ use hostler_store::{Batch, Write};
 use hostler_tasks::Engine;
 use hostler_types::{JoinTokenKind, TokenKind};
 use jiff::{SignedDuration, Timestamp};
+use tokio::time::Instant;
 
 use crate::world::Core;
 
 const INTERVAL: Duration = Duration::from_secs(3600);
+const AFTER_START: Duration = Duration::from_secs(60);
 /// Finished tasks stay for so long, and idempotency keys with them,
 const TASK_LIFE: SignedDuration = SignedDuration::from_hours(24 * 30);
 /// or longer, as long as there are no more than these.
@@ -21,7 +23,8 @@ const GRACE: SignedDuration = SignedDuration::from_hours(24 * 7);
 const CHUNK: usize = 100;
 
 pub(super) async fn run(core: Arc<Core>, engine: Engine<Core>) {
-    let mut interval = tokio::time::interval(INTERVAL);
+    // Not while the server has better things to do.
+    let mut interval = tokio::time::interval_at(Instant::now() + AFTER_START, INTERVAL);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         interval.tick().await;
