@@ -97,11 +97,11 @@ impl Actor {
     }
 
     async fn make_files(&mut self) -> Result<(), Fault> {
+        // First of all, so that whatever follows is known to be ours.
+        self.save().await?;
         let (host, record) = (self.host.clone(), self.record.clone());
-        blocking(move || {
-            // First, so that nothing has to be taken back from a datastore that is not there.
+        let files = blocking(move || {
             let dir = vm_dir(&host, &record)?;
-            host.records.save(&record)?;
             if dir.exists() && dir.read_definition().is_ok_and(|found| found.is_some()) {
                 return Err(Fault::WrongState(format!(
                     "{} holds a VM already; register it instead",
@@ -111,9 +111,11 @@ impl Actor {
             dir.create()?;
             make_disks(&host, &dir, &record)?;
             write_seed(&dir, &record)
-        })
-        .await?;
-        plug_all(&self.host, &self.record).await?;
+        });
+        // Disks wait for flushes, networks for a process. Both come to their end before either's
+        // failure is looked at: taking back must not race with making.
+        let (files, plugged) = tokio::join!(files, plug_all(&self.host, &self.record));
+        files.and(plugged)?;
         let (host, record) = (self.host.clone(), self.record.clone());
         blocking(move || Ok(vm_dir(&host, &record)?.write_definition(&record.definition.vm)?)).await
     }
