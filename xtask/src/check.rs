@@ -74,7 +74,9 @@ fn file_limits() -> Result<()> {
         })?;
     }
     if !long.is_empty() {
-        bail!("files over {MOST_LINES} lines are split by concept, and each says what it is for:\n{long}");
+        bail!(
+            "files over {MOST_LINES} lines are split by concept, and each says what it is for:\n{long}"
+        );
     }
     Ok(())
 }
