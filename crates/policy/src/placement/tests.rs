@@ -1,3 +1,5 @@
+//! What a placement must hold to, case by case.
+
 use super::*;
 
 fn store(name: &str, capacity: u64, free: u64) -> DatastoreCandidate {
