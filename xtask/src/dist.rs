@@ -6,13 +6,13 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use crate::{cargo, root, run};
+use crate::{cargo, root, run, target};
 
 pub(crate) fn dist() -> Result<()> {
     run(cargo().args(["build", "--release", "--package", "hostler"]))?;
     let version = env!("CARGO_PKG_VERSION");
     let architecture = debian_architecture()?;
-    let dist = root().join("target/dist");
+    let dist = target().join("dist");
     let tree = dist.join("tree");
     if tree.exists() {
         fs::remove_dir_all(&tree)?;
@@ -40,7 +40,7 @@ pub(crate) fn dist() -> Result<()> {
 
 /// Lays the files out as they are installed.
 fn stage(tree: &Path) -> Result<()> {
-    let binary = root().join("target/release/hostler");
+    let binary = target().join("release/hostler");
     install(&binary, &tree.join("usr/bin/hostler"))?;
     for unit in ["hostler-server.service", "hostler-agent.service"] {
         let from = root().join("packaging").join(unit);

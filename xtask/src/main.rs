@@ -50,13 +50,18 @@ fn main() -> Result<()> {
 /// The benchmark measures the release build, and is itself one.
 fn bench(arguments: &[String]) -> Result<()> {
     run(cargo().args(["build", "--release", "--package", "hostler", "--package", "hostler-e2e"]))?;
-    run(Command::new(root().join("target/release/hostler-bench")).args(arguments))
+    run(Command::new(target().join("release/hostler-bench")).args(arguments))
 }
 
 /// The checkout's top folder.
 fn root() -> PathBuf {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
     folder.parent().map_or_else(|| folder.to_owned(), Path::to_owned)
+}
+
+/// Where cargo puts what it builds.
+fn target() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
 }
 
 fn cargo() -> Command {
