@@ -21,6 +21,8 @@ use crate::fault::{Fault, chain};
 
 /// After a guest agent has taken the order to shut down, this long until the power button too.
 const BUTTON_AFTER: Duration = Duration::from_secs(15);
+/// Between two presses.
+const PRESS_AGAIN: Duration = Duration::from_secs(5);
 
 /// The operations that wait for a guest to stop.
 #[derive(Debug, Default)]
@@ -194,8 +196,13 @@ impl Actor {
             if port != Some(false) && live.agent.shutdown(ShutdownMode::Powerdown).await.is_ok() {
                 tokio::time::sleep(BUTTON_AFTER).await;
             }
-            if let Err(error) = live.qmp.execute(SystemPowerdown).await {
-                tracing::debug!(%error, "cannot press the power button");
+            // A guest that is still booting, or very busy, misses a press: seen under load.
+            loop {
+                if let Err(error) = live.qmp.execute(SystemPowerdown).await {
+                    tracing::debug!(%error, "cannot press the power button");
+                    return;
+                }
+                tokio::time::sleep(PRESS_AGAIN).await;
             }
         });
         self.stopping.asking = Some(AbortOnDrop(asking));
