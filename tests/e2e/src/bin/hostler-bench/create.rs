@@ -3,7 +3,7 @@
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use hostler_api::vm::{Create, VmCreateQuery};
 use hostler_e2e::Instance;
 use hostler_endpoint::NoParams;
@@ -18,8 +18,9 @@ pub(crate) fn measure(runs: usize) -> Result<Vec<Figure>> {
     let runtime = api::runtime()?;
     let client = api::client(&instance.socket())?;
     let images = instance.datastore().join("images");
-    let image = std::fs::read_dir(&images)?.next().transpose()?.map(|entry| entry.path());
-    let image = image.unwrap_or(images);
+    let files = std::fs::read_dir(&images)?.flatten().map(|entry| entry.path());
+    let mut disks = files.filter(|path| path.extension().is_some_and(|kind| kind == "qcow2"));
+    let image = disks.next().context("the image is not on the datastore")?;
 
     let mut measured = Vec::new();
     let mut raw = Vec::new();
