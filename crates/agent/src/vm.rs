@@ -22,6 +22,7 @@ mod create;
 mod define;
 mod exit;
 mod guest;
+mod layers;
 mod machine;
 mod power;
 mod record;

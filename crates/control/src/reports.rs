@@ -107,11 +107,11 @@ fn disks_differ(status: &VmStatus, report: &VmReport) -> bool {
     if status.disks.len() != report.disks.len() {
         return true;
     }
-    status
-        .disks
-        .iter()
-        .zip(&report.disks)
-        .any(|(old, new)| old.name != new.name || old.allocated.0.abs_diff(new.allocated.0) >= STEP)
+    status.disks.iter().zip(&report.disks).any(|(old, new)| {
+        old.name != new.name
+            || old.allocated.0.abs_diff(new.allocated.0) >= STEP
+            || !old.layers.iter().map(|l| &l.file).eq(new.layers.iter().map(|l| &l.file))
+    })
 }
 
 /// Its host does not answer.
@@ -176,6 +176,7 @@ mod tests {
         let disk = |mib| DiskStatus {
             name: "disk0".parse().unwrap(),
             allocated: hostler_types::ByteSize::mib(mib),
+            layers: Vec::new(),
         };
         status.disks = vec![disk(10)];
         let mut grown = report(2, PowerState::Stopped, 0);

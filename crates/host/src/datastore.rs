@@ -22,7 +22,7 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use hostler_types::{ByteSize, DatastoreId, ImageId, ImageMedia, VmId};
+use hostler_types::{ByteSize, DatastoreId, ImageId, ImageMedia, LayerFile, VmId};
 use serde::{Deserialize, Serialize};
 
 use crate::file::{
@@ -231,6 +231,29 @@ impl Datastore {
         }
         orphans.sort();
         Ok(orphans)
+    }
+
+    /// The disk files of all images and VMs. Files that have no place in the layout are not among
+    /// them; nor are images that are being imported.
+    pub(crate) fn layer_files(&self) -> Result<Vec<LayerFile>, DatastoreError> {
+        self.check()?;
+        let mut files = Vec::new();
+        let mut add = |path: String| files.extend(path.parse::<LayerFile>().ok());
+        for name in entries(&self.images())? {
+            add(format!("images/{name}"));
+        }
+        for vm in entries(&self.vms())?.iter().filter(|name| name.parse::<VmId>().is_ok()) {
+            let directory = self.vms().join(vm);
+            let names = match entries(&directory) {
+                // Removed meanwhile.
+                Err(_) if !directory.exists() => continue,
+                names => names?,
+            };
+            for name in names {
+                add(format!("vms/{vm}/{name}"));
+            }
+        }
+        Ok(files)
     }
 
     pub(crate) fn images(&self) -> PathBuf {

@@ -9,7 +9,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use hostler_types::{ByteSize, DatastoreId, DiskSpec};
+use hostler_types::{ByteSize, DatastoreId, DiskSpec, LayerFile};
 
 use crate::datastore::{DatastoreError, VmDir, is_full};
 use crate::file::{Access, is_not_plain, open_plain, set_access, sync_directory, temporary_in};
@@ -63,7 +63,24 @@ pub fn create_overlay(
         .map(|relative| format!("../../{relative}"))
         .ok_or_else(|| VolumeError::ForeignImage(image.to_owned()))?;
     fs::metadata(image).map_err(|source| io_error("find the image", image, source))?;
-    create(vm, disk, Some(&backing), owner)
+    create(vm, &vm.disk(&disk.name), disk.size, Some(&backing), owner)
+}
+
+/// Makes an empty layer on top of another one, which must be there. It may be there already.
+///
+/// # Errors
+/// [`VolumeError::Full`], or another file of that name.
+pub fn create_layer(
+    vm: &VmDir,
+    file: &LayerFile,
+    size: ByteSize,
+    beneath: &LayerFile,
+    owner: VmUid,
+) -> Result<(), VolumeError> {
+    let root = vm.datastore().root();
+    let lower = root.join(beneath.as_str());
+    fs::metadata(&lower).map_err(|source| io_error("find", &lower, source))?;
+    create(vm, &root.join(file.as_str()), size, Some(&beneath.relative_to(file)), owner)
 }
 
 /// Makes a disk that reads as zeros. It may be there already.
@@ -71,7 +88,7 @@ pub fn create_overlay(
 /// # Errors
 /// [`VolumeError::Full`], or another disk of that name.
 pub fn create_blank(vm: &VmDir, disk: &DiskSpec, owner: VmUid) -> Result<(), VolumeError> {
-    create(vm, disk, None, owner)
+    create(vm, &vm.disk(&disk.name), disk.size, None, owner)
 }
 
 /// Grows a disk that no QEMU has open. One that is as large already stays as it is.
@@ -92,6 +109,11 @@ pub async fn grow(qemu_img: &QemuImg, disk: &Path, size: ByteSize) -> Result<(),
 /// The file is not a qcow2.
 pub fn virtual_size(disk: &Path) -> Result<ByteSize, VolumeError> {
     Ok(ByteSize(read_header(disk)?.virtual_size))
+}
+
+/// The name of the file beneath a disk, as its header has it.
+pub(crate) fn backing_of(disk: &Path) -> Result<Option<String>, VolumeError> {
+    Ok(read_header(disk)?.backing)
 }
 
 /// Bytes that a file has on its file system; 0 when it is not there.
@@ -128,24 +150,24 @@ pub fn remove(vm: &VmDir, path: &Path) -> Result<(), VolumeError> {
 
 fn create(
     vm: &VmDir,
-    disk: &DiskSpec,
+    path: &Path,
+    size: ByteSize,
     backing: Option<&str>,
     owner: VmUid,
 ) -> Result<(), VolumeError> {
     vm.datastore().check()?;
-    let path = vm.disk(&disk.name);
-    match fs::symlink_metadata(&path) {
-        Ok(_) => return adopt(&path, disk.size, backing, owner),
+    match fs::symlink_metadata(path) {
+        Ok(_) => return adopt(path, size, backing, owner),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(source) => return Err(io_error("look at", &path, source)),
+        Err(source) => return Err(io_error("look at", path, source)),
     }
-    write_empty(vm.path(), &path, disk.size, backing, owner).map_err(|source| {
+    write_empty(vm.path(), path, size, backing, owner).map_err(|source| {
         if is_full(&source) {
             let space = vm.datastore().space().map_or(ByteSize(0), |space| space.free);
             let datastore = vm.datastore().id();
-            return VolumeError::Full { datastore, free: space, path: path.clone() };
+            return VolumeError::Full { datastore, free: space, path: path.to_owned() };
         }
-        io_error("create", &path, source)
+        io_error("create", path, source)
     })
 }
 

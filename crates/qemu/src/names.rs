@@ -1,7 +1,7 @@
 //! The ids that devices and nodes have within QEMU: made from a disk's or NIC's name, so that they
 //! stay the same over restarts and can be found by hot-plug, snapshots and events.
 
-use hostler_types::Name;
+use hostler_types::{LayerFile, Name};
 
 /// QEMU's limit for the names of block nodes.
 const MAX_NODE_NAME: usize = 31;
@@ -15,10 +15,17 @@ pub fn disk_id(name: &Name) -> String {
     format!("disk-{name}")
 }
 
-/// The block node of a disk, which is the node of its format.
+/// The block node of a layer, which is the node of its format. The same file may lie beneath two
+/// disks of a VM, so the disk is part of it.
 #[must_use]
-pub fn disk_node(name: &Name) -> String {
-    node(name, "")
+pub fn layer_node(disk: &Name, file: &LayerFile) -> String {
+    format!("l-{:016x}", fnv1a(&[disk.as_str(), file.as_str()]))
+}
+
+/// The node of the file beneath a layer's node.
+#[must_use]
+pub fn layer_file_node(node: &str) -> String {
+    format!("{node}-file")
 }
 
 /// A disk's serial number, as the guest sees it: its name, or as much of it as fits.
@@ -45,12 +52,6 @@ pub fn netdev_id(name: &Name) -> String {
     format!("net-{name}")
 }
 
-/// A node of a disk: `suffix` tells the nodes of one disk apart, at most 6 characters.
-pub(crate) fn node(name: &Name, suffix: &str) -> String {
-    let prefix = "d-";
-    format!("{prefix}{}{suffix}", shorten(name.as_str(), MAX_NODE_NAME - prefix.len() - 6))
-}
-
 /// A node of a CD drive.
 pub(crate) fn cdrom_node(name: &Name, suffix: &str) -> String {
     let prefix = "c-";
@@ -63,12 +64,19 @@ fn shorten(text: &str, most: usize) -> String {
     if text.len() <= most {
         return text.to_owned();
     }
-    // FNV-1a: stable over versions, which the standard library's hashers are not.
-    let hash = text
-        .bytes()
-        .fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+    let hash = fnv1a(&[text]);
+    // Of 64 bits, half are enough to tell the devices of one VM apart.
+    let hash = (hash >> 32) ^ (hash & 0xffff_ffff);
     let head: String = text.chars().take(most - 9).collect();
     format!("{head}.{hash:08x}")
+}
+
+/// FNV-1a: stable over versions, which the standard library's hashers are not.
+fn fnv1a(parts: &[&str]) -> u64 {
+    let bytes = parts.iter().flat_map(|part| part.bytes().chain([0]));
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
 }
 
 #[cfg(test)]
@@ -78,12 +86,7 @@ mod tests {
     #[test]
     fn long_names_stay_within_limits_and_apart() {
         let long = |last: char| format!("{}{last}", "a".repeat(62)).parse::<Name>().unwrap();
-        for make in [
-            disk_node,
-            disk_serial,
-            |name: &Name| node(name, "-bfile"),
-            |name: &Name| cdrom_node(name, "-file"),
-        ] {
+        for make in [disk_serial, |name: &Name| cdrom_node(name, "-file")] {
             let (a, b) = (make(&long('a')), make(&long('b')));
             assert_ne!(a, b);
             assert!(a.len() <= MAX_NODE_NAME);
@@ -91,6 +94,13 @@ mod tests {
         assert!(disk_serial(&long('a')).len() <= MAX_SERIAL);
         // No name has a dot, so no short name is another's shortened one.
         assert_eq!(disk_serial(&"root".parse().unwrap()), "root");
-        assert_eq!(disk_node(&"root".parse().unwrap()), "d-root");
+    }
+
+    #[test]
+    fn a_layer_has_a_node_in_every_disk() {
+        let image = LayerFile::image("01890000-0000-7000-8000-000000000001".parse().unwrap());
+        let [a, b] = ["a", "b"].map(|disk| layer_node(&disk.parse().unwrap(), &image));
+        assert_ne!(a, b);
+        assert!(layer_file_node(&a).len() <= MAX_NODE_NAME);
     }
 }

@@ -90,17 +90,27 @@ pub enum FirmwarePlan {
 pub struct DiskPlan {
     /// Unique within the VM.
     pub name: Name,
-    /// Its file.
-    pub path: PathBuf,
-    /// The qcow2 image beneath it. What the file's own header says is never followed: without
-    /// this there is none.
-    pub backing: Option<PathBuf>,
+    /// Its files, the active one first; at least that. What the files' own headers say is never
+    /// followed: beneath the last of these there is nothing.
+    pub layers: Vec<LayerPlan>,
     /// How the guest sees it.
     pub bus: DiskBus,
     /// Whether writes are refused.
     pub read_only: bool,
     /// How the host caches it.
     pub cache: DiskCache,
+}
+
+/// One qcow2 file of a disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LayerPlan {
+    /// Its block node; see [`layer_node`](crate::layer_node).
+    pub node: String,
+    /// Its file.
+    pub path: PathBuf,
+    /// Whether other VMs may read it too: then it goes through the page cache, which pays, and is
+    /// never written to.
+    pub shared: bool,
 }
 
 /// How the host caches a disk. Flushes reach the disk with either.
@@ -154,6 +164,9 @@ pub enum Start {
 /// Why no command line can be made of a plan.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum PlanError {
+    /// A disk without files.
+    #[error("the disk {0} has no file")]
+    NoLayer(Name),
     /// A CPU model with characters that no model has.
     #[error("{0:?} is not the name of a CPU model")]
     CpuModel(String),

@@ -8,6 +8,7 @@ mod datastore;
 mod host;
 mod id;
 mod image;
+mod layer;
 mod name;
 mod network;
 mod object;
@@ -31,6 +32,7 @@ pub use image::{
     Image, ImageCreate, ImageFormat, ImageKind, ImageMedia, ImageSource, ImageSpec, ImageState,
     ImageStatus, Sha256,
 };
+pub use layer::{Layer, LayerFile, LayerFileError, LayerOwner};
 pub use name::{Name, NameError, Ref};
 pub use network::{
     Ipv4Net, Ipv4NetError, MacAddress, MacError, Network, NetworkKind, NetworkSpec, NetworkState,

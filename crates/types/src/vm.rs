@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::id::{DatastoreId, HostId, ImageId, NetworkId};
+use crate::layer::Layer;
 use crate::name::Name;
 use crate::network::MacAddress;
 use crate::object::{Kind, KindName, Object};
@@ -375,8 +376,11 @@ pub struct VmStatus {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct DiskStatus {
     pub name: Name,
-    /// Bytes on the datastore.
+    /// Bytes on the datastore, in the disk's own files: those that lie in the VM's directory.
     pub allocated: ByteSize,
+    /// The files that make it up, the active one first. The host's agent is their only writer.
+    #[serde(default)]
+    pub layers: Vec<Layer>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

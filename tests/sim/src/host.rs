@@ -7,7 +7,7 @@ use hostler_agent_api::{AgentEvent, DatastoreReport, Inventory, VmDefinition, Vm
 use hostler_endpoint::Problem;
 use hostler_types::{
     Accelerator, ByteSize, DatastoreId, DatastoreState, DiskStatus, Epoch, GuestReport, HostFacts,
-    HostId, ImageId, NetworkId, OperationId, PowerState, Vm, VmId,
+    HostId, ImageId, Layer, LayerFile, NetworkId, OperationId, PowerState, Vm, VmId,
 };
 use jiff::Timestamp;
 use serde_json::Value;
@@ -62,6 +62,10 @@ impl SimVm {
         let disk = |disk: &hostler_types::DiskSpec| DiskStatus {
             name: disk.name.clone(),
             allocated: ByteSize(196_608),
+            layers: vec![Layer {
+                file: LayerFile::disk(vm.id(), &disk.name, 0),
+                allocated: ByteSize(196_608),
+            }],
         };
         VmReport {
             vm: vm.id(),

@@ -8,10 +8,11 @@ use hostler_endpoint::Problem;
 use hostler_host::network::TapName;
 use hostler_host::seed::{self, SeedInput};
 use hostler_host::{Datastore, VmDir, volume};
-use hostler_types::{DiskSource, DiskSpec, NicSpec, OperationId, PowerState, VmId};
+use hostler_types::{DiskSource, DiskSpec, LayerOwner, NicSpec, OperationId, PowerState, VmId};
 use std::time::Duration;
 
 use super::actor::{Actor, Next, Reply};
+use super::layers;
 use super::record::{RecordedState, VmRecord};
 use crate::blocking::blocking;
 use crate::context::HostContext;
@@ -122,17 +123,33 @@ impl Actor {
 
     async fn take_files(&mut self) -> Result<(), Fault> {
         let (host, record) = (self.host.clone(), self.record.clone());
-        blocking(move || {
+        // Which files a disk is made of is told by the definition that lies beside them.
+        let disks = blocking(move || {
             host.records.save(&record)?;
             let dir = vm_dir(&host, &record)?;
             if !dir.exists() {
                 return Err(Fault::WrongState(format!("{} is not there", dir.path().display())));
             }
+            let found = dir.read_definition().map_err(|e| Fault::WrongState(chain(&e)))?;
+            Ok(found.map(|vm| vm.status.disks).unwrap_or_default())
+        });
+        layers::settle(&mut self.record.definition.vm, &disks.await?);
+        let (host, record) = (self.host.clone(), self.record.clone());
+        blocking(move || {
+            let dir = vm_dir(&host, &record)?;
             let spec = &record.definition.vm.spec;
             for disk in &spec.disks {
+                let files = layers::of(&record, &disk.name);
+                layers::check(&dir, files)?;
+                let own =
+                    files.iter().filter(|layer| layer.file.owner() == LayerOwner::Vm(dir.id()));
+                let paths: Vec<_> = own
+                    .map(|layer| hostler_host::layers::path(dir.datastore(), &layer.file))
+                    .collect();
                 // The new user may be another than the one before; also proves that it is a file.
-                volume::set_owner(&dir.disk(&disk.name), record.uid)?;
-                let found = volume::virtual_size(&dir.disk(&disk.name))?;
+                paths.iter().try_for_each(|path| volume::set_owner(path, record.uid))?;
+                let Some(active) = paths.first() else { continue };
+                let found = volume::virtual_size(active)?;
                 if found > disk.size {
                     return Err(Fault::WrongState(format!(
                         "disk `{}` has {found}, more than the {} of its definition",

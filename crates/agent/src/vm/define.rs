@@ -6,6 +6,7 @@ use hostler_types::{NicSpec, RestartPolicy, VmSpec};
 
 use super::actor::Actor;
 use super::create::{make_disk, plug, unplug, vm_dir, write_seed};
+use super::layers;
 use super::record::{RecordedState, VmRecord};
 use crate::blocking::blocking;
 use crate::fault::Fault;
@@ -13,8 +14,9 @@ use crate::fault::Fault;
 impl Actor {
     /// Everything that QEMU was started with may change only while there is no QEMU, and no
     /// suspended memory that expects the same machine.
-    pub(super) async fn define(&mut self, definition: VmDefinition) -> Result<(), Fault> {
+    pub(super) async fn define(&mut self, mut definition: VmDefinition) -> Result<(), Fault> {
         let before = &self.record.definition;
+        layers::settle(&mut definition.vm, &before.vm.status.disks);
         if definition.vm.status.datastore != before.vm.status.datastore {
             return Err(Fault::Invalid("a definition cannot move a VM".to_owned()));
         }
@@ -43,14 +45,16 @@ impl Actor {
             let (host, record, disk) = (self.host.clone(), record.clone(), disk.clone());
             let path = blocking(move || {
                 let dir = vm_dir(&host, &record)?;
-                let path = dir.disk(&disk.name);
-                if !path.exists() {
+                if !dir.disk(&disk.name).exists() {
                     make_disk(&host, &dir, &record, &disk)?;
                 }
+                let active = layers::of(&record, &disk.name).first().map(|layer| &layer.file);
+                let path = active.map(|file| hostler_host::layers::path(dir.datastore(), file));
                 Ok((path, disk.size))
             });
-            let (path, size) = path.await?;
-            volume::grow(&self.host.qemu_img, &path, size).await?;
+            if let (Some(path), size) = path.await? {
+                volume::grow(&self.host.qemu_img, &path, size).await?;
+            }
         }
         let (host, record) = (self.host.clone(), record.clone());
         blocking(move || write_seed(&vm_dir(&host, &record)?, &record)).await

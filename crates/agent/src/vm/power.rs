@@ -14,13 +14,14 @@ use hostler_qemu::{
 };
 use hostler_qmp::command::{Cont, QueryStatus, SystemReset};
 use hostler_qmp::{Events, Options, Qmp};
-use hostler_types::{Accelerator, DiskSource, Firmware, PowerState};
+use hostler_types::{Accelerator, Firmware, PowerState};
 use jiff::Timestamp;
 use tokio::net::UnixStream;
 
 use super::actor::Actor;
 use super::create::{end_processes, image_path, network_of, vm_dir};
 use super::guest::watch_guest;
+use super::layers;
 use super::machine::{Bound, Machine, Sockets};
 use super::record::{ProcessId, RecordedState, VmRecord};
 use crate::blocking::blocking;
@@ -153,7 +154,7 @@ fn prepare(host: &HostContext, record: &VmRecord) -> Result<Prepared, Fault> {
     }
     let sockets = Sockets::new(host.vm_runtime(id));
     sockets.create(record.uid).map_err(failed)?;
-    let disks = disk_plans(host, &dir, record)?;
+    let disks = disk_plans(&dir, record)?;
     let cdroms = cdrom_plans(host, record)?;
     let firmware = firmware_plan(host, &dir, record)?;
     let seed = record.definition.vm.spec.customization.as_ref().map(|_| dir.seed());
@@ -286,21 +287,16 @@ fn launch_plan(
     }
 }
 
-fn disk_plans(host: &HostContext, dir: &VmDir, record: &VmRecord) -> Result<Vec<DiskPlan>, Fault> {
+fn disk_plans(dir: &VmDir, record: &VmRecord) -> Result<Vec<DiskPlan>, Fault> {
     let plan = |disk: &hostler_types::DiskSpec| {
-        let backing = match disk.source {
-            DiskSource::Image(image) => Some(image_path(host, record, image)?),
-            DiskSource::Blank => None,
-        };
-        let path = dir.disk(&disk.name);
-        if !path.is_file() {
-            return Err(Fault::WrongState(format!("the disk {} is missing", path.display())));
-        }
+        let layers = layers::of(record, &disk.name);
+        layers::check(dir, layers)?;
+        let active =
+            layers.first().map(|layer| hostler_host::layers::path(dir.datastore(), &layer.file));
         Ok(DiskPlan {
             name: disk.name.clone(),
-            cache: DiskCache::for_file(&path),
-            path,
-            backing,
+            cache: active.map_or(DiskCache::PageCache, |path| DiskCache::for_file(&path)),
+            layers: layers.iter().map(|layer| layers::plan(dir, &disk.name, layer)).collect(),
             bus: disk.bus,
             read_only: false,
         })

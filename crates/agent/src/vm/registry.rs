@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 
 use super::actor::{Action, Actor, Message};
 use super::create::end_processes;
+use super::layers;
 use super::machine::Live;
 use super::record::{Journal, RecordedState, VmRecord};
 use super::report;
@@ -201,8 +202,10 @@ impl Vms {
         let uid = next_slot(handles.values().map(|handle| handle.uid)).ok_or_else(|| {
             Fault::WrongState("this host has as many VMs as it can have".to_owned())
         })?;
+        let mut definition = request.definition.clone();
+        definition.vm.status.disks.clear();
         let record = VmRecord {
-            definition: request.definition.clone(),
+            definition,
             epoch: request.command.epoch,
             uid,
             state,
@@ -233,8 +236,10 @@ impl Vms {
         self.0.host.hub.tell(AgentEvent::VmGone { vm });
     }
 
-    fn actor(&self, record: VmRecord) -> (Handle, Actor) {
+    fn actor(&self, mut record: VmRecord) -> (Handle, Actor) {
         let host = self.0.host.clone();
+        let known = std::mem::take(&mut record.definition.vm.status.disks);
+        layers::settle(&mut record.definition.vm, &known);
         let (to_self, inbox) = mpsc::channel(INBOX);
         let power = match record.state {
             RecordedState::Creating { .. } | RecordedState::Registering => PowerState::Creating,

@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use hostler_agent_api::{AgentEvent, VmReport};
 use hostler_host::network::TapName;
-use hostler_types::{ByteSize, DiskStatus, NicStatus, PowerState};
+use hostler_types::{NicStatus, PowerState};
 use jiff::Timestamp;
 
 use super::actor::Actor;
+use super::layers;
 use super::record::VmRecord;
 use crate::context::HostContext;
 
@@ -51,13 +52,6 @@ pub(super) fn report(host: &HostContext, record: &VmRecord, live: bool) -> VmRep
     let vm = &record.definition.vm;
     let id = vm.id();
     let dir = host.datastores.peek(record.datastore()).map(|datastore| datastore.vm(id));
-    let disk = |disk: &hostler_types::DiskSpec| DiskStatus {
-        name: disk.name.clone(),
-        allocated: dir
-            .as_ref()
-            .and_then(|dir| hostler_host::volume::allocated(&dir.disk(&disk.name)).ok())
-            .unwrap_or(ByteSize(0)),
-    };
     let nic = |(index, nic): (usize, &hostler_types::NicSpec)| {
         let tap = TapName::of(id, index);
         NicStatus {
@@ -72,7 +66,7 @@ pub(super) fn report(host: &HostContext, record: &VmRecord, live: bool) -> VmRep
         power: PowerState::Unknown,
         since: record.since,
         message: None,
-        disks: vm.spec.disks.iter().map(disk).collect(),
+        disks: vm.status.disks.iter().map(|disk| layers::measured(dir.as_ref(), disk)).collect(),
         nics: vm.spec.nics.iter().enumerate().map(nic).collect(),
         guest: None,
     }

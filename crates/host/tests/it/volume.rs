@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use hostler_host::{Datastore, QemuImg, VmDir, VmUid, VolumeError, volume};
-use hostler_types::{ByteSize, DatastoreId, DiskSpec, ImageId, ImageMedia, VmId};
+use hostler_host::{Datastore, LayerGraph, QemuImg, VmDir, VmUid, VolumeError, layers, volume};
+use hostler_types::{ByteSize, DatastoreId, DiskSpec, ImageId, ImageMedia, Layer, LayerFile, VmId};
 
 use crate::datastore::{datastore, directory};
 
@@ -241,4 +241,42 @@ fn an_overlay_costs_less_than_qemu_img() {
     };
     let (ours, theirs) = (median(&mut ours), median(&mut theirs));
     assert!(ours < theirs.mul_f64(1.3), "{ours:?} against {theirs:?}");
+}
+
+#[test]
+fn the_graph_of_layers_is_read_from_the_files() {
+    let (_guard, store) = datastore();
+    let image_path = image(&store, "64M");
+    let image =
+        LayerFile::image(image_path.file_stem().unwrap().to_str().unwrap().parse().unwrap());
+    let (first, second) = (vm(&store), vm(&store));
+    let size = ByteSize::mib(64);
+    volume::create_overlay(&first, &disk(size), &image_path, size, owner()).unwrap();
+    let name = "disk0".parse().unwrap();
+    let root = LayerFile::disk(first.id(), &name, 0);
+    let active = LayerFile::disk(first.id(), &name, 1);
+    let clone = LayerFile::disk(second.id(), &name, 0);
+    volume::create_layer(&first, &active, size, &root, owner()).unwrap();
+    volume::create_layer(&second, &clone, size, &root, owner()).unwrap();
+
+    let graph = LayerGraph::read(&store).unwrap();
+    assert_eq!(graph.files().count(), 4);
+    let mut on_root = vec![&active, &clone];
+    on_root.sort();
+    assert_eq!(graph.dependents(&root).collect::<Vec<_>>(), on_root);
+    assert_eq!(graph.backing(&root), Some(&image));
+    assert_eq!(graph.missing().count(), 0);
+    let chain = layers::chain(&store, &clone).unwrap();
+    assert_eq!(chain, [clone.clone(), root.clone(), image.clone()]);
+    let recorded: Vec<Layer> =
+        chain.into_iter().map(|file| layers::measure(&store, file)).collect();
+    layers::verify(&store, &recorded).unwrap();
+    // The files say otherwise than the record: whoever wrote them, QEMU does not get them.
+    assert!(layers::verify(&store, &recorded[..2]).is_err());
+    fs::remove_file(store.root().join(root.as_str())).unwrap();
+    assert!(layers::verify(&store, &recorded).is_err());
+    assert_eq!(LayerGraph::read(&store).unwrap().missing().collect::<Vec<_>>(), [&root]);
+    // qemu-img reads the same chain.
+    let info = facts(&store.root().join(active.as_str()));
+    assert_eq!(info["backing-filename"], "disk0.qcow2");
 }

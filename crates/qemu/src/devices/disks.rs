@@ -6,8 +6,8 @@ use serde_json::{Map, Value, json};
 use super::{boot_index, ports::Ports};
 use crate::{
     argument::{Arguments, path_text},
-    names::{disk_id, disk_node, disk_serial, node},
-    plan::{DiskCache, DiskPlan, LaunchPlan, PlanError},
+    names::{disk_id, disk_serial, layer_file_node},
+    plan::{DiskCache, DiskPlan, LaunchPlan, LayerPlan, PlanError},
 };
 
 pub(crate) fn add(args: &mut Arguments, plan: &LaunchPlan, ports: &Ports) -> Result<(), PlanError> {
@@ -19,7 +19,7 @@ pub(crate) fn add(args: &mut Arguments, plan: &LaunchPlan, ports: &Ports) -> Res
     let (mut blk, mut scsi) = (0, 0);
     for (nth, disk) in plan.disks.iter().enumerate() {
         nodes(args, disk)?;
-        let mut device = device(disk);
+        let mut device = device(disk)?;
         match disk.bus {
             DiskBus::VirtioBlk => {
                 device.insert("driver".to_owned(), "virtio-blk-pci".into());
@@ -42,49 +42,59 @@ pub(crate) fn add(args: &mut Arguments, plan: &LaunchPlan, ports: &Ports) -> Res
 }
 
 /// What both buses have in common.
-fn device(disk: &DiskPlan) -> Map<String, Value> {
+fn device(disk: &DiskPlan) -> Result<Map<String, Value>, PlanError> {
+    let active = disk.layers.first().ok_or_else(|| PlanError::NoLayer(disk.name.clone()))?;
     let fields = [
         ("id", disk_id(&disk.name).into()),
-        ("drive", disk_node(&disk.name).into()),
+        ("drive", active.node.as_str().into()),
         ("serial", disk_serial(&disk.name).into()),
     ];
-    fields.map(|(key, value)| (key.to_owned(), value)).into_iter().collect()
+    Ok(fields.map(|(key, value)| (key.to_owned(), value)).into_iter().collect())
 }
 
+/// The nodes of a disk's layers, from the lowest to the active one.
 fn nodes(args: &mut Arguments, disk: &DiskPlan) -> Result<(), PlanError> {
-    let backing = match &disk.backing {
-        None => Value::Null,
-        Some(path) => {
-            let (file, node) = (node(&disk.name, "-bfile"), node(&disk.name, "-base"));
-            // Shared by many VMs, so the page cache pays.
-            args.blockdev(&json!({
-                "driver": "file", "node-name": file, "filename": path_text(path)?,
-                "read-only": true, "auto-read-only": false,
-            }));
-            args.blockdev(&json!({
-                "driver": "qcow2", "node-name": node, "file": file, "backing": null,
-                "read-only": true,
-            }));
-            node.into()
-        }
-    };
-    let file = node(&disk.name, "-file");
-    let (direct, aio) = match disk.cache {
+    let mut beneath = Value::Null;
+    for (depth, layer) in disk.layers.iter().enumerate().rev() {
+        let read_only = disk.read_only || depth > 0;
+        let cache = if layer.shared { DiskCache::PageCache } else { disk.cache };
+        args.blockdev(&file_node(layer, cache, read_only)?);
+        args.blockdev(&layer_options(layer, cache, read_only, &beneath));
+        beneath = layer.node.as_str().into();
+    }
+    Ok(())
+}
+
+/// The node of a layer's file. One that is read-only is opened for writing when a merge needs it.
+pub(crate) fn file_node(
+    layer: &LayerPlan,
+    cache: DiskCache,
+    read_only: bool,
+) -> Result<Value, PlanError> {
+    let (direct, aio) = match cache {
         DiskCache::Direct => (true, "native"),
         DiskCache::PageCache => (false, "threads"),
     };
-    args.blockdev(&json!({
-        "driver": "file", "node-name": file, "filename": path_text(&disk.path)?,
-        "read-only": disk.read_only, "auto-read-only": false, "discard": "unmap",
-        "cache": { "direct": direct }, "aio": aio,
-    }));
-    args.blockdev(&json!({
-        "driver": "qcow2", "node-name": disk_node(&disk.name), "file": file, "backing": backing,
-        "read-only": disk.read_only, "discard": "unmap",
-        "detect-zeroes": if disk.read_only { "off" } else { "unmap" },
-        "cache": { "direct": direct },
-    }));
-    Ok(())
+    Ok(json!({
+        "driver": "file", "node-name": layer_file_node(&layer.node),
+        "filename": path_text(&layer.path)?, "read-only": read_only, "auto-read-only": false,
+        "discard": "unmap", "cache": { "direct": direct }, "aio": aio,
+    }))
+}
+
+/// The node of a layer's format, on top of the node `beneath` (or null).
+pub(crate) fn layer_options(
+    layer: &LayerPlan,
+    cache: DiskCache,
+    read_only: bool,
+    beneath: &Value,
+) -> Value {
+    json!({
+        "driver": "qcow2", "node-name": layer.node, "file": layer_file_node(&layer.node),
+        "backing": beneath, "read-only": read_only, "discard": "unmap",
+        "detect-zeroes": if read_only { "off" } else { "unmap" },
+        "cache": { "direct": cache == DiskCache::Direct },
+    })
 }
 
 /// The NoCloud seed: found by its label, never booted from.

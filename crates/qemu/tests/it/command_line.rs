@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use expect_test::expect_file;
 use hostler_qemu::{
-    CdromPlan, ChildFd, DiskCache, DiskPlan, FirmwarePlan, LaunchPlan, NicPlan, PlanError, Start,
-    command_line,
+    CdromPlan, ChildFd, DiskCache, DiskPlan, FirmwarePlan, LaunchPlan, LayerPlan, NicPlan,
+    PlanError, Start, command_line,
 };
 use hostler_types::{Accelerator, BootDevice, ByteSize, Cores, DiskBus, Id, MacAddress};
 use proptest::prelude::*;
@@ -38,10 +38,12 @@ pub(crate) fn small() -> LaunchPlan {
 }
 
 fn disk(name: &str, bus: DiskBus, backing: Option<&str>) -> DiskPlan {
+    let layer = |node: String, path: String, shared| LayerPlan { node, path: path.into(), shared };
+    let active = layer(format!("l-{name}"), format!("/ds/vms/x/{name}.qcow2"), false);
+    let base = backing.map(|path| layer(format!("l-{name}-base"), path.to_owned(), true));
     DiskPlan {
         name: name.parse().unwrap(),
-        path: format!("/ds/vms/x/{name}.qcow2").into(),
-        backing: backing.map(PathBuf::from),
+        layers: [active].into_iter().chain(base).collect(),
         bus,
         read_only: false,
         cache: DiskCache::PageCache,
@@ -164,8 +166,9 @@ proptest! {
         let path = PathBuf::from(format!("/{text}"));
         plan.seed = Some(path.clone());
         plan.vnc = path.clone();
-        plan.disks[0].path = path.clone();
-        plan.disks[0].backing = Some(path.clone());
+        for layer in &mut plan.disks[0].layers {
+            layer.path.clone_from(&path);
+        }
         plan.cdroms[0].image = Some(path.clone());
         plan.firmware = FirmwarePlan::Uefi { code: path.clone(), vars: path.clone() };
         if path.as_os_str().len() > 107 {

@@ -16,8 +16,8 @@ use std::{
 
 use hostler_qemu::{
     CdromPlan, Credentials, DiskCache, DiskPlan, Exit, FirmwarePlan, GUEST_AGENT_PORT,
-    InheritedFds, LaunchPlan, MonitorError, Probe, ProbeOptions, Process, QEMU, Spawn, Start,
-    command_line, disk_node, power_off, probe, resume_from, screenshot, suspend_to,
+    InheritedFds, LaunchPlan, LayerPlan, MonitorError, Probe, ProbeOptions, Process, QEMU, Spawn,
+    Start, command_line, power_off, probe, resume_from, screenshot, suspend_to,
 };
 use hostler_qmp::{
     CloseReason, Events, EventsError, Options, Qmp,
@@ -28,7 +28,7 @@ use hostler_qmp::{
     event::{Event, ShutdownCause},
     guest::{ExecRequest, GetOsinfo, GuestAgent, GuestOptions, Ping, ShutdownMode},
 };
-use hostler_types::{BootDevice, ByteSize, DiskBus, Name};
+use hostler_types::{BootDevice, ByteSize, DiskBus};
 use serde_json::json;
 use tempfile::TempDir;
 use tokio::{io::AsyncReadExt, net::UnixStream};
@@ -125,11 +125,13 @@ impl Machine {
             memory: ByteSize::mib(256),
             disks: vec![DiskPlan {
                 name: "root".parse().unwrap(),
-                backing: Some(dir.path().join("base.qcow2")),
                 bus: DiskBus::VirtioBlk,
                 read_only: false,
                 cache: DiskCache::for_file(&path),
-                path,
+                layers: vec![
+                    layer("root", path, false),
+                    layer("base", dir.path().join("base.qcow2"), true),
+                ],
             }],
             nics: vec![],
             seed: None,
@@ -272,6 +274,10 @@ async fn qemu_guest_obeys_the_power_button() {
     assert_eq!(cause, ShutdownCause::GuestShutdown);
 }
 
+fn layer(node: &str, path: PathBuf, shared: bool) -> LayerPlan {
+    LayerPlan { node: format!("l-{node}"), path, shared }
+}
+
 /// Everything that a plan can have but network cards, whose taps only root can make.
 fn everything(plan: &mut LaunchPlan, dir: &Path) {
     let blank = |name: &str, size: &str| {
@@ -285,14 +291,13 @@ fn everything(plan: &mut LaunchPlan, dir: &Path) {
     };
     let disk = |name: &str, bus, read_only| DiskPlan {
         name: name.parse().unwrap(),
-        path: blank(&format!("{name}.qcow2"), "8M"),
-        backing: None,
+        layers: vec![layer(&name[..4], blank(&format!("{name}.qcow2"), "8M"), false)],
         bus,
         read_only,
         cache: DiskCache::PageCache,
     };
     // What the header says is beneath it must not be opened.
-    plan.disks[0].backing = None;
+    plan.disks[0].layers.truncate(1);
     plan.disks.push(disk("data", DiskBus::VirtioBlk, true));
     plan.disks.push(disk(&"long".repeat(15), DiskBus::VirtioScsi, false));
     plan.disks.push(disk("fixed", DiskBus::VirtioScsi, true));
@@ -321,8 +326,7 @@ async fn qemu_accepts_everything_at_once() {
     let files: Vec<&str> = nodes.iter().map(|node| node.file.as_str()).collect();
     assert!(files.iter().any(|file| file.ends_with("root.qcow2")), "{files:?}");
     assert!(!files.iter().any(|file| file.contains("base.qcow2")), "{files:?}");
-    let name: Name = "long".repeat(15).parse().unwrap();
-    assert!(nodes.iter().any(|node| node.node_name == Some(disk_node(&name))));
+    assert!(nodes.iter().any(|node| node.node_name.as_deref() == Some("l-long")));
     // Where hot-plug will put what is added.
     let spare =
         json!({ "driver": "virtio-rng-pci", "rng": "rng-source0", "id": "more", "bus": "spare7" });

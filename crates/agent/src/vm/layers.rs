@@ -1,0 +1,95 @@
+//! The chains of files that a VM's disks are made of, as the VM's record has them.
+//!
+//! The record is the truth, and lies where no guest reaches it. It is kept in the status of the
+//! recorded VM, so that it goes into the definition beside the disks too; what a server sends as
+//! status is never taken for it.
+
+use hostler_host::{VmDir, VolumeError};
+use hostler_qemu::{LayerPlan, layer_node};
+use hostler_types::{
+    ByteSize, DiskSource, DiskSpec, DiskStatus, Layer, LayerFile, LayerOwner, Name, Vm,
+};
+
+use super::record::VmRecord;
+use crate::fault::{Fault, chain};
+
+/// The files of a disk, the active one first.
+pub(super) fn of<'a>(record: &'a VmRecord, disk: &Name) -> &'a [Layer] {
+    let disks = &record.definition.vm.status.disks;
+    disks.iter().find(|status| status.name == *disk).map_or(&[], |status| &status.layers)
+}
+
+/// Gives each disk of the spec a chain: the one that `known` has, or that of a disk just made; and
+/// takes away what is no disk any more.
+pub(super) fn settle(vm: &mut Vm, known: &[DiskStatus]) {
+    let id = vm.id();
+    let status = |disk: &DiskSpec| {
+        let known = known.iter().find(|status| status.name == disk.name);
+        match known.filter(|status| !status.layers.is_empty()) {
+            Some(status) => status.clone(),
+            None => DiskStatus {
+                name: disk.name.clone(),
+                allocated: ByteSize(0),
+                layers: fresh(id, disk),
+            },
+        }
+    };
+    vm.status.disks = vm.spec.disks.iter().map(status).collect();
+}
+
+/// The chain of a disk that was just made.
+fn fresh(vm: hostler_types::VmId, disk: &DiskSpec) -> Vec<Layer> {
+    let own = LayerFile::disk(vm, &disk.name, 0);
+    let beneath = match disk.source {
+        DiskSource::Image(image) => Some(LayerFile::image(image)),
+        DiskSource::Blank => None,
+    };
+    let layer = |file| Layer { file, allocated: ByteSize(0) };
+    [own].into_iter().chain(beneath).map(layer).collect()
+}
+
+/// Holds the chain against the files. Blocks.
+pub(super) fn check(dir: &VmDir, layers: &[Layer]) -> Result<(), Fault> {
+    let Err(error) = hostler_host::layers::verify(dir.datastore(), layers) else { return Ok(()) };
+    match missing_image(dir, layers) {
+        Some(LayerOwner::Image(image)) => {
+            Err(Fault::NoImage { image, datastore: dir.datastore().id() })
+        }
+        _ => Err(named(error)),
+    }
+}
+
+fn named(error: VolumeError) -> Fault {
+    match error {
+        VolumeError::Io { source, path, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+            Fault::WrongState(format!("the disk {} is missing", path.display()))
+        }
+        error => Fault::WrongState(chain(&error)),
+    }
+}
+
+fn missing_image(dir: &VmDir, layers: &[Layer]) -> Option<LayerOwner> {
+    let gone = |file: &&LayerFile| !hostler_host::layers::path(dir.datastore(), file).exists();
+    let owner = layers.iter().map(|layer| &layer.file).find(gone)?.owner();
+    Some(owner).filter(|owner| matches!(owner, LayerOwner::Image(_)))
+}
+
+/// A layer as QEMU is told of it.
+pub(super) fn plan(dir: &VmDir, disk: &Name, layer: &Layer) -> LayerPlan {
+    LayerPlan {
+        node: layer_node(disk, &layer.file),
+        path: hostler_host::layers::path(dir.datastore(), &layer.file),
+        shared: layer.file.owner() != LayerOwner::Vm(dir.id()),
+    }
+}
+
+/// The status of a disk as reported: with what its files have now.
+pub(super) fn measured(dir: Option<&VmDir>, status: &DiskStatus) -> DiskStatus {
+    let Some(dir) = dir else { return status.clone() };
+    let measure =
+        |layer: &Layer| hostler_host::layers::measure(dir.datastore(), layer.file.clone());
+    let layers: Vec<Layer> = status.layers.iter().map(measure).collect();
+    let own = layers.iter().filter(|layer| layer.file.owner() == LayerOwner::Vm(dir.id()));
+    let allocated = ByteSize(own.map(|layer| layer.allocated.bytes()).sum());
+    DiskStatus { name: status.name.clone(), allocated, layers }
+}
