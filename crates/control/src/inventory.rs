@@ -10,9 +10,9 @@ use arc_swap::ArcSwap;
 use futures::FutureExt as _;
 use hostler_store::{Change, Feed, Record, Store, StoreError};
 use hostler_types::{
-    DatastoreKind, HostId, HostKind, Id, ImageId, ImageKind, JoinTokenKind, Kind, KindName,
-    MacAddress, Name, NetworkId, NetworkKind, Object, ObjectId, Ref, Revision, TaskId, TaskKind,
-    TokenKind, UserKind, Vm, VmId, VmKind,
+    CustomizationSpecKind, DatastoreKind, HostId, HostKind, Id, ImageId, ImageKind, JoinTokenKind,
+    Kind, KindName, MacAddress, Name, NetworkId, NetworkKind, Object, ObjectId, Ref, Revision,
+    TaskId, TaskKind, TokenKind, UserKind, Vm, VmId, VmKind,
 };
 use tokio::sync::watch;
 
@@ -105,6 +105,7 @@ pub struct Snapshot {
     users: Collection<UserKind>,
     tokens: Collection<TokenKind>,
     join_tokens: Collection<JoinTokenKind>,
+    customization_specs: Collection<CustomizationSpecKind>,
     indexes: Indexes,
 }
 
@@ -203,6 +204,7 @@ impl Snapshot {
             KindName::User => self.put_plain::<UserKind>(record)?,
             KindName::Token => self.put_plain::<TokenKind>(record)?,
             KindName::JoinToken => self.put_plain::<JoinTokenKind>(record)?,
+            KindName::CustomizationSpec => self.put_plain::<CustomizationSpecKind>(record)?,
         }
         Ok(())
     }
@@ -229,6 +231,7 @@ impl Snapshot {
             KindName::User => drop(self.users.remove(id.typed())),
             KindName::Token => drop(self.tokens.remove(id.typed())),
             KindName::JoinToken => drop(self.join_tokens.remove(id.typed())),
+            KindName::CustomizationSpec => drop(self.customization_specs.remove(id.typed())),
         }
     }
 }

@@ -16,6 +16,7 @@ mod agents;
 mod attempts;
 mod auth;
 mod controllers;
+mod customize;
 mod error;
 mod idempotency;
 mod inventory;

@@ -1,14 +1,15 @@
 //! What may be shown of each object. Whatever leaves `control` passes through here.
 //!
-//! Secrets are: cloud-init user data, password hashes, hashes of token secrets, tasks' input and
+//! Secrets are: what a customization says in secret (user data, passwords), password hashes, hashes of token secrets, tasks' input and
 //! step results, and what stands behind the `?` of an image's address (signed addresses).
 
 use std::sync::Arc;
 
 use hostler_store::Record;
 use hostler_types::{
-    DatastoreKind, HostKind, Image, ImageKind, ImageSource, JoinTokenKind, KindName, NetworkKind,
-    Object, SecretText, TaskKind, TokenKind, UserKind, VmKind,
+    Customization, CustomizationSpecKind, DatastoreKind, HostKind, Image, ImageKind, ImageSource,
+    JoinTokenKind, KindName, NetworkKind, Object, SecretText, TaskKind, TokenKind, UserKind,
+    VmKind,
 };
 use serde_json::{Value, json};
 
@@ -22,12 +23,22 @@ pub trait Shown: Held {
 
 impl Shown for VmKind {
     fn shown(vm: &Arc<Object<Self>>) -> Arc<Object<Self>> {
-        let customization = vm.spec.customization.as_ref();
-        if customization.is_none_or(|customization| customization.user_data.is_none()) {
+        if !vm.spec.customization.as_ref().is_some_and(Customization::has_secrets) {
             return vm.clone();
         }
         let mut shown = Object::clone(vm);
         shown.spec = shown.spec.redacted();
+        Arc::new(shown)
+    }
+}
+
+impl Shown for CustomizationSpecKind {
+    fn shown(spec: &Arc<Object<Self>>) -> Arc<Object<Self>> {
+        if !spec.spec.guest.has_secrets() {
+            return spec.clone();
+        }
+        let mut shown = Object::clone(spec);
+        shown.spec.guest = shown.spec.guest.redacted();
         Arc::new(shown)
     }
 }
@@ -101,10 +112,11 @@ pub(crate) fn record(record: &Record) -> Value {
     let mut status = record.status.value();
     match record.kind {
         KindName::Vm => {
-            if let Some(user_data) = spec.pointer_mut("/customization/user_data") {
-                *user_data = SecretText::REDACTED.into();
+            if let Some(customization) = spec.get_mut("customization") {
+                hide_secrets(customization);
             }
         }
+        KindName::CustomizationSpec => hide_secrets(&mut spec),
         KindName::Image => {
             if let Some(address) = spec.pointer_mut("/source/url")
                 && let Some(shown) = address.as_str().and_then(shown_address)
@@ -136,6 +148,23 @@ pub(crate) fn record(record: &Record) -> Value {
         "spec": spec,
         "status": status,
     })
+}
+
+/// Replaces what stands in a field that is named as a secret's.
+fn hide_secrets(value: &mut Value) {
+    match value {
+        Value::Object(map) => {
+            for (key, value) in map {
+                let secret = Customization::SECRET_FIELDS.contains(&key.as_str());
+                match value {
+                    Value::String(text) if secret => SecretText::REDACTED.clone_into(text),
+                    value => hide_secrets(value),
+                }
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(hide_secrets),
+        _ => {}
+    }
 }
 
 fn remove(value: &mut Value, field: &str) {

@@ -143,6 +143,7 @@ mod tests {
             datastore: DatastoreId::generate(),
             disks: Vec::new(),
             nics: Vec::new(),
+            customization: None,
             guest: None,
             placement: Vec::new(),
         }

@@ -80,7 +80,7 @@ fn datastore(host: &Host, local: &LocalHost, now: Timestamp) -> Result<Datastore
 }
 
 fn network(local: &LocalHost, now: Timestamp) -> Result<Network, ServiceError> {
-    let spec = NetworkSpec::Nat { subnet: local.subnet };
+    let spec = NetworkSpec::Nat { subnet: local.subnet, pool: None };
     spec.validate().map_err(|reason| ServiceError::invalid_as_told("subnet", reason))?;
     let status = NetworkStatus { state: NetworkState::Ready, message: None };
     let name = "default".parse().expect("`default` is a name");

@@ -1,7 +1,9 @@
 //! What tests outside of this crate need to run a task by itself, without services. Not for use.
 
+use std::path::Path;
 use std::sync::Arc;
 
+use hostler_pki::Vault;
 use hostler_store::{Store, StoreError, Write};
 use hostler_tasks::{Registry, Submit};
 use hostler_types::{Image, Object, StopMode, Vm};
@@ -21,7 +23,16 @@ pub async fn core(
     store: Arc<dyn Store>,
     connector: Arc<dyn Connector>,
 ) -> Result<Arc<Core>, StoreError> {
-    Core::open(store, connector).await
+    Core::open(store, connector, Arc::new(vault())).await
+}
+
+/// A vault with a key that everyone knows.
+///
+/// # Panics
+/// Never.
+pub fn vault() -> Vault {
+    let line = format!("test {}=\n", "A".repeat(43));
+    Vault::from_text(Path::new("/nowhere"), &line).expect("it is a key")
 }
 
 fn submit(order: Order) -> Submit {

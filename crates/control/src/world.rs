@@ -4,7 +4,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hostler_pki::Ca;
+use hostler_pki::{Ca, Vault};
 use hostler_store::{Batch, Store, StoreError};
 use hostler_tasks::{Engine, EngineConfig, TaskError};
 use hostler_types::{HostId, HostKind, HostState, Id, Object, Ref};
@@ -36,6 +36,7 @@ pub struct WorldOptions {
     pub store: Arc<dyn Store>,
     pub connector: Arc<dyn Connector>,
     pub ca: Arc<Ca>,
+    pub vault: Arc<Vault>,
     /// Where hosts reach the server's API, `address:port`: written into join tokens.
     pub server_address: String,
 }
@@ -49,6 +50,7 @@ pub struct Core {
     pub(crate) reports: Reports,
     pub(crate) progress: ProgressBoard,
     pub(crate) attempts: Attempts,
+    pub(crate) vault: Arc<Vault>,
     /// Follows the store's change log for as long as the core lives.
     follower: JoinHandle<()>,
 }
@@ -84,8 +86,8 @@ impl World {
     /// # Errors
     /// The store cannot be read.
     pub async fn open(options: WorldOptions) -> Result<Arc<Self>, StoreError> {
-        let WorldOptions { store, connector, ca, server_address } = options;
-        let core = Core::open(store.clone(), connector).await?;
+        let WorldOptions { store, connector, ca, vault, server_address } = options;
+        let core = Core::open(store.clone(), connector, vault).await?;
         let engine = Engine::new(store, core.clone(), tasks::registry(), EngineConfig::default());
         Ok(Arc::new(Self {
             core,
@@ -154,6 +156,7 @@ impl Core {
     pub(crate) async fn open(
         store: Arc<dyn Store>,
         connector: Arc<dyn Connector>,
+        vault: Arc<Vault>,
     ) -> Result<Arc<Self>, StoreError> {
         let inventory = Arc::new(Inventory::load(store.as_ref()).await?);
         let follower = tokio::spawn(follow(inventory.clone(), store.clone()));
@@ -164,6 +167,7 @@ impl Core {
             reports: Reports::default(),
             progress: ProgressBoard::default(),
             attempts: Attempts::default(),
+            vault,
             follower,
         }))
     }

@@ -205,7 +205,7 @@ impl Networks {
                 }
                 tap::open(tap, BridgeName::of(id).as_str())
             }
-            NetworkSpec::Bridge { bridge, vlan } => {
+            NetworkSpec::Bridge { bridge, vlan, .. } => {
                 bridge::check_existing(spec)?;
                 let opened = tap::open(tap, bridge)?;
                 if let Some(vlan) = vlan {
@@ -255,7 +255,7 @@ impl NatNetwork {
     /// `None` for a network that is not NAT.
     fn of(id: NetworkId, spec: &NetworkSpec) -> Result<Option<Self>, NetworkError> {
         spec.validate().map_err(NetworkError::Invalid)?;
-        let NetworkSpec::Nat { subnet } = spec else { return Ok(None) };
+        let NetworkSpec::Nat { subnet, .. } = spec else { return Ok(None) };
         let gateway = subnet.address(1).ok_or_else(|| {
             NetworkError::Invalid(format!("subnet {subnet} has no room for the host"))
         })?;

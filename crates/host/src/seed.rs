@@ -244,6 +244,7 @@ mod tests {
             name: format!("nic{number}").parse().unwrap(),
             network: NetworkId::generate(),
             mac: MacAddress([0x52, 0x54, 0, 0, 0, number]),
+            address: None,
         };
         let name = "web01".parse().unwrap();
         let nics = [nic(0), nic(1)];
@@ -286,7 +287,12 @@ mod tests {
         let customization = Customization {
             hostname: Some("db".parse().unwrap()),
             ssh_keys: vec![key.to_owned()],
-            users: vec![GuestUser { name: "ada".into(), ssh_keys: vec![key.into()], sudo: true }],
+            users: vec![GuestUser {
+                name: "ada".into(),
+                ssh_keys: vec![key.into()],
+                sudo: true,
+                password: None,
+            }],
             ..Customization::default()
         };
         let files = files(&customization);
@@ -312,7 +318,8 @@ mod tests {
         let alone = files(&customization);
         assert_eq!((alone["user-data"].as_str(), alone["network-config"].as_str()), (own, network));
 
-        customization.users = vec![GuestUser { name: "ada".into(), ssh_keys: vec![], sudo: false }];
+        customization.users =
+            vec![GuestUser { name: "ada".into(), ssh_keys: vec![], sudo: false, password: None }];
         let both = &files(&customization)["user-data"];
         let parts: Vec<&str> = both.split("--==hostler==\n").collect();
         assert_eq!(parts.len(), 3, "{both}");
@@ -329,7 +336,8 @@ mod tests {
     #[test]
     fn user_data_that_no_guest_would_read_is_refused() {
         let check = |text: &str, users: bool| {
-            let user = GuestUser { name: "ada".into(), ssh_keys: vec![], sudo: false };
+            let user =
+                GuestUser { name: "ada".into(), ssh_keys: vec![], sudo: false, password: None };
             let customization = Customization {
                 user_data: Some(SecretText::new(text)),
                 users: if users { vec![user] } else { vec![] },
@@ -352,7 +360,12 @@ mod tests {
         let customization = Customization {
             user_data: Some(SecretText::new(own.clone())),
             network_config: Some(own.clone()),
-            users: vec![GuestUser { name: "ada".into(), ssh_keys: vec![], sudo: false }],
+            users: vec![GuestUser {
+                name: "ada".into(),
+                ssh_keys: vec![],
+                sudo: false,
+                password: None,
+            }],
             ..Customization::default()
         };
         let files = files(&customization);

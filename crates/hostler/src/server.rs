@@ -1,7 +1,7 @@
 //! `hostler server`: opens what the server is made of, in the order in which it is needed.
 //!
 //! 1. the state directory and the store (a second server on it is refused),
-//! 2. the CA and the server's certificate,
+//! 2. the CA and the server's certificate, and the key that seals stored secrets,
 //! 3. the inventory,
 //! 4. with `--with-agent`: the local host's record and certificate, and its agent,
 //! 5. sockets, unfinished tasks, controllers; then requests are answered.
@@ -15,7 +15,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use hostler_cli::ServerOptions;
 use hostler_control::{LocalHost, RemoteConnector, World, WorldOptions, ensure_local_host};
-use hostler_pki::{Ca, CredentialFile, Credentials, Identity, KeyRequest, tls};
+use hostler_pki::{Ca, CredentialFile, Credentials, Identity, KeyRequest, Vault, tls};
 use hostler_server::{Server, bind_tcp, bind_unix};
 use hostler_store::SqliteStore;
 use hostler_types::{HostId, HostKind, Name};
@@ -41,10 +41,12 @@ pub(crate) async fn run(options: ServerOptions) -> Result<()> {
     let store = Arc::new(SqliteStore::open(&database)?);
     let ca = Arc::new(Ca::create_or_open(&options.state_dir.join("ca"))?);
     let credentials = server_credentials(&ca, &options)?;
+    let vault = Vault::create_or_open(&options.state_dir.join("secrets.key"))?;
     let world = World::open(WorldOptions {
         store,
         connector: Arc::new(RemoteConnector::new(credentials)),
         ca: ca.clone(),
+        vault: Arc::new(vault),
         server_address: advertised(&options),
     })
     .await?;

@@ -8,6 +8,7 @@
 //! * [`CredentialFile`] is a key with its certificate on disk; a renewed file is picked up by
 //!   running listeners and clients.
 //! * [`tls`] makes the rustls configurations of each kind of link.
+//! * [`Vault`] seals the secrets that the store keeps.
 //! * [`JoinToken`] is what an operator carries from the server to a new host.
 //!
 //! What it deliberately does not do: sockets, HTTP, deciding what an identity may do.
@@ -19,6 +20,7 @@ mod fingerprint;
 mod identity;
 mod join_token;
 pub mod tls;
+mod vault;
 mod verifier;
 
 pub use ca::{Ca, CaError};
@@ -26,3 +28,4 @@ pub use credentials::{CredentialFile, Credentials, CredentialsError, KeyRequest}
 pub use fingerprint::{Fingerprint, FingerprintError};
 pub use identity::{Identity, IdentityError, peer_identity};
 pub use join_token::{JoinToken, JoinTokenError};
+pub use vault::{Vault, VaultError};

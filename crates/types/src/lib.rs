@@ -4,6 +4,9 @@
 //! Every other crate (but `qmp` and `endpoint`) speaks in these types, so a word means the same in
 //! the store, on the wire and on the screen. Nothing here does I/O or reads a clock.
 
+mod address;
+mod customization;
+mod customization_validate;
 mod datastore;
 mod host;
 mod id;
@@ -19,14 +22,22 @@ mod user;
 mod vm;
 mod vm_requests;
 
+pub use address::{
+    AddressPool, AddressRange, AddressRangeError, NicAddress, NicAddressing, StaticAddress,
+};
+pub use customization::{
+    ComputerName, Customization, CustomizationOrigin, CustomizationRules, CustomizationSpec,
+    CustomizationSpecKind, CustomizationSpecStatus, CustomizationState, CustomizationStatus, Dns,
+    DomainJoin, GuestOs, GuestUser, SecretText, WindowsDelivery, WindowsSettings,
+};
 pub use datastore::{Datastore, DatastoreKind, DatastoreSpec, DatastoreState, DatastoreStatus};
 pub use host::{
     Accelerator, Host, HostFacts, HostKind, HostSpec, HostState, HostStatus, Join, JoinAnswer,
     JoinToken, JoinTokenKind, JoinTokenSpec, JoinTokenStatus,
 };
 pub use id::{
-    DatastoreId, HostId, Id, ImageId, JoinTokenId, NetworkId, ObjectId, OperationId, TaskId,
-    TokenId, UserId, VmId,
+    CustomizationSpecId, DatastoreId, HostId, Id, ImageId, JoinTokenId, NetworkId, ObjectId,
+    OperationId, TaskId, TokenId, UserId, VmId,
 };
 pub use image::{
     Image, ImageCreate, ImageFormat, ImageKind, ImageMedia, ImageSource, ImageSpec, ImageState,
@@ -46,9 +57,8 @@ pub use task::{
 };
 pub use user::{Token, TokenKind, TokenSpec, TokenStatus, User, UserKind, UserSpec, UserStatus};
 pub use vm::{
-    BootDevice, CdromSpec, Cores, Customization, DiskBus, DiskSource, DiskSpec, DiskStatus,
-    Firmware, GuestReport, GuestUser, IllegalTransition, NicSpec, NicStatus, PowerState,
-    RestartPolicy, SecretText, Vm, VmKind, VmSpec, VmStatus,
+    BootDevice, CdromSpec, Cores, DiskBus, DiskSource, DiskSpec, DiskStatus, Firmware, GuestReport,
+    IllegalTransition, NicSpec, NicStatus, PowerState, RestartPolicy, Vm, VmKind, VmSpec, VmStatus,
 };
 pub use vm_requests::{
     ExecAnswer, ExecRequest, SpecError, StopMode, VmCreate, VmDisk, VmNic, VmUpdate,

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::openapi::{RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
+use crate::address::AddressPool;
 use crate::object::{Kind, KindName, Object};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +29,9 @@ pub enum NetworkSpec {
     Nat {
         /// The first address is the host's. /16 to /29.
         subnet: Ipv4Net,
+        /// Static addresses for NICs; DHCP gives none of them.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pool: Option<AddressPool>,
     },
     /// An existing Linux bridge of the hosts.
     Bridge {
@@ -35,6 +39,9 @@ pub enum NetworkSpec {
         /// VLAN tag, 1 to 4094.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         vlan: Option<u16>,
+        /// Static addresses for NICs. What else is on the bridge must not use them.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pool: Option<AddressPool>,
     },
 }
 
@@ -54,35 +61,100 @@ pub enum NetworkState {
 }
 
 impl NetworkSpec {
+    /// The static addresses that the network gives to NICs.
+    pub const fn pool(&self) -> Option<&AddressPool> {
+        match self {
+            Self::Nat { pool, .. } | Self::Bridge { pool, .. } => pool.as_ref(),
+        }
+    }
+
     /// # Errors
     /// A sentence that names the field and the rule.
     pub fn validate(&self) -> Result<(), String> {
         match self {
-            Self::Nat { subnet } if !(16..=29).contains(&subnet.prefix) => {
-                Err(format!("subnet {subnet}: a NAT network is between /16 and /29"))
+            Self::Nat { subnet, .. } if !(16..=29).contains(&subnet.prefix) => {
+                return Err(format!("subnet {subnet}: a NAT network is between /16 and /29"));
             }
-            Self::Nat { .. } => Ok(()),
-            Self::Bridge { bridge, vlan } => {
-                let ok = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-                if bridge.is_empty()
-                    || bridge.len() > 15
-                    || !bridge.chars().all(ok)
-                    || bridge.starts_with(['.', '-'])
-                {
-                    return Err(format!(
-                        "bridge `{}` is not the name of an interface",
-                        bridge.escape_debug()
-                    ));
-                }
-                match vlan {
-                    Some(tag) if !(1..=4094).contains(tag) => {
-                        Err(format!("VLAN tag {tag}: 1 to 4094"))
-                    }
-                    _ => Ok(()),
-                }
+            Self::Nat { .. } => {}
+            Self::Bridge { bridge, vlan, .. } => validate_bridge(bridge, *vlan)?,
+        }
+        self.pool().map_or(Ok(()), |pool| self.validate_pool(pool))
+    }
+
+    fn validate_pool(&self, pool: &AddressPool) -> Result<(), String> {
+        let prefix = match self {
+            Self::Nat { subnet, .. } => pool.prefix.unwrap_or(subnet.prefix),
+            Self::Bridge { .. } => pool.prefix.ok_or("pool.prefix: a bridged network needs it")?,
+        };
+        if !(1..=30).contains(&prefix) {
+            return Err(format!("pool.prefix: {prefix} is not possible; 1 to 30"));
+        }
+        let around = Ipv4Net::around(pool.range.first, prefix);
+        let (range, last) = (pool.range, around.size() - 1);
+        let edges = [
+            around.network,
+            around.address(u32::try_from(last).unwrap_or(u32::MAX)).unwrap_or(around.network),
+        ];
+        if !around.contains(range.last) || edges.iter().any(|edge| range.contains(*edge)) {
+            return Err(format!("pool.range: {range} does not lie among the hosts of {around}"));
+        }
+        if range.size() > 1 << 16 {
+            return Err(format!("pool.range: {range} has more than 65536 addresses"));
+        }
+        if let Self::Nat { subnet, .. } = self {
+            if *subnet != around {
+                return Err(format!("pool.range: {range} does not lie in the subnet {subnet}"));
+            }
+            if subnet.address(1).is_some_and(|host| range.contains(host)) {
+                return Err(format!("pool.range: {range} holds the host's own address"));
             }
         }
+        match pool.gateway {
+            Some(gateway) if !around.contains(gateway) => {
+                Err(format!("pool.gateway: {gateway} is not in {around}"))
+            }
+            Some(gateway) if range.contains(gateway) => {
+                Err(format!("pool.gateway: {gateway} lies in the range {range}"))
+            }
+            _ => validate_search("pool.search", &pool.search),
+        }
     }
+}
+
+fn validate_bridge(bridge: &str, vlan: Option<u16>) -> Result<(), String> {
+    let ok = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    if bridge.is_empty()
+        || bridge.len() > 15
+        || !bridge.chars().all(ok)
+        || bridge.starts_with(['.', '-'])
+    {
+        return Err(format!("bridge `{}` is not the name of an interface", bridge.escape_debug()));
+    }
+    match vlan {
+        Some(tag) if !(1..=4094).contains(&tag) => Err(format!("VLAN tag {tag}: 1 to 4094")),
+        _ => Ok(()),
+    }
+}
+
+/// At most 8 search domains, each a DNS name.
+pub(crate) fn validate_search(field: &str, search: &[String]) -> Result<(), String> {
+    match search.iter().find(|domain| !is_domain(domain)) {
+        Some(bad) => Err(format!("{field}: `{}` is not a domain", bad.escape_debug())),
+        None if search.len() > 8 => Err(format!("{field}: at most 8 domains")),
+        None => Ok(()),
+    }
+}
+
+/// A DNS name, in either case, without the dot of the root.
+pub(crate) fn is_domain(text: &str) -> bool {
+    text.len() <= 253
+        && text.split('.').all(|label| {
+            let ok = |c: char| c.is_ascii_alphanumeric() || c == '-';
+            (1..=63).contains(&label.len())
+                && label.chars().all(ok)
+                && !label.starts_with('-')
+                && !label.ends_with('-')
+        })
 }
 
 /// An IPv4 network such as `10.77.0.0/24`; host bits are zero.
@@ -98,6 +170,11 @@ pub struct Ipv4Net {
 pub struct Ipv4NetError(String);
 
 impl Ipv4Net {
+    /// The network of this prefix that `address` is in.
+    pub fn around(address: Ipv4Addr, prefix: u8) -> Self {
+        let mask = u32::MAX.checked_shl(32 - u32::from(prefix.min(32))).unwrap_or(0);
+        Self { network: Ipv4Addr::from(u32::from(address) & mask), prefix }
+    }
     /// The `n`-th address of the network, if it is in it.
     pub fn address(self, n: u32) -> Option<Ipv4Addr> {
         let size = 1u64 << (32 - u32::from(self.prefix));
@@ -244,5 +321,32 @@ mod tests {
         let spec: NetworkSpec =
             serde_json::from_str(r#"{"mode":"bridge","bridge":"br0","vlan":5000}"#).unwrap();
         assert!(spec.validate().is_err());
+    }
+
+    #[test]
+    fn pools_lie_among_the_hosts_of_their_network() {
+        let check = |network: &str, pool: &str, complaint: Option<&str>| {
+            let text = format!(r#"{{{network},"pool":{pool}}}"#);
+            let spec: NetworkSpec = serde_json::from_str(&text).unwrap();
+            match (spec.validate(), complaint) {
+                (Ok(()), None) => {}
+                (Err(error), Some(words)) => assert!(error.contains(words), "{text}: {error}"),
+                (result, _) => panic!("{text}: {result:?}"),
+            }
+        };
+        let nat = r#""mode":"nat","subnet":"10.7.0.0/24""#;
+        let bridge = r#""mode":"bridge","bridge":"br0""#;
+        check(nat, r#"{"range":"10.7.0.10-10.7.0.20"}"#, None);
+        check(nat, r#"{"range":"10.7.0.1-10.7.0.20"}"#, Some("host's own"));
+        check(nat, r#"{"range":"10.7.0.10-10.7.0.255"}"#, Some("among the hosts"));
+        check(nat, r#"{"range":"10.7.1.10-10.7.1.20"}"#, Some("in the subnet"));
+        check(nat, r#"{"range":"10.7.0.10-10.7.1.20"}"#, Some("among the hosts"));
+        check(nat, r#"{"range":"10.7.0.10-10.7.0.20","gateway":"10.7.0.15"}"#, Some("gateway"));
+        check(nat, r#"{"range":"10.7.0.10-10.7.0.20","gateway":"10.8.0.1"}"#, Some("gateway"));
+        check(bridge, r#"{"range":"10.7.0.10-10.7.0.20"}"#, Some("prefix"));
+        check(bridge, r#"{"range":"10.7.0.10-10.7.0.20","prefix":24}"#, None);
+        check(bridge, r#"{"range":"10.0.0.1-10.2.0.0","prefix":8}"#, Some("65536"));
+        check(bridge, r#"{"range":"10.7.0.1-10.7.0.2","prefix":0}"#, Some("prefix"));
+        check(nat, r#"{"range":"10.7.0.10-10.7.0.20","search":["a b"]}"#, Some("domain"));
     }
 }

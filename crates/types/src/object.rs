@@ -30,10 +30,11 @@ pub enum KindName {
     User,
     Token,
     JoinToken,
+    CustomizationSpec,
 }
 
 impl KindName {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Vm,
         Self::Host,
         Self::Image,
@@ -43,6 +44,7 @@ impl KindName {
         Self::User,
         Self::Token,
         Self::JoinToken,
+        Self::CustomizationSpec,
     ];
 
     pub const fn as_str(self) -> &'static str {
@@ -56,6 +58,7 @@ impl KindName {
             Self::User => "user",
             Self::Token => "token",
             Self::JoinToken => "join-token",
+            Self::CustomizationSpec => "customization-spec",
         }
     }
 }

@@ -19,6 +19,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::address::NicAddress;
+use crate::customization::{Customization, CustomizationStatus};
 use crate::id::{DatastoreId, HostId, ImageId, NetworkId};
 use crate::layer::Layer;
 use crate::name::Name;
@@ -181,71 +183,16 @@ pub struct NicSpec {
     pub network: NetworkId,
     /// Chosen once at creation, then kept.
     pub mac: MacAddress,
-}
-
-/// What the NoCloud seed tells the guest.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct Customization {
-    /// Absent: the VM's name.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub hostname: Option<Name>,
-    pub users: Vec<GuestUser>,
-    /// Keys for the image's default user.
-    pub ssh_keys: Vec<String>,
-    /// A whole `#cloud-config` (or script) of one's own, merged after the generated one.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub user_data: Option<SecretText>,
-    /// A cloud-init network configuration, version 2; absent: DHCP on every NIC.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub network_config: Option<String>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct GuestUser {
-    pub name: String,
-    #[serde(default)]
-    pub ssh_keys: Vec<String>,
-    /// May become root without a password.
-    #[serde(default)]
-    pub sudo: bool,
-}
-
-/// Text that may hold a secret: `Debug` does not show it, and views replace it by `REDACTED`.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(transparent)]
-#[schema(value_type = String)]
-pub struct SecretText(String);
-
-impl SecretText {
-    pub const REDACTED: &'static str = "[redacted]";
-
-    pub fn new(text: impl Into<String>) -> Self {
-        Self(text.into())
-    }
-    pub fn reveal(&self) -> &str {
-        &self.0
-    }
-    pub fn redacted() -> Self {
-        Self(Self::REDACTED.to_owned())
-    }
-}
-impl fmt::Debug for SecretText {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(Self::REDACTED)
-    }
+    /// A static address, which is the NIC's as long as it exists; absent: by DHCP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<NicAddress>,
 }
 
 impl VmSpec {
     /// The spec as it may be shown: secrets replaced.
     #[must_use]
     pub fn redacted(mut self) -> Self {
-        if let Some(customization) = &mut self.customization
-            && customization.user_data.is_some()
-        {
-            customization.user_data = Some(SecretText::redacted());
-        }
+        self.customization = self.customization.map(Customization::redacted);
         self
     }
 }
@@ -368,6 +315,9 @@ pub struct VmStatus {
     /// What the guest itself says, through its agent; absent: never heard of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guest: Option<GuestReport>,
+    /// What became of the customization; absent: there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub customization: Option<CustomizationStatus>,
     /// Why this host and datastore: the decision's explanation.
     #[serde(default)]
     pub placement: Vec<String>,
@@ -430,12 +380,6 @@ mod tests {
             assert!(state.transition(PowerState::Unknown).is_ok(), "{state}");
             assert!(PowerState::Unknown.transition(state).is_ok(), "{state}");
         }
-    }
-
-    #[test]
-    fn secrets_are_not_shown() {
-        let secret = SecretText::new("hunter2");
-        assert!(!format!("{secret:?}").contains("hunter2"));
     }
 
     #[test]

@@ -3,11 +3,13 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::address::NicAddressing;
+use crate::customization::Customization;
 use crate::name::{Name, Ref};
 use crate::network::MacAddress;
 use crate::object::Labels;
 use crate::size::ByteSize;
-use crate::vm::{BootDevice, Cores, Customization, DiskBus, Firmware, RestartPolicy, VmSpec};
+use crate::vm::{BootDevice, Cores, DiskBus, Firmware, RestartPolicy, VmSpec};
 
 /// A request that cannot be fulfilled, whatever the inventory holds.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -59,6 +61,9 @@ pub struct VmCreate {
     /// Absent: one NIC on the network `default`. Empty: no NIC.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nics: Option<Vec<VmNic>>,
+    /// A customization spec; what `customization` says is laid over it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub customization_spec: Option<Ref>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub customization: Option<Customization>,
     #[serde(default)]
@@ -110,6 +115,9 @@ pub struct VmNic {
     /// Absent: one is chosen that no other VM has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mac: Option<MacAddress>,
+    /// Absent: as the customization spec says, else by DHCP. A NIC that is kept keeps its address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<NicAddressing>,
 }
 
 /// Changes to a VM that is off (labels, description and protection also while it runs). An absent
@@ -254,47 +262,4 @@ fn unique<'a>(field: &str, names: impl Iterator<Item = &'a Name>) -> Result<(), 
         }
     }
     Ok(())
-}
-
-impl Customization {
-    /// # Errors
-    /// The first field that a seed could not carry safely.
-    pub fn validate(&self) -> Result<(), SpecError> {
-        for (index, user) in self.users.iter().enumerate() {
-            let ok = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_".contains(c);
-            let first = user.name.chars().next();
-            if user.name.len() > 32
-                || !user.name.chars().all(ok)
-                || !first.is_some_and(|c| c.is_ascii_lowercase() || c == '_')
-            {
-                return Err(SpecError::new(
-                    format!("customization.users[{index}].name"),
-                    "a user name is 1 to 32 of a-z, 0-9, `-` and `_`, and starts with a letter",
-                ));
-            }
-        }
-        let keys = self.users.iter().flat_map(|user| &user.ssh_keys).chain(&self.ssh_keys);
-        for key in keys {
-            if key.len() > 16 * 1024
-                || key.chars().any(char::is_control)
-                || key.split(' ').count() < 2
-            {
-                return Err(SpecError::new(
-                    "customization.ssh_keys",
-                    "an SSH public key is one line: type, key and an optional comment",
-                ));
-            }
-        }
-        let texts = [
-            self.user_data.as_ref().map(|text| text.reveal().len()),
-            self.network_config.as_ref().map(String::len),
-        ];
-        if texts.into_iter().flatten().any(|length| length > 512 * 1024) {
-            return Err(SpecError::new(
-                "customization",
-                "user data and network configuration are at most 512KiB each",
-            ));
-        }
-        Ok(())
-    }
 }

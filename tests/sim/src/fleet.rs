@@ -10,7 +10,7 @@ use hostler_control::{
     Actor, AgentError, AgentLink, Connector, LocalHost, Running, Snapshot, World, WorldOptions,
     ensure_local_host,
 };
-use hostler_pki::Ca;
+use hostler_pki::{Ca, Vault};
 use hostler_store::{SqliteStore, Store, StoreError};
 use hostler_types::{
     Host, HostId, HostKind, HostState, Image, ImageCreate, ImageKind, ImageSource, Labels, Name,
@@ -234,10 +234,12 @@ async fn open_store(path: &Path) -> SqliteStore {
 async fn open_world(directory: &Path, connector: &SimConnector) -> Arc<World> {
     let store: Arc<dyn Store> = Arc::new(open_store(&directory.join("hostler.db")).await);
     let ca = Ca::create_or_open(&directory.join("ca")).expect("the CA can be made");
+    let vault = Vault::create_or_open(&directory.join("secrets.key")).expect("a key can be made");
     let options = WorldOptions {
         store,
         connector: Arc::new(connector.clone()),
         ca: Arc::new(ca),
+        vault: Arc::new(vault),
         server_address: "10.0.0.1:7443".to_owned(),
     };
     World::open(options).await.expect("the world can be opened")

@@ -94,6 +94,7 @@ async fn qemu_a_guest_gets_its_address_from_a_nat_network() {
     definition.vm.spec.nics = vec![NicSpec {
         name: "nic0".parse().unwrap(),
         network,
+        address: None,
         mac: "52:54:00:12:34:56".parse().unwrap(),
     }];
     let vm = definition.vm.id();

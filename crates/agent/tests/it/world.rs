@@ -226,6 +226,7 @@ impl World {
             datastore: self.datastore,
             disks: Vec::new(),
             nics: Vec::new(),
+            customization: None,
             guest: None,
             placement: Vec::new(),
         };
@@ -397,7 +398,7 @@ pub(crate) async fn within<T>(limit: Duration, future: impl Future<Output = T>) 
 }
 
 pub(crate) fn nat(subnet: &str) -> NetworkSpec {
-    NetworkSpec::Nat { subnet: subnet.parse().unwrap() }
+    NetworkSpec::Nat { subnet: subnet.parse().unwrap(), pool: None }
 }
 
 fn tiny_image() -> PathBuf {

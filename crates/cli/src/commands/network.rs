@@ -142,9 +142,9 @@ async fn list(session: &Session) -> Result<(), CliError> {
 
 fn describe(spec: &NetworkSpec) -> (&'static str, String) {
     match spec {
-        NetworkSpec::Nat { subnet } => ("nat", subnet.to_string()),
-        NetworkSpec::Bridge { bridge, vlan: None } => ("bridge", bridge.clone()),
-        NetworkSpec::Bridge { bridge, vlan: Some(tag) } => {
+        NetworkSpec::Nat { subnet, .. } => ("nat", subnet.to_string()),
+        NetworkSpec::Bridge { bridge, vlan: None, .. } => ("bridge", bridge.clone()),
+        NetworkSpec::Bridge { bridge, vlan: Some(tag), .. } => {
             ("bridge", format!("{bridge}, VLAN {tag}"))
         }
     }
@@ -181,10 +181,12 @@ fn print(session: &Session, network: &Network) -> Result<(), CliError> {
 impl Create {
     async fn run(self, session: &Session) -> Result<(), CliError> {
         let spec = match (self.nat, self.bridge) {
-            (Some(subnet), _) => NetworkSpec::Nat { subnet },
-            (None, bridge) => {
-                NetworkSpec::Bridge { bridge: bridge.unwrap_or_default(), vlan: self.vlan }
-            }
+            (Some(subnet), _) => NetworkSpec::Nat { subnet, pool: None },
+            (None, bridge) => NetworkSpec::Bridge {
+                bridge: bridge.unwrap_or_default(),
+                vlan: self.vlan,
+                pool: None,
+            },
         };
         let labels = self.labels.iter().map(Label::pair).collect();
         let request = NetworkCreate { name: self.name, labels, spec };

@@ -62,7 +62,7 @@ pub(crate) fn datastore() -> Datastore {
 }
 
 pub(crate) fn network() -> Network {
-    let spec = NetworkSpec::Nat { subnet: "10.77.0.0/24".parse().unwrap() };
+    let spec = NetworkSpec::Nat { subnet: "10.77.0.0/24".parse().unwrap(), pool: None };
     object("default", 3, spec, NetworkStatus { state: NetworkState::Ready, message: None })
 }
 
@@ -100,6 +100,7 @@ pub(crate) fn vm(name: &str, n: u8) -> Vm {
         nics: vec![NicSpec {
             name: "nic0".parse().unwrap(),
             network: network().id(),
+            address: None,
             mac: "52:54:00:12:34:56".parse().unwrap(),
         }],
         customization: None,
@@ -119,6 +120,7 @@ pub(crate) fn vm(name: &str, n: u8) -> Vm {
             tap: None,
             reserved: Some("10.77.0.10".parse().unwrap()),
         }],
+        customization: None,
         guest: None,
         placement: vec!["host01 has 62GiB of memory free".to_owned()],
     };

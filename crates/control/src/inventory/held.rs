@@ -1,8 +1,8 @@
 //! Where each kind lies in a snapshot.
 
 use hostler_types::{
-    DatastoreKind, HostKind, ImageKind, JoinTokenKind, NetworkKind, TaskKind, TokenKind, UserKind,
-    VmKind,
+    CustomizationSpecKind, DatastoreKind, HostKind, ImageKind, JoinTokenKind, NetworkKind,
+    TaskKind, TokenKind, UserKind, VmKind,
 };
 
 use super::{Collection, Held, Snapshot};
@@ -85,5 +85,14 @@ impl Held for JoinTokenKind {
     }
     fn of_mut(snapshot: &mut Snapshot) -> &mut Collection<Self> {
         &mut snapshot.join_tokens
+    }
+}
+
+impl Held for CustomizationSpecKind {
+    fn of(snapshot: &Snapshot) -> &Collection<Self> {
+        &snapshot.customization_specs
+    }
+    fn of_mut(snapshot: &mut Snapshot) -> &mut Collection<Self> {
+        &mut snapshot.customization_specs
     }
 }

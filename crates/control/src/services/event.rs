@@ -129,6 +129,7 @@ pub(super) fn may_see(actor: &Actor, kind: KindName) -> bool {
         | KindName::Image
         | KindName::Datastore
         | KindName::Network
+        | KindName::CustomizationSpec
         | KindName::Task => true,
     }
 }

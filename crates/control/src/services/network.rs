@@ -73,9 +73,9 @@ pub async fn create(
 }
 
 fn refuse_overlap(snapshot: &Snapshot, spec: &NetworkSpec) -> Result<(), ServiceError> {
-    let NetworkSpec::Nat { subnet } = spec else { return Ok(()) };
+    let NetworkSpec::Nat { subnet, .. } = spec else { return Ok(()) };
     for other in snapshot.all::<NetworkKind>().iter() {
-        if let NetworkSpec::Nat { subnet: taken } = other.spec
+        if let NetworkSpec::Nat { subnet: taken, .. } = other.spec
             && taken.overlaps(*subnet)
         {
             let message =

@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::agents::{AgentError, AgentLink};
+use crate::customize;
 use crate::error::ServiceError;
 use crate::inventory::images;
 use crate::reports::absorb;
@@ -128,7 +129,12 @@ pub(super) fn definition(step: &Step, vm: &Vm) -> Result<VmDefinition, StepError
             networks.push(NetworkDefinition { id: network.id(), spec: network.spec.clone() });
         }
     }
-    Ok(VmDefinition { vm: vm.clone(), images: image_places, networks })
+    let mut vm = vm.clone();
+    if let Some(customization) = &mut vm.spec.customization {
+        customize::open(&step.world().vault, customization)
+            .map_err(|error| StepError::failed("secret_unreadable", error.to_string()))?;
+    }
+    Ok(VmDefinition { vm, images: image_places, networks })
 }
 
 /// The VM's status as its host has just told it.

@@ -281,7 +281,7 @@ async fn host_services(w: &World, a: &Actor) -> Vec<(&'static str, Role, Said)> 
         host: Some(none()),
         path: "/none".to_owned(),
     };
-    let spec = NetworkSpec::Bridge { bridge: "not a bridge".to_owned(), vlan: None };
+    let spec = NetworkSpec::Bridge { bridge: "not a bridge".to_owned(), vlan: None, pool: None };
     let new_network = network::NetworkCreate { name, labels: Labels::new(), spec };
     let (hosts, stores) = (host::HostFilter::default(), datastore::DatastoreFilter::default());
     let life = Some(SignedDuration::ZERO);

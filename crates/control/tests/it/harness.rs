@@ -87,7 +87,7 @@ fn objects(given: Given) -> Objects {
     );
     let network: Network = object(
         "default",
-        NetworkSpec::Nat { subnet: "10.77.0.0/24".parse().unwrap() },
+        NetworkSpec::Nat { subnet: "10.77.0.0/24".parse().unwrap(), pool: None },
         NetworkStatus { state: NetworkState::Ready, message: None },
     );
     let image: Image = object(
@@ -128,6 +128,7 @@ fn objects(given: Given) -> Objects {
         disks: Vec::new(),
         nics: Vec::new(),
         guest: None,
+        customization: None,
         placement: Vec::new(),
     };
     let vm = object("web01", spec, status);

@@ -19,7 +19,7 @@ fn vm(name: &str, host: HostId, network: NetworkId, mac: u32) -> Vm {
         serde_json::from_value(serde_json::json!({"cpus": 1, "memory": "1GiB", "disks": []}))
             .unwrap();
     let mac = MacAddress::from_suffix([a, b, c]);
-    spec.nics = vec![NicSpec { name: "nic0".parse().unwrap(), network, mac }];
+    spec.nics = vec![NicSpec { name: "nic0".parse().unwrap(), network, mac, address: None }];
     let status = VmStatus {
         power: PowerState::Stopped,
         power_since: now,
@@ -29,6 +29,7 @@ fn vm(name: &str, host: HostId, network: NetworkId, mac: u32) -> Vm {
         datastore: DatastoreId::generate(),
         disks: Vec::new(),
         nics: Vec::new(),
+        customization: None,
         guest: None,
         placement: Vec::new(),
     };

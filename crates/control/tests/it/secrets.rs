@@ -10,7 +10,8 @@ use hostler_control::services::{
 };
 use hostler_sim::{Fleet, vm_request};
 use hostler_types::{
-    Customization, ImageCreate, ImageSource, Labels, Revision, Role, SecretText, VmUpdate,
+    Customization, DomainJoin, GuestUser, ImageCreate, ImageSource, Labels, Revision, Role,
+    SecretText, VmUpdate,
 };
 
 const CANARY: &str = "canary-7f3a";
@@ -21,7 +22,18 @@ fn root() -> Actor {
 
 fn customization() -> Option<Customization> {
     let user_data = Some(SecretText::new(format!("#cloud-config\npassword: {CANARY}\n")));
-    Some(Customization { user_data, ..Customization::default() })
+    let user = GuestUser {
+        name: "ada".to_owned(),
+        password: Some(SecretText::new(format!("{CANARY}-password"))),
+        ..GuestUser::default()
+    };
+    let domain_join = Some(DomainJoin {
+        domain: "corp.example".to_owned(),
+        user: "joiner".to_owned(),
+        password: SecretText::new(format!("{CANARY}-join")),
+        ou: None,
+    });
+    Some(Customization { users: vec![user], domain_join, user_data, ..Customization::default() })
 }
 
 #[tokio::test]
@@ -44,6 +56,11 @@ async fn no_secret_leaves_through_any_service() {
     let update = VmUpdate { customization: customization(), ..VmUpdate::default() };
     let changed = vm::update(world, &root(), &reference, update, None, &options).await.unwrap();
     look("vm::update", serde_json::to_string(&*changed.object).unwrap());
+    fleet.done(&changed.task.unwrap()).await;
+    // What a view has shown can be sent back: the secrets stay.
+    let back = changed.object.spec.customization.clone();
+    let update = VmUpdate { customization: back, ..VmUpdate::default() };
+    let changed = vm::update(world, &root(), &reference, update, None, &options).await.unwrap();
     fleet.done(&changed.task.unwrap()).await;
     let shown = vm::show(world, &root(), &reference).unwrap();
     look("vm::show", serde_json::to_string(&*shown).unwrap());
@@ -102,10 +119,22 @@ async fn no_secret_leaves_through_any_service() {
         }
     }
     assert!(seen.iter().any(|(_, text)| text.contains(SecretText::REDACTED)));
+    // Nor does the store's file hold it, nor what it has written beside.
+    for file in ["hostler.db", "hostler.db-wal"] {
+        let path = fleet.store_path().with_file_name(file);
+        let bytes = std::fs::read(&path).unwrap();
+        let found = bytes.windows(CANARY.len()).any(|window| window == CANARY.as_bytes());
+        // The address of an image keeps its signature: it is needed again when the import is.
+        let allowed = format!("signature={CANARY}");
+        let text = String::from_utf8_lossy(&bytes).replace(&allowed, "");
+        assert!(!found || !text.contains(CANARY), "{file} holds the canary");
+    }
     // The canary is where it has to be: the agent gets it.
     let id = shown.id();
     let known = fleet.host.vm(id).unwrap().definition.vm.spec.customization.unwrap();
     assert!(known.user_data.unwrap().reveal().contains(CANARY));
+    assert_eq!(known.users[0].password.as_ref().unwrap().reveal(), format!("{CANARY}-password"));
+    assert_eq!(known.domain_join.unwrap().password.reveal(), format!("{CANARY}-join"));
 }
 
 fn hash(secret: &str) -> String {

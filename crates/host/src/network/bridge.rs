@@ -60,7 +60,7 @@ pub(super) fn remove(nat: &NatNetwork) -> Result<(), NetworkError> {
 
 /// Makes sure that an administrator's bridge exists and can carry the VLAN.
 pub(super) fn check_existing(spec: &NetworkSpec) -> Result<(), NetworkError> {
-    let NetworkSpec::Bridge { bridge, vlan } = spec else { return Ok(()) };
+    let NetworkSpec::Bridge { bridge, vlan, .. } = spec else { return Ok(()) };
     let directory = Path::new("/sys/class/net").join(bridge).join("bridge");
     if !directory.is_dir() {
         return Err(NetworkError::NoBridge(bridge.clone()));

@@ -66,7 +66,7 @@ async fn qemu_a_guest_finds_its_seed_and_its_network() {
 
     let networks = Networks::new(guard.path().join("networks"));
     let (network, tap) = (NetworkId::generate(), TapName::of(vm.id(), 0));
-    let spec = NetworkSpec::Nat { subnet: "10.77.0.0/24".parse().unwrap() };
+    let spec = NetworkSpec::Nat { subnet: "10.77.0.0/24".parse().unwrap(), pool: None };
     let mac = MacAddress([0x52, 0x54, 0, 1, 2, 3]);
     networks.ensure(network, &spec).await.unwrap();
     let address = networks.plug(network, &spec, &tap, mac, Some(vm.name())).await.unwrap().unwrap();
@@ -75,11 +75,11 @@ async fn qemu_a_guest_finds_its_seed_and_its_network() {
     let own =
         "#cloud-config\nruncmd:\n- 'echo \"marker $(hostname) $(id -un ada)\" >/dev/console'\n";
     let customization = Customization {
-        users: vec![GuestUser { name: "ada".into(), ssh_keys: vec![], sudo: true }],
+        users: vec![GuestUser { name: "ada".into(), ssh_keys: vec![], sudo: true, password: None }],
         user_data: Some(SecretText::new(own)),
         ..Customization::default()
     };
-    let nics = [NicSpec { name: "nic0".parse().unwrap(), network, mac }];
+    let nics = [NicSpec { name: "nic0".parse().unwrap(), network, mac, address: None }];
     let input =
         SeedInput { vm: vm.id(), name: vm.name(), customization: &customization, nics: &nics };
     seed::write(&dir, &input, owner).unwrap();

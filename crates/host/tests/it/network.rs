@@ -57,7 +57,7 @@ impl Drop for World {
 }
 
 fn nat(subnet: &str) -> (NetworkId, NetworkSpec) {
-    (NetworkId::generate(), NetworkSpec::Nat { subnet: subnet.parse().unwrap() })
+    (NetworkId::generate(), NetworkSpec::Nat { subnet: subnet.parse().unwrap(), pool: None })
 }
 
 fn bridge_of(id: NetworkId) -> String {
@@ -278,7 +278,7 @@ async fn a_tap_is_quick_and_lives_as_long_as_it_is_held() {
 async fn an_existing_bridge_is_used_and_left_alone() {
     let world = World::new();
     let id = NetworkId::generate();
-    let spec = |vlan| NetworkSpec::Bridge { bridge: "br-lan".to_owned(), vlan };
+    let spec = |vlan| NetworkSpec::Bridge { bridge: "br-lan".to_owned(), vlan, pool: None };
     let error = world.networks.ensure(id, &spec(None)).await.unwrap_err();
     assert!(error.to_string().contains("ip link add br-lan"), "{error}");
     sh("ip link add br-lan type bridge; ip link set br-lan mtu 1400 up");

@@ -4,7 +4,9 @@ use hostler_api::image::{ImagePath, Show as ImageShow};
 use hostler_api::network::{NetworkPath, Show as NetworkShow};
 use hostler_api::vm::{Create, Show, Update, VmCreateQuery, VmPath};
 use hostler_endpoint::{CallOptions, NoParams};
-use hostler_types::{DiskSource, ImageId, KindName, Name, Ref, Vm, VmCreate, VmNic, VmUpdate};
+use hostler_types::{
+    Customization, DiskSource, ImageId, KindName, Name, Ref, Vm, VmCreate, VmNic, VmUpdate,
+};
 use serde_json::{Map, Value};
 
 use super::simple::find;
@@ -44,8 +46,12 @@ impl Document {
         let names_disks = document.contains_key("disks");
         let named: Map<_, _> =
             document.into_iter().filter(|(key, _)| CHANGEABLE.contains(&key.as_str())).collect();
-        let update = serde_json::from_value(named.into())
+        let mut update: VmUpdate = serde_json::from_value(named.into())
             .map_err(|error| CliError::new(Exit::Failed, format!("{place}: {error}")))?;
+        if create.customization_spec.is_some() {
+            // It was laid over the spec's; `hostler vm customize` does that again.
+            update.customization = None;
+        }
         Ok(Self { create, update, names_disks })
     }
 
@@ -135,16 +141,14 @@ fn drop_same<T: PartialEq>(wanted: &mut Option<T>, there: &T) {
     }
 }
 
-/// User data is never shown, so what is there cannot be compared: given on both sides, it counts as
+/// Secrets are never shown, so what is there cannot be compared: given on both sides, they count as
 /// the same.
 fn drop_same_customization(update: &mut VmUpdate, vm: &Vm) {
     let there = vm.spec.customization.clone().unwrap_or_default();
     let Some(wanted) = &update.customization else { return };
-    let mut comparable = wanted.clone();
-    if comparable.user_data.is_some() && there.user_data.is_some() {
-        comparable.user_data.clone_from(&there.user_data);
-    }
-    if comparable == there {
+    // What the server has set is not the document's.
+    let there = Customization { origin: None, run: 0, ..there };
+    if wanted.clone().redacted() == there.redacted() {
         update.customization = None;
     }
 }

@@ -229,6 +229,7 @@ impl Create {
             name: None,
             network: network.clone(),
             mac: None,
+            address: None,
         });
         if self.no_network || !self.networks.is_empty() {
             request.nics = Some(networks.collect());
@@ -286,7 +287,12 @@ impl Create {
         guest.hostname = self.hostname.clone().or(guest.hostname.take());
         match &self.user {
             Some(name) => {
-                guest.users.push(GuestUser { name: name.clone(), ssh_keys: keys, sudo: true });
+                guest.users.push(GuestUser {
+                    name: name.clone(),
+                    ssh_keys: keys,
+                    sudo: true,
+                    password: None,
+                });
             }
             None => guest.ssh_keys.extend(keys),
         }

@@ -119,6 +119,7 @@ impl Set {
             name: None,
             network: network.clone(),
             mac: None,
+            address: None,
         });
         let replaces_nics = self.no_network || !self.networks.is_empty();
         let iso = self.iso.as_ref().map(ToString::to_string);

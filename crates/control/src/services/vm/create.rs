@@ -16,6 +16,7 @@ use jiff::Timestamp;
 
 use super::mac::ReservedMacs;
 use crate::actor::{Actor, authorize};
+use crate::customize;
 use crate::error::{Class, ServiceError};
 use crate::inventory::{Snapshot, images};
 use crate::redact::Shown;
@@ -40,9 +41,13 @@ pub async fn create(
 ) -> Result<Changed<Vm>, ServiceError> {
     authorize(actor, Role::Operator, "create VMs")?;
     let mut macs = world.macs.begin();
-    let ordered = order_with(world, actor, options, "vm.create", &request, |snapshot| {
+    let customization = request.customization.as_ref();
+    let customization =
+        customization.map(|asked| customize::sealed(&world.vault, asked, None)).transpose()?;
+    let key = keyed(&request);
+    let ordered = order_with(world, actor, options, "vm.create", &key, |snapshot| {
         macs.release();
-        let vm = plan(snapshot, &mut macs, &request)?;
+        let vm = plan(snapshot, &mut macs, &request, customization.clone())?;
         let mut order = vm_create::order(&vm, request.start);
         order.writes.push(Write::create(&vm));
         order.writes.extend(images(&vm).map(expect_image));
@@ -69,6 +74,12 @@ pub async fn create(
     }
 }
 
+/// What an idempotency key stands for. Its hash is stored, and would let secrets be guessed.
+fn keyed(request: &VmCreate) -> VmCreate {
+    let customization = request.customization.clone().map(Customization::redacted);
+    VmCreate { customization, ..request.clone() }
+}
+
 /// The commit is refused if an image is being deleted.
 fn expect_image(image: hostler_types::ImageId) -> Write {
     Write::ExpectUnlocked { object: image.untyped() }
@@ -78,6 +89,7 @@ fn plan(
     snapshot: &Snapshot,
     macs: &mut ReservedMacs<'_>,
     request: &VmCreate,
+    customization: Option<Customization>,
 ) -> Result<Vm, ServiceError> {
     validate_labels(&request.labels)
         .map_err(|reason| ServiceError::invalid_as_told("labels", reason))?;
@@ -98,7 +110,7 @@ fn plan(
         cdroms: cdroms(snapshot, request.iso.as_ref())?,
         nics: nics(snapshot, macs, vm, request.nics.as_deref())?,
         // A guest from an image is told its name even if nothing else was asked for.
-        customization: request.customization.clone().or(from_image.then(Customization::default)),
+        customization: customization.or(from_image.then(Customization::default)),
         restart: request.restart,
         protected: request.protected,
     };
@@ -115,6 +127,7 @@ fn plan(
         disks: Vec::new(),
         nics: Vec::new(),
         guest: None,
+        customization: None,
         placement: explanation,
     };
     let mut object = Vm::new(request.name.clone(), request.labels.clone(), now, spec, status);
@@ -263,7 +276,8 @@ pub(super) fn nics(
     wanted: Option<&[VmNic]>,
 ) -> Result<Vec<NicSpec>, ServiceError> {
     let default_network: Name = "default".parse().expect("`default` is a name");
-    let default = [VmNic { name: None, network: Ref::Name(default_network), mac: None }];
+    let default =
+        [VmNic { name: None, network: Ref::Name(default_network), mac: None, address: None }];
     if wanted.is_none() && snapshot.find::<NetworkKind>(&default[0].network).is_err() {
         return Err(ServiceError::invalid(
             "nics",
@@ -278,7 +292,7 @@ pub(super) fn nics(
             None => macs.any(snapshot),
         };
         let name = nic.name.clone().unwrap_or_else(|| numbered("nic", index));
-        Ok(NicSpec { name, network, mac })
+        Ok(NicSpec { name, network, mac, address: None })
     })
     .collect()
 }

@@ -13,6 +13,7 @@ use serde::Serialize;
 use super::create::name_taken;
 use super::{require_host, require_idle};
 use crate::actor::{Actor, authorize};
+use crate::customize;
 use crate::error::ServiceError;
 use crate::inventory::{Snapshot, images};
 use crate::redact::Shown;
@@ -139,7 +140,8 @@ pub async fn register(
         Ref::Name(name) => vm.name() == name,
     });
     let ordered = order_with(world, actor, options, "vm.register", &request, |snapshot| {
-        let vm = adopted(snapshot, &request, found.map(|vm| Vm::clone(vm)))?;
+        let mut vm = adopted(snapshot, &request, found.map(|vm| Vm::clone(vm)))?;
+        customize::seal(&world.vault, vm.spec.customization.as_mut());
         let mut order = vm_register::order(&vm);
         order.writes.push(Write::create(&vm));
         order

@@ -8,13 +8,15 @@ use std::sync::Arc;
 
 use hostler_store::Write;
 use hostler_types::{
-    HostKind, Name, PowerState, Ref, Revision, Role, Vm, VmKind, VmUpdate, validate_labels,
+    Customization, HostKind, Name, PowerState, Ref, Revision, Role, Vm, VmKind, VmUpdate,
+    validate_labels,
 };
 
 use super::create::{cdroms, name_taken, nics, validate};
 use super::mac::ReservedMacs;
 use super::{require_host, require_idle};
 use crate::actor::{Actor, authorize};
+use crate::customize;
 use crate::error::{Class, ServiceError};
 use crate::inventory::{Snapshot, images};
 use crate::redact::Shown;
@@ -38,7 +40,9 @@ pub async fn update(
 ) -> Result<Changed<Vm>, ServiceError> {
     authorize(actor, Role::Operator, "change VMs")?;
     let mut macs = world.macs.begin();
-    let key = (vm, &request);
+    // The hash of a secret must not be stored.
+    let customization = request.customization.clone().map(Customization::redacted);
+    let key = (vm, VmUpdate { customization, ..request.clone() });
     let ordered = order_with(world, actor, options, "vm.update", &key, |snapshot| {
         let old = snapshot.find::<VmKind>(vm)?;
         require_revision::<VmKind>(old, expected)?;
@@ -48,7 +52,7 @@ pub async fn update(
             require_off(old)?;
         }
         macs.release();
-        let new = changed(snapshot, &mut macs, old, &request)?;
+        let new = changed(world, snapshot, &mut macs, old, &request)?;
         Ok(planned(old, new))
     })
     .await?;
@@ -124,6 +128,7 @@ fn answer(
 }
 
 fn changed(
+    world: &World,
     snapshot: &Snapshot,
     macs: &mut ReservedMacs<'_>,
     old: &Vm,
@@ -144,7 +149,8 @@ fn changed(
     set(&mut spec.restart, request.restart.as_ref());
     set(&mut spec.protected, request.protected.as_ref());
     if let Some(customization) = &request.customization {
-        spec.customization = Some(customization.clone());
+        let before = spec.customization.as_ref();
+        spec.customization = Some(customize::sealed(&world.vault, customization, before)?);
     }
     if let Some(wanted) = &request.nics {
         spec.nics = nics(snapshot, macs, old.id(), Some(&kept_macs(old, wanted)))?;
