@@ -23,7 +23,7 @@ use tracing::debug;
 use crate::{
     machine::MACHINE_TYPE,
     process::{Exit, Process},
-    spawn::{Credentials, InheritedFds, Spawn, SpawnError},
+    spawn::{Credentials, InheritedFds, Lifetime, Spawn, SpawnError},
 };
 
 /// What the guest writes to the exit port; QEMU ends with twice that and one.
@@ -231,6 +231,7 @@ fn prepare(
         program: options.program.clone(),
         args: args.into_iter().map(OsString::from).collect(),
         credentials: options.credentials.clone(),
+        lifetime: Lifetime::WithParent,
         fds,
         cgroup_procs: Vec::new(),
         log: log.try_clone()?,

@@ -18,7 +18,7 @@
 //! // 2. The plan becomes a command line.
 //! let args = command_line(&plan(qmp_socket))?;
 //! // 3. The process; it outlives the agent.
-//! let spawn = Spawn { program: PathBuf::from(QEMU), args, credentials, fds,
+//! let spawn = Spawn { program: PathBuf::from(QEMU), args, credentials, lifetime: Lifetime::Detached, fds,
 //!     cgroup_procs: Vec::new(), log };
 //! let process = spawn.start()?;
 //! // 4. Its monitor. The stream was connected to the listener before.
@@ -56,7 +56,7 @@ pub use plan::{
     CdromPlan, DiskCache, DiskPlan, FirmwarePlan, LaunchPlan, LayerPlan, NicPlan, PlanError, Start,
 };
 pub use process::{Exit, Process, ProcessError, start_time};
-pub use spawn::{ChildFd, Credentials, InheritedFds, Spawn, SpawnError};
+pub use spawn::{ChildFd, Credentials, InheritedFds, Lifetime, Spawn, SpawnError};
 pub use vm::{GUEST_AGENT_PORT, MonitorError, power_off, resume_from, screenshot, suspend_to};
 
 /// Where Debian's package puts the emulator.

@@ -79,6 +79,15 @@ pub enum Credentials {
     },
 }
 
+/// What becomes of a process when its parent ends, however that happens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lifetime {
+    /// It lives on: guests outlive the software.
+    Detached,
+    /// The kernel kills it when the thread that started it ends.
+    WithParent,
+}
+
 /// A process to be started.
 #[derive(Debug)]
 pub struct Spawn {
@@ -88,6 +97,8 @@ pub struct Spawn {
     pub args: Vec<OsString>,
     /// As whom it runs.
     pub credentials: Credentials,
+    /// Whether it outlives us.
+    pub lifetime: Lifetime,
     /// What it inherits.
     pub fds: InheritedFds,
     /// The `cgroup.procs` files of the groups it joins, open for writing.
@@ -119,7 +130,7 @@ impl Spawn {
     /// # Errors
     /// See [`SpawnError`].
     pub fn start(self) -> Result<Process, SpawnError> {
-        let Self { program, args, credentials, fds, cgroup_procs, log } = self;
+        let Self { program, args, credentials, lifetime, fds, cgroup_procs, log } = self;
         let failed = |source| SpawnError::Start { program: program.clone(), source };
         let mut command = Command::new(&program);
         command
@@ -131,7 +142,7 @@ impl Spawn {
             .stdin(Stdio::null())
             .stdout(log.try_clone().map_err(failed)?)
             .stderr(log);
-        let prepare = Prepare::new(&credentials, &fds, &cgroup_procs);
+        let prepare = Prepare::new(&credentials, lifetime, &fds, &cgroup_procs);
         prepare.attach(&mut command);
         let mut child = command.spawn().map_err(failed)?;
         // Ours are closed once the process has its own.
@@ -148,6 +159,7 @@ impl Spawn {
 /// What the new process does before it runs the program. All memory is allocated beforehand.
 struct Prepare {
     ids: Option<Ids>,
+    lifetime: Lifetime,
     inherited: Vec<RawFd>,
     cgroup_procs: Vec<RawFd>,
 }
@@ -159,7 +171,12 @@ struct Ids {
 }
 
 impl Prepare {
-    fn new(credentials: &Credentials, fds: &InheritedFds, cgroup_procs: &[OwnedFd]) -> Self {
+    fn new(
+        credentials: &Credentials,
+        lifetime: Lifetime,
+        fds: &InheritedFds,
+        cgroup_procs: &[OwnedFd],
+    ) -> Self {
         let ids = match credentials {
             Credentials::Inherit => None,
             Credentials::User { uid, gid, groups } => Some(Ids {
@@ -169,7 +186,7 @@ impl Prepare {
             }),
         };
         let numbers = |fds: &[OwnedFd]| fds.iter().map(AsRawFd::as_raw_fd).collect();
-        Self { ids, inherited: numbers(&fds.0), cgroup_procs: numbers(cgroup_procs) }
+        Self { ids, lifetime, inherited: numbers(&fds.0), cgroup_procs: numbers(cgroup_procs) }
     }
 
     #[expect(unsafe_code, reason = "there is no safe way to act between fork and exec")]
@@ -201,6 +218,11 @@ impl Prepare {
             rustix::thread::set_thread_groups(&ids.groups)?;
             rustix::thread::set_thread_res_gid(ids.gid, ids.gid, ids.gid)?;
             rustix::thread::set_thread_res_uid(ids.uid, ids.uid, ids.uid)?;
+        }
+        if self.lifetime == Lifetime::WithParent {
+            // A change of user would take it away again, so it comes after.
+            let signal = Some(rustix::process::Signal::KILL);
+            rustix::process::set_parent_process_death_signal(signal)?;
         }
         rustix::thread::set_no_new_privs(true)
     }

@@ -10,7 +10,7 @@ use hostler_host::uid::IMAGE_GID;
 use hostler_host::{Tap, TapName, VmDir, VmUid};
 use hostler_qemu::{
     CdromPlan, ChildFd, Credentials, DiskCache, DiskPlan, FirmwarePlan, InheritedFds, LaunchPlan,
-    NicPlan, Process, QEMU, Spawn, Start, command_line,
+    Lifetime, NicPlan, Process, QEMU, Spawn, Start, command_line,
 };
 use hostler_qmp::command::{Cont, QueryStatus, SystemReset};
 use hostler_qmp::{Events, Options, Qmp};
@@ -218,6 +218,7 @@ fn spawn(
         program: PathBuf::from(QEMU),
         args,
         credentials: credentials(record.uid, accelerator),
+        lifetime: Lifetime::Detached,
         fds,
         cgroup_procs: prepared.cgroup_procs,
         log: prepared.log,

@@ -16,8 +16,8 @@ use std::{
 
 use hostler_qemu::{
     CdromPlan, Credentials, DiskCache, DiskPlan, Exit, FirmwarePlan, GUEST_AGENT_PORT,
-    InheritedFds, LaunchPlan, LayerPlan, MonitorError, Probe, ProbeOptions, Process, QEMU, Spawn,
-    Start, command_line, power_off, probe, resume_from, screenshot, suspend_to,
+    InheritedFds, LaunchPlan, LayerPlan, Lifetime, MonitorError, Probe, ProbeOptions, Process,
+    QEMU, Spawn, Start, command_line, power_off, probe, resume_from, screenshot, suspend_to,
 };
 use hostler_qmp::{
     CloseReason, Events, EventsError, Options, Qmp,
@@ -147,6 +147,7 @@ impl Machine {
             program: QEMU.into(),
             args: command_line(&plan).unwrap(),
             credentials: credentials(),
+            lifetime: Lifetime::Detached,
             fds,
             cgroup_procs: Vec::new(),
             log: OpenOptions::new().create(true).append(true).open(&log).unwrap(),

@@ -8,13 +8,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use hostler_qemu::{Credentials, Exit, InheritedFds, Process, Spawn, SpawnError, start_time};
+use hostler_qemu::{
+    Credentials, Exit, InheritedFds, Lifetime, Process, Spawn, SpawnError, start_time,
+};
 
 fn shell(script: &str, log: &File) -> Spawn {
     Spawn {
         program: "/bin/bash".into(),
         args: ["-c", script].map(OsString::from).to_vec(),
         credentials: Credentials::Inherit,
+        lifetime: Lifetime::Detached,
         fds: InheritedFds::default(),
         cgroup_procs: Vec::new(),
         log: log.try_clone().unwrap(),
@@ -147,4 +150,28 @@ async fn everybody_who_waits_learns_the_code() {
     assert_eq!(tokio::join!(process.exited(), other.exited()), (Exit::Code(7), Exit::Code(7)));
     assert_eq!(process.exited().await, Exit::Code(7));
     assert_eq!(process.try_exited(), Some(Exit::Code(7)));
+}
+
+/// The thread stands for an agent that is killed while it probes.
+#[tokio::test]
+async fn a_probe_ends_with_its_starter_and_a_guest_does_not() {
+    let log = tempfile::tempfile().unwrap();
+    let start = |lifetime, credentials| {
+        let spawn = Spawn { lifetime, credentials, ..shell("exec sleep 100", &log) };
+        let runtime = tokio::runtime::Handle::current();
+        let thread = std::thread::spawn(move || {
+            let _entered = runtime.enter();
+            spawn.start().unwrap()
+        });
+        thread.join().unwrap()
+    };
+    let guest = start(Lifetime::Detached, Credentials::Inherit);
+    for credentials in [Credentials::Inherit, nobody()] {
+        let probe = start(Lifetime::WithParent, credentials);
+        let exit = tokio::time::timeout(Duration::from_secs(5), probe.exited()).await.unwrap();
+        assert!(matches!(exit, Exit::Signal(9)), "{exit:?}");
+    }
+    assert!(guest.try_exited().is_none());
+    guest.kill().unwrap();
+    guest.exited().await;
 }
