@@ -2,7 +2,9 @@
 
 use hostler_endpoint::Document;
 
-use crate::{console, datastore, event, host, image, network, system, task, token, user, vm};
+use crate::{
+    console, datastore, event, host, image, network, recycle_bin, system, task, token, user, vm,
+};
 
 const DESCRIPTION: &str = "Manages virtual machines on Linux hosts. Long work answers `202` with a \
     task: follow it at `/v1/tasks/{task}/watch`. Errors are problem details (RFC 9457) with a \
@@ -43,7 +45,11 @@ fn vms(document: Document) -> Document {
         .endpoint::<vm::Create>()
         .endpoint::<vm::Show>()
         .endpoint::<vm::Update>()
+        .endpoint::<vm::PlanDeletion>()
         .endpoint::<vm::Delete>()
+        .endpoint::<recycle_bin::List>()
+        .endpoint::<recycle_bin::Undelete>()
+        .endpoint::<recycle_bin::Purge>()
         .endpoint::<vm::Start>()
         .endpoint::<vm::Stop>()
         .endpoint::<vm::Reset>()

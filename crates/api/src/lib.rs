@@ -12,6 +12,7 @@ pub mod event;
 pub mod host;
 pub mod image;
 pub mod network;
+pub mod recycle_bin;
 pub mod system;
 pub mod task;
 pub mod token;

@@ -74,6 +74,16 @@ pub struct VmDeleteQuery {
     /// Also when it runs: it is powered off first. Does not override `protected`.
     #[serde(default)]
     pub force: bool,
+    /// Also when it runs: it is stopped gracefully first; with `force`, and then for certain.
+    #[serde(default)]
+    pub stop: bool,
+    /// How long the graceful stop may take, 1 to 86400; absent: 120.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[param(minimum = 1, maximum = 86_400)]
+    pub timeout_seconds: Option<u32>,
+    /// For good: not into the recycle bin.
+    #[serde(default)]
+    pub now: bool,
 }
 
 /// How a VM is to be brought down.
@@ -185,7 +195,23 @@ impl Endpoint for Update {
     type Body = Json<hostler_types::VmUpdate>;
     type Answer = Json<Task>;
 }
-/// Delete a VM with its disks.
+/// Say what deleting a VM would do.
+#[derive(Debug)]
+pub struct PlanDeletion;
+
+impl Endpoint for PlanDeletion {
+    const ID: &'static str = "vm_deletion_plan";
+    const METHOD: Method = Method::Get;
+    const PATH: &'static str = "/v1/vms/{vm}/deletion";
+    const SUMMARY: &'static str = "Say what deleting a VM would do";
+    const TAG: &'static str = "vm";
+    const ACCESS: &'static str = "viewer";
+    type Path = VmPath;
+    type Query = NoParams;
+    type Body = Empty;
+    type Answer = Json<hostler_types::DeletionPlan>;
+}
+/// Delete a VM with its disks: into the recycle bin, unless `now`.
 #[derive(Debug)]
 pub struct Delete;
 
@@ -193,7 +219,7 @@ impl Endpoint for Delete {
     const ID: &'static str = "vm_delete";
     const METHOD: Method = Method::Delete;
     const PATH: &'static str = "/v1/vms/{vm}";
-    const SUMMARY: &'static str = "Delete a VM with its disks";
+    const SUMMARY: &'static str = "Delete a VM with its disks: into the recycle bin, unless `now`";
     const TAG: &'static str = "vm";
     const ACCESS: &'static str = "operator";
     const STATUS: u16 = 202;

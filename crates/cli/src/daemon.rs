@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
@@ -63,6 +64,15 @@ pub struct ServerOptions {
     /// Address and port for the agent that --with-agent starts
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8444")]
     pub agent_listen: SocketAddr,
+
+    /// How long deleted VMs stay in the recycle bin, such as 12h or 7d
+    #[arg(
+        long,
+        value_name = "DURATION",
+        default_value = "24h",
+        value_parser = crate::duration::parse
+    )]
+    pub recycle_retention: Duration,
 
     #[command(flatten)]
     pub log: LogOptions,

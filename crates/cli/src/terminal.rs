@@ -47,17 +47,20 @@ impl Drop for Changed {
     }
 }
 
-/// Asks before something that cannot be taken back; without a terminal, `--yes` must have said so.
-pub(crate) fn confirm(yes: bool, question: &str) -> Result<(), CliError> {
-    if yes {
+/// Refuses what will have to be confirmed when nobody can be asked.
+pub(crate) fn require_answers(yes: bool) -> Result<(), CliError> {
+    if yes || is_interactive() {
         return Ok(());
     }
-    if !is_interactive() {
-        return Err(CliError::new(
-            Exit::Usage,
-            "this needs a confirmation, and nobody can be asked",
-        )
-        .hint("add --yes"));
+    Err(CliError::new(Exit::Usage, "this needs a confirmation, and nobody can be asked")
+        .hint("add --yes"))
+}
+
+/// Asks before something that cannot be taken back; without a terminal, `--yes` must have said so.
+pub(crate) fn confirm(yes: bool, question: &str) -> Result<(), CliError> {
+    require_answers(yes)?;
+    if yes {
+        return Ok(());
     }
     match ask(&format!("{question} [y/N] "))?.to_ascii_lowercase().as_str() {
         "y" | "yes" => Ok(()),

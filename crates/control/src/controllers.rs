@@ -8,6 +8,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::world::Core;
 
+mod deadlines;
 mod hosts;
 mod housekeeping;
 
@@ -24,10 +25,16 @@ impl Controllers {
         let hosts = hosts::run(core.clone(), stopping.clone());
         tracker.spawn(hosts);
         let housekeeping = housekeeping::run(core.clone(), engine.clone());
+        let deadlines = deadlines::run(core.clone(), engine.clone());
         let until = stopping.clone();
         tracker.spawn(async move {
             // Cancel-safe: every commit is whole.
             let _stopped = until.run_until_cancelled(housekeeping).await;
+        });
+        let until = stopping.clone();
+        tracker.spawn(async move {
+            // Cancel-safe: a task that was handed over is stored and started without us.
+            let _stopped = until.run_until_cancelled(deadlines).await;
         });
         tracker.close();
         Self { tracker, stopping }

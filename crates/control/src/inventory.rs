@@ -14,6 +14,7 @@ use hostler_types::{
     Kind, KindName, MacAddress, Name, NetworkId, NetworkKind, Object, ObjectId, Ref, Revision,
     TaskId, TaskKind, TokenKind, UserKind, Vm, VmId, VmKind,
 };
+use jiff::Timestamp;
 use tokio::sync::watch;
 
 use crate::error::ServiceError;
@@ -154,6 +155,17 @@ impl Snapshot {
     /// The VM that has a NIC with this address.
     pub fn vm_with_mac(&self, mac: MacAddress) -> Option<VmId> {
         self.indexes.by_mac(mac)
+    }
+
+    /// The VMs whose time has come, longest due first.
+    pub(crate) fn due(&self, now: Timestamp) -> impl Iterator<Item = &Arc<Vm>> {
+        let due = self.indexes.by_deadline().take_while(move |(at, _)| *at <= now);
+        due.filter_map(|(_, vm)| self.vms.get(vm))
+    }
+
+    /// When the time of the next VM comes, of those whose time has not come yet.
+    pub(crate) fn next_deadline(&self, now: Timestamp) -> Option<Timestamp> {
+        self.indexes.deadline_after(now)
     }
 
     /// The unfinished task that holds an object.

@@ -39,4 +39,4 @@ pub use error::{Class, FieldError, ServiceError};
 pub use inventory::{Collection, Held, Inventory, Snapshot};
 pub use redact::Shown;
 pub use setup::{LocalHost, ensure_local_host};
-pub use world::{Core, Running, World, WorldOptions};
+pub use world::{Core, Running, Settings, World, WorldOptions};

@@ -16,11 +16,13 @@ pub(crate) mod image_delete;
 pub(crate) mod image_import;
 pub(crate) mod vm_create;
 pub(crate) mod vm_delete;
+pub(crate) mod vm_recycle;
 pub(crate) mod vm_register;
 pub(crate) mod vm_reset;
 pub(crate) mod vm_start;
 pub(crate) mod vm_stop;
 pub(crate) mod vm_suspend;
+pub(crate) mod vm_undelete;
 pub(crate) mod vm_unregister;
 pub(crate) mod vm_update;
 
@@ -31,11 +33,13 @@ pub(crate) fn registry() -> Registry<Core> {
         .with(image_import::definition())
         .with(vm_create::definition())
         .with(vm_delete::definition())
+        .with(vm_recycle::definition())
         .with(vm_register::definition())
         .with(vm_reset::definition())
         .with(vm_start::definition())
         .with(vm_stop::definition())
         .with(vm_suspend::definition())
+        .with(vm_undelete::definition())
         .with(vm_unregister::definition())
         .with(vm_update::definition())
 }

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use hostler_pki::Vault;
 use hostler_store::{Store, StoreError, Write};
 use hostler_tasks::{Registry, Submit};
-use hostler_types::{Image, Object, StopMode, Vm};
+use hostler_types::{Image, Object, Recycled, StopMode, Vm};
+use jiff::Timestamp;
 
 use crate::agents::Connector;
 use crate::services::Order;
@@ -64,7 +65,18 @@ pub fn vm_unregister(vm: &Vm) -> Submit {
     submit(tasks::vm_unregister::order(vm))
 }
 pub fn vm_delete(vm: &Vm, force: bool) -> Submit {
-    submit(tasks::vm_delete::order(vm, force))
+    submit(tasks::vm_delete::order(vm, down(force)))
+}
+pub fn vm_recycle(vm: &Vm, force: bool) -> Submit {
+    let (at, until) = (Timestamp::UNIX_EPOCH, Timestamp::MAX);
+    let recycled = Recycled { name: vm.name().clone(), at, until, by: "tester".to_owned() };
+    submit(tasks::vm_recycle::order(vm, down(force), recycled))
+}
+pub fn vm_undelete(vm: &Vm) -> Submit {
+    submit(tasks::vm_undelete::order(vm, vm.called()))
+}
+fn down(force: bool) -> Option<tasks::vm_recycle::Down> {
+    force.then(|| tasks::vm_recycle::Down::new(true, None))
 }
 pub fn image_import(image: &Image) -> Submit {
     submit(tasks::image_import::order(image).with(Write::create(image)))

@@ -8,7 +8,7 @@ use hostler_pki::{Ca, Vault};
 use hostler_store::{Batch, Store, StoreError};
 use hostler_tasks::{Engine, EngineConfig, TaskError};
 use hostler_types::{HostId, HostKind, HostState, Id, Object, Ref};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use tokio::sync::{RwLock, Semaphore};
 use tokio::task::JoinHandle;
 
@@ -39,6 +39,20 @@ pub struct WorldOptions {
     pub vault: Arc<Vault>,
     /// Where hosts reach the server's API, `address:port`: written into join tokens.
     pub server_address: String,
+    pub settings: Settings,
+}
+
+/// What an operator may set for the whole server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// How long a deleted VM stays in the recycle bin.
+    pub retention: SignedDuration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { retention: SignedDuration::from_hours(24) }
+    }
 }
 
 /// What services, tasks and controllers share.
@@ -62,6 +76,7 @@ pub struct World {
     pub(crate) engine: Engine<Core>,
     pub(crate) ca: Arc<Ca>,
     pub(crate) server_address: String,
+    pub(crate) settings: Settings,
     pub(crate) keys: KeyLocks,
     pub(crate) tickets: Tickets,
     pub(crate) macs: MacReservations,
@@ -86,7 +101,7 @@ impl World {
     /// # Errors
     /// The store cannot be read.
     pub async fn open(options: WorldOptions) -> Result<Arc<Self>, StoreError> {
-        let WorldOptions { store, connector, ca, vault, server_address } = options;
+        let WorldOptions { store, connector, ca, vault, server_address, settings } = options;
         let core = Core::open(store.clone(), connector, vault).await?;
         let engine = Engine::new(store, core.clone(), tasks::registry(), EngineConfig::default());
         Ok(Arc::new(Self {
@@ -94,6 +109,7 @@ impl World {
             engine,
             ca,
             server_address,
+            settings,
             keys: KeyLocks::default(),
             tickets: Tickets::default(),
             macs: MacReservations::default(),

@@ -14,7 +14,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use hostler_cli::ServerOptions;
-use hostler_control::{LocalHost, RemoteConnector, World, WorldOptions, ensure_local_host};
+use hostler_control::{
+    LocalHost, RemoteConnector, Settings, World, WorldOptions, ensure_local_host,
+};
 use hostler_pki::{Ca, CredentialFile, Credentials, Identity, KeyRequest, Vault, tls};
 use hostler_server::{Server, bind_tcp, bind_unix};
 use hostler_store::SqliteStore;
@@ -48,6 +50,7 @@ pub(crate) async fn run(options: ServerOptions) -> Result<()> {
         ca: ca.clone(),
         vault: Arc::new(vault),
         server_address: advertised(&options),
+        settings: settings(&options)?,
     })
     .await?;
 
@@ -101,6 +104,12 @@ fn create_passable(folder: &Path) -> Result<()> {
 fn server_credentials(ca: &Ca, options: &ServerOptions) -> Result<CredentialFile> {
     let path = options.state_dir.join("tls/server.pem");
     Ok(ca.ensure_server(&path, &addresses(options))?)
+}
+
+fn settings(options: &ServerOptions) -> Result<Settings> {
+    let retention =
+        options.recycle_retention.try_into().context("--recycle-retention is too long")?;
+    Ok(Settings { retention })
 }
 
 /// What clients may call this machine.

@@ -13,6 +13,7 @@ mod event;
 mod host;
 mod image;
 mod network;
+mod recycle_bin;
 mod system;
 mod task;
 mod token;
@@ -23,6 +24,7 @@ mod vm;
 fn routes(app: App) -> Routes<App> {
     let routes = Routes::new(app).gate(gate);
     let routes = datastore::add(image::add(console::add(vm::add(routes))));
+    let routes = recycle_bin::add(routes);
     let routes = task::add(host::add(network::add(routes)));
     system::add(token::add(user::add(event::add(routes))))
 }

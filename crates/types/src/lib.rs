@@ -12,6 +12,7 @@ mod host;
 mod id;
 mod image;
 mod layer;
+mod lifecycle;
 mod name;
 mod network;
 mod object;
@@ -44,6 +45,7 @@ pub use image::{
     ImageStatus, Sha256,
 };
 pub use layer::{Layer, LayerFile, LayerFileError, LayerOwner};
+pub use lifecycle::{DeletionPlan, Dependent, PlannedDisk, PlannedNic, Recycled};
 pub use name::{Name, NameError, Ref};
 pub use network::{
     Ipv4Net, Ipv4NetError, MacAddress, MacError, Network, NetworkKind, NetworkSpec, NetworkState,

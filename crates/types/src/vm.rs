@@ -23,6 +23,7 @@ use crate::address::NicAddress;
 use crate::customization::{Customization, CustomizationStatus};
 use crate::id::{DatastoreId, HostId, ImageId, NetworkId};
 use crate::layer::Layer;
+use crate::lifecycle::Recycled;
 use crate::name::Name;
 use crate::network::MacAddress;
 use crate::object::{Kind, KindName, Object};
@@ -105,6 +106,9 @@ pub struct VmSpec {
     /// A protected VM is not deleted, by anyone, until the flag is taken away.
     #[serde(default)]
     pub protected: bool,
+    /// It is in the recycle bin. Set by deleting it, taken away by undeleting it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recycled: Option<Recycled>,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

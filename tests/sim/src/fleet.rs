@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use hostler_control::services::{self, Options};
 use hostler_control::{
-    Actor, AgentError, AgentLink, Connector, LocalHost, Running, Snapshot, World, WorldOptions,
-    ensure_local_host,
+    Actor, AgentError, AgentLink, Connector, LocalHost, Running, Settings, Snapshot, World,
+    WorldOptions, ensure_local_host,
 };
 use hostler_pki::{Ca, Vault};
 use hostler_store::{SqliteStore, Store, StoreError};
@@ -51,6 +51,7 @@ pub struct Fleet {
     pub host: SimHost,
     running: Option<Running>,
     directory: Arc<TempDir>,
+    settings: Settings,
 }
 
 impl Fleet {
@@ -58,11 +59,20 @@ impl Fleet {
     /// When the fleet cannot be made.
     pub async fn new() -> Self {
         let directory = Arc::new(tempfile::tempdir().expect("a temporary directory can be made"));
-        Self::open(directory, SimConnector::default()).await
+        Self::open(directory, SimConnector::default(), Settings::default()).await
     }
 
-    async fn open(directory: Arc<TempDir>, connector: SimConnector) -> Self {
-        let world = open_world(directory.path(), &connector).await;
+    /// With other settings than the usual ones.
+    ///
+    /// # Panics
+    /// When the fleet cannot be made.
+    pub async fn with_settings(settings: Settings) -> Self {
+        let directory = Arc::new(tempfile::tempdir().expect("a temporary directory can be made"));
+        Self::open(directory, SimConnector::default(), settings).await
+    }
+
+    async fn open(directory: Arc<TempDir>, connector: SimConnector, settings: Settings) -> Self {
+        let world = open_world(directory.path(), &connector, settings.clone()).await;
         let local = LocalHost {
             name: name("sim"),
             address: "127.0.0.1:7444".to_owned(),
@@ -71,8 +81,14 @@ impl Fleet {
         };
         let id = ensure_local_host(&world, &local).await.expect("the host can be made");
         let running = world.start().await.expect("the world can be started");
-        let fleet =
-            Self { host: connector.host(id), world, connector, running: Some(running), directory };
+        let fleet = Self {
+            host: connector.host(id),
+            world,
+            connector,
+            running: Some(running),
+            directory,
+            settings,
+        };
         fleet
             .until("the host is connected", |snapshot| {
                 snapshot
@@ -95,9 +111,9 @@ impl Fleet {
         } else {
             running.stop(PATIENCE).await;
         }
-        let Self { world, connector, directory, .. } = self;
+        let Self { world, connector, directory, settings, .. } = self;
         drop(world);
-        Self::open(directory, connector).await
+        Self::open(directory, connector, settings).await
     }
 
     pub fn snapshot(&self) -> Arc<Snapshot> {
@@ -231,7 +247,7 @@ async fn open_store(path: &Path) -> SqliteStore {
     }
 }
 
-async fn open_world(directory: &Path, connector: &SimConnector) -> Arc<World> {
+async fn open_world(directory: &Path, connector: &SimConnector, settings: Settings) -> Arc<World> {
     let store: Arc<dyn Store> = Arc::new(open_store(&directory.join("hostler.db")).await);
     let ca = Ca::create_or_open(&directory.join("ca")).expect("the CA can be made");
     let vault = Vault::create_or_open(&directory.join("secrets.key")).expect("a key can be made");
@@ -241,6 +257,7 @@ async fn open_world(directory: &Path, connector: &SimConnector) -> Arc<World> {
         ca: Arc::new(ca),
         vault: Arc::new(vault),
         server_address: "10.0.0.1:7443".to_owned(),
+        settings,
     };
     World::open(options).await.expect("the world can be opened")
 }

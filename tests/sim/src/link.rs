@@ -240,6 +240,9 @@ impl AgentLink for SimHost {
     }
 
     async fn vm_start(&self, vm: VmId, command: VmCommand) -> Result<VmReport, AgentError> {
+        if self.vm(vm).is_some_and(|vm| vm.definition.vm.is_recycled()) {
+            return Err(Problem::new(409, code::WRONG_STATE, "it is in the recycle bin").into());
+        }
         let from = [PowerState::Stopped, PowerState::Suspended, PowerState::Failed];
         self.power("vm_start", vm, command, &from, PowerState::Running).await
     }

@@ -82,6 +82,7 @@ fn hardware(spec: &VmSpec) -> VmSpec {
         description: String::new(),
         restart: RestartPolicy::default(),
         protected: false,
+        recycled: None,
         ..spec.clone()
     }
 }

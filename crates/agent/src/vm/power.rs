@@ -49,6 +49,11 @@ struct Prepared {
 impl Actor {
     /// Starts or resumes the guest; its CPUs run when this returns.
     pub(super) async fn start(&mut self) -> Result<(), Fault> {
+        if self.record.definition.vm.is_recycled() {
+            return Err(Fault::WrongState(
+                "it is in the recycle bin and is not started".to_owned(),
+            ));
+        }
         match (&self.machine, self.power) {
             (Some(_), PowerState::Running) => return Ok(()),
             (Some(machine), PowerState::Paused) => {

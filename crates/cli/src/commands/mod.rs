@@ -12,6 +12,7 @@ mod import;
 mod login;
 mod manual;
 mod network;
+mod recycle_bin;
 mod server;
 mod task;
 mod token;
@@ -74,6 +75,7 @@ enum Command {
     Apply(apply::Apply),
     Network(network::NetworkArgs),
     Datastore(datastore::DatastoreArgs),
+    RecycleBin(recycle_bin::RecycleBinArgs),
     Host(host::HostArgs),
     Task(task::TaskArgs),
     Event(event::EventArgs),
@@ -124,6 +126,7 @@ async fn run_client(command: Command, globals: &GlobalOptions) -> Result<ExitCod
         Command::Apply(command) => command.run(&open()?).await,
         Command::Network(command) => command.run(&open()?).await,
         Command::Datastore(command) => command.run(&open()?).await,
+        Command::RecycleBin(command) => command.run(&open()?).await,
         Command::Host(command) => command.run(&open()?).await,
         Command::Task(command) => command.run(&open()?).await,
         Command::Event(command) => command.run(&open()?).await,

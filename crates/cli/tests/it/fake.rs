@@ -12,8 +12,8 @@ use futures::{StreamExt as _, stream};
 use hostler_api::{console, datastore, event, host, image, network, task, token, user, vm};
 use hostler_endpoint::{Call, Endpoint, EventStream, Item, Page, Problem, Routes};
 use hostler_types::{
-    ByteSize, ExecAnswer, Image, ImageSource, ImageState, KindName, Object, PowerState, Ref,
-    SecretText, Task, TaskState, Vm,
+    ByteSize, DeletionPlan, ExecAnswer, Image, ImageSource, ImageState, KindName, Object,
+    PowerState, Ref, SecretText, Task, TaskState, Vm,
 };
 use tempfile::TempDir;
 use tokio::sync::watch;
@@ -242,6 +242,20 @@ fn vms(routes: Routes<Shared>) -> Routes<Shared> {
             let name = state.vm(&call.path.vm)?.metadata.name.to_string();
             state.change(&name, |vm| vm.status.power = PowerState::Running);
             Ok(state.order("vm.start", &format!("vm/{name}")))
+        })
+        .serve(|state: Shared, call: Call<vm::PlanDeletion>| async move {
+            let vm = state.vm(&call.path.vm)?;
+            Ok(DeletionPlan {
+                vm: vm.id(),
+                name: vm.name().clone(),
+                power: vm.status.power,
+                disks: Vec::new(),
+                nics: Vec::new(),
+                labels: vm.metadata.labels.clone(),
+                kept_until: Some(jiff::Timestamp::UNIX_EPOCH),
+                used_by: Vec::new(),
+                refused: None,
+            })
         })
         .serve(|state: Shared, call: Call<vm::Delete>| async move {
             let vm = state.vm(&call.path.vm)?;

@@ -300,7 +300,12 @@ fn exec_passes_streams_and_the_exit_code_through() {
 fn a_running_vm_is_not_deleted_unless_forced() {
     let fake = Fake::start().with_vm(running("web01", 0x10));
     let error = fake.run(&["vm", "delete", "web01", "--yes"]).fails(4);
-    assert_eq!(error, "error: vm web01 is running\nhint: stop it first\n");
+    expect![[r#"
+        vm web01 (running) goes to the recycle bin:
+        error: vm web01 is running
+        hint: stop it first
+    "#]]
+    .assert_eq(&error);
     assert_eq!(fake.run(&["vm", "delete", "web01", "-y", "--force"]).ok(), "vm web01 deleted\n");
     fake.run(&["vm", "show", "web01"]).fails(3);
 }

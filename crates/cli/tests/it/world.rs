@@ -106,6 +106,7 @@ pub(crate) fn vm(name: &str, n: u8) -> Vm {
         customization: None,
         restart: Default::default(),
         protected: false,
+        recycled: None,
     };
     let status = VmStatus {
         power: PowerState::Stopped,

@@ -3,6 +3,7 @@
 use hostler_types::{
     DiskSource, HostId, Id, ImageId, MacAddress, NetworkId, ObjectId, Task, TaskId, Vm, VmId,
 };
+use jiff::Timestamp;
 use uuid::Uuid;
 
 use crate::idempotency::request_key;
@@ -13,6 +14,7 @@ pub(super) struct Indexes {
     image: imbl::OrdSet<(ImageId, VmId)>,
     network: imbl::OrdSet<(NetworkId, VmId)>,
     mac: imbl::OrdSet<(MacAddress, VmId)>,
+    deadline: imbl::OrdSet<(Timestamp, VmId)>,
     task: imbl::HashMap<ObjectId, TaskId>,
     key: imbl::HashMap<String, TaskId>,
 }
@@ -32,6 +34,18 @@ impl Indexes {
 
     pub(super) fn by_mac(&self, mac: MacAddress) -> Option<VmId> {
         vms_of(&self.mac, mac).next()
+    }
+
+    /// In the order of their deadlines.
+    pub(super) fn by_deadline(&self) -> impl Iterator<Item = (Timestamp, VmId)> {
+        self.deadline.iter().copied()
+    }
+
+    /// The first deadline after `now`.
+    pub(super) fn deadline_after(&self, now: Timestamp) -> Option<Timestamp> {
+        use std::ops::Bound::{Excluded, Unbounded};
+        let from = Excluded((now, Id::from_uuid(Uuid::max())));
+        self.deadline.range((from, Unbounded)).next().map(|(at, _)| *at)
     }
 
     pub(super) fn task_on(&self, object: ObjectId) -> Option<TaskId> {
@@ -67,6 +81,7 @@ impl Indexes {
             self.network.insert((nic.network, id));
             self.mac.insert((nic.mac, id));
         }
+        self.deadline.extend(vm.next_deadline().map(|at| (at, id)));
     }
 
     fn remove_vm(&mut self, vm: &Vm) {
@@ -78,6 +93,9 @@ impl Indexes {
         for nic in &vm.spec.nics {
             self.network.remove(&(nic.network, id));
             self.mac.remove(&(nic.mac, id));
+        }
+        if let Some(at) = vm.next_deadline() {
+            self.deadline.remove(&(at, id));
         }
     }
 

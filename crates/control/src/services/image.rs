@@ -220,18 +220,14 @@ pub async fn delete(
 }
 
 pub(crate) fn require_unused(snapshot: &Snapshot, image: &Image) -> Result<(), ServiceError> {
-    let mut users: Vec<_> = snapshot.vms_with_image(image.id()).map(|vm| vm.name()).collect();
-    users.sort_unstable();
+    let users: Vec<_> = snapshot.vms_with_image(image.id()).collect();
     if users.is_empty() {
         return Ok(());
     }
-    let shown: Vec<_> = users.iter().take(5).map(|name| format!("`{name}`")).collect();
-    let more = users.len().saturating_sub(5);
-    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
     let message = format!(
-        "image `{}` is used by vm {}{more}: their disks lie on it",
+        "image `{}` is used by vm {}: their disks lie on it",
         image.name(),
-        shown.join(", ")
+        super::vm::told_names(&users)
     );
     Err(ServiceError::conflict("in_use", message).hint("delete these VMs first"))
 }

@@ -9,7 +9,7 @@ use hostler_types::{
 };
 use jiff::Timestamp;
 
-use super::{Page, PageRequest, counted, page};
+use super::{Page, PageRequest, page};
 use crate::actor::{Actor, authorize};
 use crate::error::ServiceError;
 use crate::inventory::Snapshot;
@@ -123,9 +123,10 @@ pub async fn delete(world: &World, actor: &Actor, network: &Ref) -> Result<(), S
     let _references = world.references.write().await;
     let snapshot = world.snapshot();
     let network = snapshot.find::<NetworkKind>(network)?;
-    let users = snapshot.vms_with_network(network.id()).count();
-    if users > 0 {
-        let message = format!("network `{}` is used by {}", network.name(), counted(users, "VM"));
+    let users: Vec<_> = snapshot.vms_with_network(network.id()).collect();
+    if !users.is_empty() {
+        let users = super::vm::told_names(&users);
+        let message = format!("network `{}` is used by vm {users}", network.name());
         return Err(ServiceError::conflict("in_use", message)
             .hint("delete these VMs or put their NICs on another network first"));
     }

@@ -19,13 +19,17 @@ use crate::tasks::{vm_reset, vm_start, vm_stop, vm_suspend};
 use crate::world::World;
 
 mod create;
+mod delete;
 mod files;
 mod guest;
 mod mac;
 mod update;
 
 pub use create::create;
-pub use files::{VmRegister, delete, register, unregister, unregistered};
+pub use delete::{VmDelete, delete, deletion_plan, purge, recycled, undelete};
+pub(crate) use delete::{require_deletable, told_names};
+pub(crate) use files::expect;
+pub use files::{VmRegister, register, unregister, unregistered};
 pub use guest::{exec, log, screenshot};
 pub(crate) use mac::MacReservations;
 pub use update::{rename, update};
@@ -57,7 +61,8 @@ pub fn list(
     let image = filter.image.as_ref().map(|r| snapshot.find::<ImageKind>(r)).transpose()?;
     let network = filter.network.as_ref().map(|r| snapshot.find::<NetworkKind>(r)).transpose()?;
     page::<VmKind>(&snapshot, request, |vm| {
-        filter.power.is_none_or(|power| vm.status.power == power)
+        !vm.is_recycled()
+            && filter.power.is_none_or(|power| vm.status.power == power)
             && host.is_none_or(|host| vm.status.host == host)
             && datastore.is_none_or(|datastore| vm.status.datastore == datastore.id())
             && image.is_none_or(|image| images(vm).any(|id| id == image.id()))
@@ -69,7 +74,7 @@ pub fn list(
 /// `forbidden`, `not_found`.
 pub fn show(world: &World, actor: &Actor, vm: &Ref) -> Result<Arc<Vm>, ServiceError> {
     authorize(actor, Role::Viewer, "see VMs")?;
-    Ok(VmKind::shown(world.snapshot().find(vm)?))
+    Ok(VmKind::shown(delete::find(&world.snapshot(), vm)?))
 }
 
 /// Starts a VM; one that is suspended resumes where it was.
@@ -198,8 +203,14 @@ async fn power(
     .await
 }
 
-/// Refuses early, with names, what the lock would refuse.
+/// Refuses what is in the recycle bin or is being worked on.
 fn require_idle(snapshot: &Snapshot, vm: &Vm) -> Result<(), ServiceError> {
+    delete::require_not_recycled(vm)?;
+    require_free(snapshot, vm)
+}
+
+/// Refuses early, with names, what the lock would refuse.
+fn require_free(snapshot: &Snapshot, vm: &Vm) -> Result<(), ServiceError> {
     let Some(task) = snapshot.task_on(vm.id().untyped()) else { return Ok(()) };
     let action = snapshot.get(task).map_or("a task", |task| task.spec.action.as_str());
     Err(ServiceError::conflict(

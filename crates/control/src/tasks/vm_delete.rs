@@ -1,41 +1,84 @@
-//! `vm.delete`: Deletes a VM with its disks.
+//! `vm.delete`: Deletes a VM with its disks, for good.
 //!
-//! 1. `remove`: the agent removes the files (and kills the guest, if forced); the record goes with
-//!    the step's end. There is no way back: a host that does not answer is asked until
-//!    it does.
+//! 1. `stop`: if it runs and may be stopped, a task `vm.stop` below this one.
+//! 2. `check`: looks once more that nobody needs its disks, now that the lock keeps new ones away.
+//! 3. `remove`: the agent removes the files; the record goes with the step's end, and with it all
+//!    that refers to the VM: addresses, labels. There is no way back: a host that does not answer is
+//!    asked until it does. What is gone is told in the task's messages.
 
 use hostler_agent_api::VmRemoveRequest;
 use hostler_store::Write;
-use hostler_tasks::{Definition, Outcome, Step as TaskStep, StepResult};
+use hostler_tasks::{Definition, Outcome, Step as TaskStep, StepError, StepResult};
 use hostler_types::{KindName, Vm, VmId};
 use serde::{Deserialize, Serialize};
 
 use super::command::{Step, ask, command, link, vm_if_there};
+use super::vm_recycle::{Down, stop_first};
 use crate::services::Order;
+use crate::services::vm::require_deletable;
 use crate::world::Core;
 
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 struct Input {
     vm: VmId,
-    force: bool,
+    down: Option<Down>,
 }
 
 pub(crate) fn definition() -> Definition<Core> {
-    Definition::new("vm.delete").step(TaskStep::new("remove", remove).no_return())
+    Definition::new("vm.delete")
+        .step(TaskStep::new("stop", stop))
+        .step(TaskStep::new("check", check))
+        .step(TaskStep::new("remove", remove).no_return())
 }
 
-pub(crate) fn order(vm: &Vm, force: bool) -> Order {
-    Order::new("vm.delete", vm, &Input { vm: vm.id(), force })
+pub(crate) fn order(vm: &Vm, down: Option<Down>) -> Order {
+    let mut order = Order::new("vm.delete", vm, &Input { vm: vm.id(), down });
+    order.target = format!("{}/{}", KindName::Vm, vm.called());
+    order
+}
+
+async fn stop(step: Step) -> StepResult {
+    let input: Input = step.input()?;
+    stop_first(&step, input.vm, input.down).await
+}
+
+async fn check(step: Step) -> StepResult {
+    let input: Input = step.input()?;
+    let Some(vm) = vm_if_there(&step, input.vm).await? else { return Ok(Outcome::none()) };
+    // Whoever got in before the lock is in the log before it.
+    let world = step.world();
+    let snapshot = world.inventory.at_least(world.store.revision().await?).await;
+    require_deletable(&snapshot, &vm)
+        .map_err(|error| StepError::failed(error.code, error.message))?;
+    Ok(Outcome::none())
 }
 
 async fn remove(step: Step) -> StepResult {
     let input: Input = step.input()?;
     let Some(vm) = vm_if_there(&step, input.vm).await? else { return Ok(Outcome::none()) };
     let (link, command) = (link(&step, &vm)?, command(&step, &vm));
-    let (datastore, force) = (vm.status.datastore, input.force);
+    let (datastore, force) = (vm.status.datastore, input.down.is_some());
     let request = VmRemoveRequest { command, datastore, keep_files: false, force };
     ask(&step, &link, command.op, link.vm_remove(vm.id(), request)).await?;
+    tell_what_went(&step, &vm);
     step.world().reports.forget(vm.id());
     let (kind, id) = (KindName::Vm, vm.id().untyped());
     Ok(Outcome::none().with(Write::Delete { kind, id, expected: None }))
+}
+
+fn tell_what_went(step: &Step, vm: &Vm) {
+    for disk in &vm.spec.disks {
+        let told = vm.status.disks.iter().find(|told| told.name == disk.name);
+        let freed = told.map(|told| format!(", {} freed", told.allocated)).unwrap_or_default();
+        step.message(format!("removed disk {}: {}{freed}", disk.name, disk.size));
+    }
+    for nic in &vm.spec.nics {
+        let told = vm.status.nics.iter().find(|told| told.name == nic.name);
+        let address = told.and_then(|told| told.reserved);
+        let address = address.map(|address| format!(", address {address}")).unwrap_or_default();
+        step.message(format!("removed NIC {}: {}{address}", nic.name, nic.mac));
+    }
+    for (key, value) in &vm.metadata.labels {
+        step.message(format!("removed label {key}={value}"));
+    }
 }

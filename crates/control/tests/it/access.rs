@@ -6,7 +6,7 @@ use futures::StreamExt as _;
 use hostler_agent_api::ConsoleKind;
 use hostler_control::services::token::TokenCreate;
 use hostler_control::services::user::{UserCreate, UserUpdate};
-use hostler_control::services::vm::{VmFilter, VmRegister, VmStop};
+use hostler_control::services::vm::{VmDelete, VmFilter, VmRegister, VmStop};
 use hostler_control::services::{
     Options, PageRequest, console, datastore, event, host, image, join_token, network, task, token,
     user, vm, watch,
@@ -224,7 +224,11 @@ async fn vm_services(w: &World, a: &Actor) -> Vec<(&'static str, Role, Said)> {
         ("vm::create", Operator, said(vm::create(w, a, request, o).await)),
         ("vm::update", Operator, said(vm::update(w, a, vm, update, None, o).await)),
         ("vm::rename", Operator, said(vm::rename(w, a, vm, name, None, o).await)),
-        ("vm::delete", Operator, said(vm::delete(w, a, vm, false, o).await)),
+        ("vm::deletion_plan", Viewer, said(vm::deletion_plan(w, a, vm))),
+        ("vm::delete", Operator, said(vm::delete(w, a, vm, VmDelete::default(), o).await)),
+        ("vm::recycled", Viewer, said(vm::recycled(w, a, &page))),
+        ("vm::undelete", Operator, said(vm::undelete(w, a, vm, None, o).await)),
+        ("vm::purge", Operator, said(vm::purge(w, a, vm, o).await)),
         ("vm::start", Operator, said(vm::start(w, a, vm, o).await)),
         ("vm::stop", Operator, said(vm::stop(w, a, vm, stop, o).await)),
         ("vm::reset", Operator, said(vm::reset(w, a, vm, o).await)),

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use expect_test::{Expect, expect};
 use hostler_control::services::network::NetworkCreate;
-use hostler_control::services::vm::VmStop;
+use hostler_control::services::vm::{VmDelete, VmStop};
 use hostler_control::services::{Options, datastore, image, network, vm};
 use hostler_control::{Actor, ServiceError};
 use hostler_sim::Fleet;
@@ -229,7 +229,8 @@ async fn wrong_states_are_told_with_what_would_be_right() {
     text += &told(&vm::resume(world, &root(), &reference, &plain()).await.unwrap_err());
     fleet.done(&vm::start(world, &root(), &reference, &plain()).await.unwrap()).await;
     text += &told(&vm::start(world, &root(), &reference, &plain()).await.unwrap_err());
-    text += &told(&vm::delete(world, &root(), &reference, false, &plain()).await.unwrap_err());
+    let plainly = VmDelete::default();
+    text += &told(&vm::delete(world, &root(), &reference, plainly, &plain()).await.unwrap_err());
     text += &told(&vm::unregister(world, &root(), &reference, &plain()).await.unwrap_err());
     let cpus = VmUpdate { cpus: Some(2.try_into().unwrap()), ..VmUpdate::default() };
     let error = vm::update(world, &root(), &reference, cpus, None, &plain()).await.unwrap_err();
@@ -242,7 +243,7 @@ async fn wrong_states_are_told_with_what_would_be_right() {
         Conflict wrong_state: vm `web01` is stopped and cannot be resumed; it must be suspended
         Conflict wrong_state: vm `web01` runs already
         Conflict wrong_state: vm `web01` is running and is not deleted
-        hint: stop it first, or force the deletion, which pulls its plug
+        hint: let it be stopped first with `--stop`, or force the deletion, which pulls its plug
         Conflict wrong_state: vm `web01` is running and cannot be unregistered; it must be stopped or suspended or failed
         Conflict wrong_state: vm `web01` is running: only labels, description, protection and restart policy change now
         hint: stop it with `hostler vm stop web01`, then try again
@@ -314,7 +315,7 @@ async fn images_networks_and_datastores_are_checked() {
         Invalid invalid: subnet 10.0.0.0/8: a NAT network is between /16 and /29
         Invalid invalid: bridge `br0; rm -rf /` is not the name of an interface
         Invalid invalid: VLAN tag 4095: 1 to 4094
-        Conflict in_use: network `default` is used by 1 VM
+        Conflict in_use: network `default` is used by vm `web01`
         hint: delete these VMs or put their NICs on another network first
         Conflict in_use: datastore `local` still holds 1 VM and 1 image
         hint: delete or unregister the VMs and delete the images first

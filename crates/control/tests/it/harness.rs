@@ -16,7 +16,7 @@ use hostler_types::{
     ByteSize, Datastore, DatastoreSpec, DatastoreState, DatastoreStatus, Epoch, Host, HostSpec,
     HostState, HostStatus, Image, ImageFormat, ImageKind, ImageMedia, ImageSource, ImageSpec,
     ImageState, ImageStatus, Kind, KindName, Labels, Network, NetworkSpec, NetworkState,
-    NetworkStatus, Object, PowerState, StopMode, Vm, VmKind, VmSpec, VmStatus,
+    NetworkStatus, Object, PowerState, Recycled, StopMode, Vm, VmKind, VmSpec, VmStatus,
 };
 use jiff::Timestamp;
 use serde_json::json;
@@ -26,6 +26,8 @@ use serde_json::json;
 enum Given {
     NoVm,
     Vm(PowerState),
+    /// In the recycle bin.
+    Recycled,
     /// Its files lie on the datastore, and nobody knows it.
     Files,
     NoImage,
@@ -116,6 +118,7 @@ fn objects(given: Given) -> Objects {
     let power = match given {
         Given::Vm(power) => power,
         Given::NoVm | Given::NoImage => PowerState::Creating,
+        Given::Recycled => PowerState::Stopped,
         Given::Files => PowerState::Unknown,
     };
     let status = VmStatus {
@@ -131,7 +134,12 @@ fn objects(given: Given) -> Objects {
         customization: None,
         placement: Vec::new(),
     };
-    let vm = object("web01", spec, status);
+    let mut vm: Vm = object("web01", spec, status);
+    if given == Given::Recycled {
+        let (name, by) = (vm.name().clone(), "tester".to_owned());
+        vm.metadata.name = Recycled::bin_name(&name, vm.id());
+        vm.spec.recycled = Some(Recycled { name, at: now, until: Timestamp::MAX, by });
+    }
     Objects { host, datastore, network, image, vm }
 }
 
@@ -145,7 +153,7 @@ fn place(host: &SimHost, objects: &Objects, given: Given) {
     let (message, guest, since) = (None, None, Timestamp::now());
     let vm = SimVm { definition, epoch: Epoch(1), power, since, message, guest };
     match given {
-        Given::Vm(_) => host.plant(vm),
+        Given::Vm(_) | Given::Recycled => host.plant(vm),
         Given::Files => {
             host.plant(vm);
             host.lose(objects.vm.id());
@@ -170,7 +178,7 @@ impl Scenario for Case {
         if self.given != Given::NoImage {
             batch = batch.with(Write::create(&objects.image));
         }
-        if let Given::Vm(_) = self.given {
+        if let Given::Vm(_) | Given::Recycled = self.given {
             batch = batch.with(Write::create(&objects.vm));
         }
         store.commit(batch).await.unwrap();
@@ -207,7 +215,8 @@ impl Scenario for Case {
                 let agrees = actual.as_ref().is_some_and(|actual| {
                     actual.power == vm.status.power && actual.definition.vm.spec == vm.spec
                 });
-                text += &format!("vm {} {} agrees {agrees}", vm.name(), vm.spec.cpus);
+                let bin = if vm.is_recycled() { " in the bin" } else { "" };
+                text += &format!("vm {}{bin} {} agrees {agrees}", vm.called(), vm.spec.cpus);
                 if self.compare == Compare::Everything {
                     text += &format!(" {}", vm.status.power);
                 }
@@ -296,8 +305,24 @@ async fn vm_unregister() {
 
 #[tokio::test]
 async fn vm_delete() {
+    let submit = |objects: &Objects| testing::vm_delete(&objects.vm, false);
+    Case::new(Given::Vm(PowerState::Stopped), Compare::Everything, submit).check().await;
     let submit = |objects: &Objects| testing::vm_delete(&objects.vm, true);
-    Case::new(Given::Vm(PowerState::Running), Compare::Everything, submit).check().await;
+    Case::new(Given::Vm(PowerState::Running), Compare::ButPower, submit).check().await;
+}
+
+#[tokio::test]
+async fn vm_recycle() {
+    let submit = |objects: &Objects| testing::vm_recycle(&objects.vm, false);
+    Case::new(Given::Vm(PowerState::Stopped), Compare::Everything, submit).check().await;
+    let submit = |objects: &Objects| testing::vm_recycle(&objects.vm, true);
+    Case::new(Given::Vm(PowerState::Running), Compare::ButPower, submit).check().await;
+}
+
+#[tokio::test]
+async fn vm_undelete() {
+    let submit = |objects: &Objects| testing::vm_undelete(&objects.vm);
+    Case::new(Given::Recycled, Compare::Everything, submit).check().await;
 }
 
 #[tokio::test]

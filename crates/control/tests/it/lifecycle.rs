@@ -2,7 +2,7 @@
 
 use futures::StreamExt as _;
 use hostler_agent_api::{ConsoleKind, code};
-use hostler_control::services::vm::{VmFilter, VmRegister, VmStop};
+use hostler_control::services::vm::{VmDelete, VmFilter, VmRegister, VmStop};
 use hostler_control::services::{Options, PageRequest, console, task, vm};
 use hostler_control::{Actor, Class};
 use hostler_sim::{Fault, Fleet, vm_request};
@@ -45,7 +45,8 @@ async fn a_vm_is_made_started_stopped_and_deleted() {
     fleet.done(&vm::stop(&fleet.world, &root(), &reference, off(), &plain()).await.unwrap()).await;
     assert_eq!(fleet.show("web01").status.power, PowerState::Stopped);
 
-    let gone = vm::delete(&fleet.world, &root(), &reference, false, &plain()).await.unwrap();
+    let now = VmDelete { now: true, ..VmDelete::default() };
+    let gone = vm::delete(&fleet.world, &root(), &reference, now, &plain()).await.unwrap();
     fleet.done(&gone).await;
     assert!(fleet.snapshot().find::<VmKind>(&reference).is_err());
     assert!(fleet.host.files().is_empty() && fleet.host.vms().is_empty());
@@ -175,7 +176,8 @@ async fn a_running_vm_changes_only_what_qemu_does_not_see() {
     let changed = vm::update(&fleet.world, &root(), &reference, protect, None, &plain()).await;
     fleet.done(&changed.unwrap().task.unwrap()).await;
 
-    let refused = vm::delete(&fleet.world, &root(), &reference, true, &plain()).await.unwrap_err();
+    let force = VmDelete { force: true, ..VmDelete::default() };
+    let refused = vm::delete(&fleet.world, &root(), &reference, force, &plain()).await.unwrap_err();
     assert_eq!(refused.code, "protected");
 }
 

@@ -11,6 +11,7 @@ mod hosts;
 mod images;
 mod inventory;
 mod lifecycle;
+mod recycle_bin;
 mod remote;
 mod secrets;
 mod watch;

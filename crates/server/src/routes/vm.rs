@@ -1,13 +1,13 @@
 //! Virtual machines.
 
 use hostler_api::vm::{
-    Create, Delete, Exec, Explanation, List, Log, Rename, Reset, Resume, Screenshot, Show, Start,
-    Stop, Suspend, Unregister, Update, VmCreated, Why,
+    Create, Delete, Exec, Explanation, List, Log, PlanDeletion, Rename, Reset, Resume, Screenshot,
+    Show, Start, Stop, Suspend, Unregister, Update, VmCreated, Why,
 };
-use hostler_control::services::vm::{self, VmFilter, VmStop};
+use hostler_control::services::vm::{self, VmDelete, VmFilter, VmStop};
 use hostler_control::services::{Changed, Options};
 use hostler_endpoint::{ByteStream, Call, Page, Problem, Routes};
-use hostler_types::{ExecAnswer, Revision, Task, Vm};
+use hostler_types::{DeletionPlan, ExecAnswer, Revision, Task, Vm};
 
 use crate::app::{App, actor, keyed, page, paged, shown, task_of};
 use crate::problem::problem;
@@ -18,6 +18,7 @@ pub(crate) fn add(routes: Routes<App>) -> Routes<App> {
         .serve::<Create, _>(create)
         .serve::<Show, _>(show)
         .serve::<Update, _>(update)
+        .serve::<PlanDeletion, _>(plan_deletion)
         .serve::<Delete, _>(delete)
         .serve::<Start, _>(start)
         .serve::<Stop, _>(stop)
@@ -73,10 +74,18 @@ async fn rename(app: App, call: Call<Rename>) -> Result<Task, Problem> {
     task_of(changed.await.map_err(problem)?)
 }
 
+async fn plan_deletion(app: App, call: Call<PlanDeletion>) -> Result<DeletionPlan, Problem> {
+    let actor = actor(&call.extensions)?;
+    vm::deletion_plan(&app.world, actor, &call.path.vm).map_err(problem)
+}
+
 async fn delete(app: App, call: Call<Delete>) -> Result<Task, Problem> {
     let options = keyed(call.idempotency_key);
     let actor = actor(&call.extensions)?;
-    let task = vm::delete(&app.world, actor, &call.path.vm, call.query.force, &options).await;
+    let query = call.query;
+    let stop = query.stop.then_some(query.timeout_seconds.unwrap_or(120));
+    let request = VmDelete { force: query.force, stop, now: query.now };
+    let task = vm::delete(&app.world, actor, &call.path.vm, request, &options).await;
     task.map(shown).map_err(problem)
 }
 

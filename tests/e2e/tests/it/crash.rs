@@ -34,7 +34,7 @@ fn crash_at_every_commit(prepare: &[&[&str]], action: &[&str], check: &dyn Fn(&I
             hostler.start_server();
             eventually("the end of all tasks", Duration::from_secs(30), || no_open_task(&hostler));
             check(&hostler, &place);
-            let _ = hostler.hostler(&["vm", "delete", "web01", "--force", "--yes"]);
+            let _ = hostler.hostler(&["vm", "delete", "web01", "--force", "--yes", "--now"]);
             hostler.assert_clean();
         }
         aborted += u32::from(any);
@@ -88,15 +88,14 @@ fn qemu_a_crash_during_start_leaves_the_vm_running_once_or_stopped() {
 #[test]
 fn qemu_a_crash_during_delete_leaves_the_vm_whole_or_gone() {
     let create = ["vm", "create", "web01", "--image", "tiny", "--memory", "128MiB"];
-    crash_at_every_commit(&[&create], &["vm", "delete", "web01", "--yes"], &|hostler, place| {
-        match power(hostler).as_deref() {
-            Some("stopped") => {
-                hostler.ok(&["vm", "start", "web01"]);
-                assert_eq!(hostler.qemu_pids().len(), 1, "{place}: it does not start any more");
-            }
-            None => hostler.assert_clean(),
-            other => panic!("{place}: the VM is {other:?}"),
+    let delete = ["vm", "delete", "web01", "--yes", "--now"];
+    crash_at_every_commit(&[&create], &delete, &|hostler, place| match power(hostler).as_deref() {
+        Some("stopped") => {
+            hostler.ok(&["vm", "start", "web01"]);
+            assert_eq!(hostler.qemu_pids().len(), 1, "{place}: it does not start any more");
         }
+        None => hostler.assert_clean(),
+        other => panic!("{place}: the VM is {other:?}"),
     });
 }
 

@@ -68,6 +68,6 @@ fn bad_input_is_refused_with_the_reason() {
     assert!(items.is_empty(), "{items:?}");
     hostler.ok(&["vm", "create", "web01", "--image", "tiny"]);
     assert!(create(&["web01", "--image", "tiny"]).contains("web01"));
-    hostler.ok(&["vm", "delete", "web01", "--yes"]);
+    hostler.ok(&["vm", "delete", "web01", "--yes", "--now"]);
     hostler.assert_clean();
 }

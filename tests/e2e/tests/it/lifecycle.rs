@@ -52,7 +52,21 @@ fn qemu_a_vm_lives_from_create_to_delete() {
     hostler.ok(&["vm", "set", "web02", "--protect"]);
     assert!(hostler.fails(4, &["vm", "delete", "web02", "--yes"]).contains("protect"));
     hostler.ok(&["vm", "set", "web02", "--no-protect"]);
+    let id = hostler.json(&["vm", "show", "web02"])["metadata"]["id"].as_str().unwrap().to_owned();
     hostler.ok(&["vm", "delete", "web02", "--yes"]);
+    assert!(hostler.fails(3, &["vm", "show", "web02"]).contains("hostler vm undelete web02"));
+    assert!(hostler.ok(&["recycle-bin", "list"]).contains(&id));
+    assert!(hostler.fails(4, &["vm", "start", &id]).contains("recycle bin"));
+    // Its name is free; the agent that it was told to knows it too, after a restart.
+    hostler.kill_agent();
+    hostler.ok(&["vm", "create", "web02", "--image", "tiny", "--memory", "128MiB"]);
+    assert!(hostler.fails(4, &["vm", "undelete", "web02"]).contains("--name"));
+    hostler.ok(&["vm", "delete", "web02", "--yes", "--now"]);
+    hostler.ok(&["vm", "undelete", "web02"]);
+    assert_eq!(hostler.json(&["vm", "show", "web02"])["metadata"]["id"], id.as_str());
+    hostler.ok(&["vm", "start", "web02", "--wait=guest"]);
+    let gone = hostler.ok(&["vm", "delete", "web02", "--yes", "--stop", "--now", "-o", "json"]);
+    assert!(gone.contains("removed disk disk0"), "{gone}");
     hostler.fails(3, &["vm", "show", "web02"]);
     hostler.assert_clean();
 }
@@ -101,7 +115,7 @@ fn qemu_a_vm_leaves_the_inventory_and_comes_back_from_its_files() {
     assert_eq!(vm["metadata"]["id"], id.as_str());
     hostler.ok(&["vm", "start", "web01"]);
     assert_eq!(hostler.power("web01"), "running");
-    hostler.ok(&["vm", "delete", "web01", "--yes", "--force"]);
+    hostler.ok(&["vm", "delete", "web01", "--yes", "--force", "--now"]);
     hostler.assert_clean();
 }
 
@@ -123,7 +137,7 @@ fn qemu_a_vm_is_made_from_a_blank_disk_and_an_iso() {
     assert_eq!(hostler.power("blank"), "running");
     // An image that a VM uses stays.
     hostler.fails(4, &["image", "delete", "install", "--yes"]);
-    hostler.ok(&["vm", "delete", "blank", "--force", "--yes"]);
+    hostler.ok(&["vm", "delete", "blank", "--force", "--yes", "--now"]);
     hostler.ok(&["image", "delete", "install", "--yes"]);
     hostler.assert_clean();
 }

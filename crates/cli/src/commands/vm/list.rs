@@ -168,6 +168,7 @@ pub(super) fn fields(vm: &Vm, names: &Names, now: Timestamp) -> Vec<(&'static st
             )),
         ),
         ("Message", optional(status.message.as_deref().unwrap_or_default())),
+        ("Recycle bin", spec.recycled.iter().map(|bin| recycled(bin, now)).collect()),
         ("Host", one(names.of(status.host))),
         ("Datastore", one(names.of(status.datastore))),
         ("CPUs", one(spec.cpus.to_string())),
@@ -192,6 +193,11 @@ pub(super) fn fields(vm: &Vm, names: &Names, now: Timestamp) -> Vec<(&'static st
     fields.extend(guest(vm, now));
     fields.retain(|(_, values)| !values.is_empty());
     fields
+}
+
+fn recycled(bin: &hostler_types::Recycled, now: Timestamp) -> Cell {
+    let (age, left) = (time::age(bin.at, now), time::age(now, bin.until));
+    Cell::new(format!("was {}; put there {age} ago by {}, {left} left", bin.name, bin.by))
 }
 
 fn optional(text: &str) -> Vec<Cell> {

@@ -2,6 +2,7 @@
 
 mod console;
 mod create;
+mod delete;
 mod exec;
 mod list;
 mod log;
@@ -60,7 +61,8 @@ enum VmCommand {
     Ssh(ssh::Ssh),
     Unregister(remove::Unregister),
     Register(remove::Register),
-    Delete(remove::Delete),
+    Delete(delete::Delete),
+    Undelete(delete::Undelete),
     Why(tell::Why),
     History(tell::History),
 }
@@ -101,6 +103,7 @@ impl VmArgs {
             VmCommand::Unregister(command) => command.run(session).await,
             VmCommand::Register(command) => command.run(session).await,
             VmCommand::Delete(command) => command.run(session).await,
+            VmCommand::Undelete(command) => command.run(session).await,
             VmCommand::Why(command) => command.run(session).await,
             VmCommand::History(command) => command.run(session).await,
         }?;

@@ -1,10 +1,10 @@
-//! `hostler vm unregister|register|delete`.
+//! `hostler vm unregister|register`.
 
 use clap::Args;
 use hostler_api::datastore::{
     DatastorePath, Register as RegisterVm, RegisterRequest, Unregistered, UnregisteredPath,
 };
-use hostler_api::vm::{self, VmDeleteQuery, VmPath};
+use hostler_api::vm::{self, VmPath};
 use hostler_endpoint::NoParams;
 use hostler_types::{Name, Ref, VmId};
 
@@ -14,7 +14,6 @@ use crate::names::Names;
 use crate::output::Listing;
 use crate::session::{Session, once};
 use crate::table::Cell;
-use crate::terminal::confirm;
 use crate::wait::{self, WaitOptions};
 
 /// Take a VM out of the inventory and keep its files
@@ -101,50 +100,5 @@ impl Register {
                 },
             },
         )
-    }
-}
-
-/// Delete a VM with its disks
-#[derive(Debug, Args)]
-#[command(
-    visible_alias = "rm",
-    after_help = "\
-Examples:
-  hostler vm delete web01
-  hostler vm delete web01 web02 --yes --force"
-)]
-pub(crate) struct Delete {
-    /// Names or ids of the VMs
-    #[arg(value_name = "VM", required = true)]
-    vms: Vec<Ref>,
-
-    /// Also when it runs: it is powered off first. Protection still holds
-    #[arg(long)]
-    force: bool,
-
-    /// Do not ask
-    #[arg(short, long)]
-    yes: bool,
-
-    #[command(flatten)]
-    wait: WaitOptions,
-}
-
-impl Delete {
-    pub(super) async fn run(&self, session: &Session) -> Result<(), CliError> {
-        let names: Vec<String> = self.vms.iter().map(ToString::to_string).collect();
-        confirm(self.yes, &format!("Delete {} and all data on its disks?", names.join(", ")))?;
-        let query = VmDeleteQuery { force: self.force };
-        for vm in &self.vms {
-            let path = VmPath { vm: vm.clone() };
-            let task = session.call_with::<vm::Delete>(&path, &query, (), once()).await?;
-            if !self.wait.waits() {
-                crate::commands::task::print_ordered(session, &task)?;
-                continue;
-            }
-            let task = wait::task(session, task).await?;
-            session.output.done("deleted", "vm", &vm.to_string(), &task)?;
-        }
-        Ok(())
     }
 }

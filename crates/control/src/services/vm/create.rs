@@ -113,6 +113,7 @@ fn plan(
         customization: customization.or(from_image.then(Customization::default)),
         restart: request.restart,
         protected: request.protected,
+        recycled: None,
     };
     validate(&spec).map_err(|error| as_asked(error, request))?;
     let (decision, explanation) = decide(snapshot, &spec, request)?;
@@ -353,7 +354,8 @@ fn wish(snapshot: &Snapshot, spec: &VmSpec, request: &VmCreate) -> Result<Wish, 
 
 fn candidate(snapshot: &Snapshot, host: &Host) -> HostCandidate {
     let (mut promised_memory, mut promised_cpus) = (0u64, 0u64);
-    for vm in snapshot.vms_on(host.id()) {
+    // What is in the recycle bin needs disk space only.
+    for vm in snapshot.vms_on(host.id()).filter(|vm| !vm.is_recycled()) {
         promised_memory = promised_memory.saturating_add(vm.spec.memory.bytes());
         promised_cpus += u64::from(vm.spec.cpus.count());
     }

@@ -1,4 +1,4 @@
-//! Deleting VMs, and taking them out of the inventory and back without touching their files.
+//! Taking VMs out of the inventory and back without touching their files.
 
 use std::sync::Arc;
 
@@ -19,43 +19,8 @@ use crate::inventory::{Snapshot, images};
 use crate::redact::Shown;
 use crate::services::submit::{Ordered, Planned, order, order_with};
 use crate::services::{Changed, Options};
-use crate::tasks::{vm_delete, vm_register, vm_unregister};
+use crate::tasks::{vm_register, vm_unregister};
 use crate::world::World;
-
-/// Deletes a VM with its disks. A running one only if forced; a protected one never.
-///
-/// # Errors
-/// `forbidden`, `not_found`, `protected`, `wrong_state`, `busy`.
-pub async fn delete(
-    world: &World,
-    actor: &Actor,
-    vm: &Ref,
-    force: bool,
-    options: &Options,
-) -> Result<Arc<Task>, ServiceError> {
-    authorize(actor, Role::Operator, "delete VMs")?;
-    order(world, actor, options, "vm.delete", &(vm, force), |snapshot| {
-        let vm = snapshot.find::<VmKind>(vm)?;
-        if vm.spec.protected {
-            let message =
-                format!("vm `{}` is protected and is not deleted, not even by force", vm.name());
-            return Err(ServiceError::conflict("protected", message)
-                .hint(format!("first run `hostler vm set {} --no-protect`", vm.name())));
-        }
-        require_idle(snapshot, vm)?;
-        require_host(snapshot, vm)?;
-        if vm.status.power.is_live() && !force {
-            let message = format!("vm `{}` is {} and is not deleted", vm.name(), vm.status.power);
-            return Err(ServiceError::conflict("wrong_state", message)
-                .hint("stop it first, or force the deletion, which pulls its plug"));
-        }
-        let mut order = vm_delete::order(vm, force);
-        // Protection and power may change until the lock is there; the revision tells.
-        order.writes.push(expect(vm));
-        Ok(order)
-    })
-    .await
-}
 
 /// Takes a VM out of the inventory and leaves its files for a later [`register`].
 ///
@@ -82,7 +47,7 @@ pub async fn unregister(
 }
 
 /// The commit is refused if the VM has changed since.
-fn expect(vm: &Vm) -> Write {
+pub(crate) fn expect(vm: &Vm) -> Write {
     Write::Expect {
         kind: hostler_types::KindName::Vm,
         id: vm.id().untyped(),
@@ -178,7 +143,10 @@ fn adopted(
     })?;
     if let Some(name) = &request.name {
         vm.metadata.name = name.clone();
+    } else if let Some(recycled) = &vm.spec.recycled {
+        vm.metadata.name = recycled.name.clone();
     }
+    vm.spec.recycled = None;
     if snapshot.all::<VmKind>().get_by_name(vm.name()).is_some() {
         return Err(name_taken(vm.name()).hint("give it another name with `--name`"));
     }
