@@ -34,6 +34,45 @@ impl Endpoint for DatastoreEnsure {
 pub struct DatastoreCheck {
     /// Absolute.
     pub path: String,
+    /// Mark the directory if it is new or empty. Without it, only a directory that is marked
+    /// already is used: an empty one is the mount point of something that is not mounted.
+    #[serde(default = "yes")]
+    pub create: bool,
+    /// Other hosts have the directory too.
+    #[serde(default)]
+    pub shared: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// `DELETE /agent/v1/datastores/{datastore}`: forgets a datastore. With `release`, its marker goes
+/// too, so that the directory can be used again: an empty one is left empty, one that holds files
+/// can be made a datastore again with all that it holds. Refused while the agent has VMs there. One
+/// that is not known is answered 204.
+#[derive(Debug)]
+pub struct DatastoreRemove;
+
+impl Endpoint for DatastoreRemove {
+    const ID: &'static str = "datastore_remove";
+    const METHOD: Method = Method::Delete;
+    const PATH: &'static str = "/agent/v1/datastores/{datastore}";
+    const SUMMARY: &'static str = "Forget a datastore";
+    const TAG: &'static str = "datastore";
+    const STATUS: u16 = 204;
+    type Path = DatastorePath;
+    type Query = DatastoreRemoveQuery;
+    type Body = Empty;
+    type Answer = Empty;
+}
+
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct DatastoreRemoveQuery {
+    /// Take the marker away.
+    #[serde(default)]
+    pub release: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

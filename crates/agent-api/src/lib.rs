@@ -20,7 +20,8 @@ mod vm;
 pub mod code;
 
 pub use datastore::{
-    DatastoreCheck, DatastoreEnsure, DatastorePath, DatastoreReport, DatastoreUnregistered,
+    DatastoreCheck, DatastoreEnsure, DatastorePath, DatastoreRemove, DatastoreRemoveQuery,
+    DatastoreReport, DatastoreUnregistered,
 };
 pub use host::{
     AgentEvent, Facts, FactsAnswer, HostEvents, HostInventory, Inventory, OperationCancel,

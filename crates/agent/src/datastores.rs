@@ -57,6 +57,8 @@ impl Datastores {
         &self,
         id: DatastoreId,
         path: PathBuf,
+        create: bool,
+        shared: bool,
     ) -> Result<DatastoreReport, Fault> {
         let _writing = self.0.writing.lock().await;
         let this = self.clone();
@@ -64,11 +66,18 @@ impl Datastores {
             if let Some(other) = this.clash(id, &path) {
                 return Err(Fault::WrongState(other));
             }
-            let opened = Datastore::create(&path, id)?;
-            let known = look(id, path, Some(opened));
+            let known = if create {
+                let opened = match shared {
+                    true => Datastore::create_shared(&path, id),
+                    false => Datastore::create(&path, id),
+                };
+                look(id, path, Some(opened?))
+            } else {
+                // Remembered also while it is not mounted: it may be soon.
+                look(id, path, None)
+            };
             let report = known.report.clone();
-            let mut paths: BTreeMap<DatastoreId, PathBuf> =
-                this.lock().iter().map(|(id, known)| (*id, known.path.clone())).collect();
+            let mut paths = this.paths();
             paths.insert(id, known.path.clone());
             state_file::write(&this.0.file, &paths)?;
             this.lock().insert(id, known);
@@ -76,6 +85,38 @@ impl Datastores {
             Ok(report)
         })
         .await
+    }
+
+    /// Forgets a datastore, now and after a restart; with `release`, its directory can be used
+    /// again.
+    pub(crate) async fn remove(&self, id: DatastoreId, release: bool) -> Result<(), Fault> {
+        let _writing = self.0.writing.lock().await;
+        let this = self.clone();
+        blocking(move || {
+            let Some(known) = this.lock().get(&id).cloned() else { return Ok(()) };
+            if release {
+                match Datastore::open(&known.path, id).and_then(|store| store.release()) {
+                    // What is not there has no marker to take away; nor has what is another's now.
+                    Ok(())
+                    | Err(
+                        DatastoreError::NotMounted(_)
+                        | DatastoreError::OtherDatastore { .. }
+                        | DatastoreError::Released(_),
+                    ) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            let mut paths = this.paths();
+            paths.remove(&id);
+            state_file::write(&this.0.file, &paths)?;
+            this.lock().remove(&id);
+            Ok(())
+        })
+        .await
+    }
+
+    fn paths(&self) -> BTreeMap<DatastoreId, PathBuf> {
+        self.lock().iter().map(|(id, known)| (*id, known.path.clone())).collect()
     }
 
     /// A datastore that can be written to now. Blocks for a look at its marker.
@@ -184,6 +225,7 @@ impl From<DatastoreError> for Fault {
         match error {
             DatastoreError::NotMounted(_)
             | DatastoreError::OtherDatastore { .. }
+            | DatastoreError::Released(_)
             | DatastoreError::BadMarker(_) => Self::DatastoreMissing(text),
             DatastoreError::NotAbsolute(_) => Self::Invalid(text),
             _ => Self::WrongState(text),
@@ -252,10 +294,10 @@ mod tests {
         let (file, path) = (dir.path().join("datastores.json"), dir.path().join("store"));
         let id = DatastoreId::generate();
         let datastores = Datastores::load(file.clone(), Hub::new()).unwrap();
-        let report = datastores.ensure(id, path.clone()).await.unwrap();
+        let report = datastores.ensure(id, path.clone(), true, false).await.unwrap();
         assert_eq!(report.state, DatastoreState::Ready);
-        assert_eq!(datastores.ensure(id, path.clone()).await.unwrap().datastore, id);
-        let clash = datastores.ensure(DatastoreId::generate(), path.clone()).await;
+        assert_eq!(datastores.ensure(id, path.clone(), true, false).await.unwrap().datastore, id);
+        let clash = datastores.ensure(DatastoreId::generate(), path.clone(), true, false).await;
         assert!(matches!(clash, Err(Fault::WrongState(_))), "{clash:?}");
 
         let datastores = Datastores::load(file, Hub::new()).unwrap();
@@ -264,5 +306,32 @@ mod tests {
         assert!(matches!(datastores.get(id), Err(Fault::DatastoreMissing(_))));
         datastores.look_at_all();
         assert_eq!(datastores.reports()[0].state, DatastoreState::Missing);
+        // The mount point of what is not mounted is not marked again.
+        let report = datastores.ensure(id, path.clone(), false, false).await.unwrap();
+        assert_eq!(report.state, DatastoreState::Missing);
+        assert!(!path.join(".hostler-datastore").exists());
+    }
+
+    #[tokio::test]
+    async fn a_directory_can_be_used_again_after_its_datastore_was_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = std::os::unix::fs::PermissionsExt::from_mode(0o711);
+        std::fs::set_permissions(dir.path(), open).unwrap();
+        let (file, path) = (dir.path().join("datastores.json"), dir.path().join("store"));
+        let (one, two) = (DatastoreId::generate(), DatastoreId::generate());
+        let datastores = Datastores::load(file.clone(), Hub::new()).unwrap();
+        datastores.ensure(one, path.clone(), true, false).await.unwrap();
+        datastores.remove(one, true).await.unwrap();
+        datastores.remove(one, true).await.unwrap();
+        assert_eq!(std::fs::read_dir(&path).unwrap().count(), 0, "nothing is left");
+        assert!(Datastores::load(file, Hub::new()).unwrap().reports().is_empty());
+
+        datastores.ensure(two, path.clone(), true, false).await.unwrap();
+        std::fs::write(path.join("images/left"), "over").unwrap();
+        datastores.remove(two, true).await.unwrap();
+        let three = DatastoreId::generate();
+        let report = datastores.ensure(three, path.clone(), true, false).await.unwrap();
+        assert_eq!(report.state, DatastoreState::Ready);
+        assert!(path.join("images/left").exists());
     }
 }

@@ -34,6 +34,7 @@ pub(crate) fn router(service: Service) -> Router {
         .serve::<api::HostEvents, _>(host::events)
         .serve::<api::OperationCancel, _>(host::operation_cancel)
         .serve::<api::DatastoreEnsure, _>(host::datastore_ensure)
+        .serve::<api::DatastoreRemove, _>(host::datastore_remove)
         .serve::<api::DatastoreUnregistered, _>(host::datastore_unregistered)
         .serve::<api::NetworkEnsure, _>(host::network_ensure)
         .serve::<api::NetworkRemove, _>(host::network_remove)

@@ -1,7 +1,7 @@
 //! Datastores: directories of hosts that hold images and VMs.
 
 use hostler_endpoint::{Empty, Endpoint, Json, Method, NoParams, Page};
-use hostler_types::{Datastore, Labels, Name, Ref, Task, VmId};
+use hostler_types::{Datastore, DatastoreLimits, Labels, Name, Ref, StorageKind, Task, VmId};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
@@ -49,8 +49,32 @@ pub struct DatastoreCreate {
     /// Absent: the only host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host: Option<Ref>,
-    /// Absolute path on the host: an empty directory, or one that was a datastore before.
+    /// Absolute path on the hosts: an empty directory, or one that was a datastore before.
     pub path: String,
+    #[serde(default)]
+    pub kind: StorageKind,
+    /// Further hosts that have the directory mounted at the same path; of a shared one only.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hosts: Vec<Ref>,
+    #[serde(default)]
+    pub limits: DatastoreLimits,
+}
+
+/// What is to change of a datastore; absent fields stay.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct DatastoreUpdate {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(inline)]
+    pub labels: Option<Labels>,
+    /// No new disks and images; what is there goes on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub maintenance: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limits: Option<DatastoreLimits>,
+    /// The further hosts of a shared one, all of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hosts: Option<Vec<Ref>>,
 }
 
 /// VM files on a datastore that belong to no VM of the inventory.
@@ -138,6 +162,27 @@ impl Endpoint for Show {
     type Path = DatastorePath;
     type Query = NoParams;
     type Body = Empty;
+    type Answer = Json<Datastore>;
+
+    fn revision(answer: &Datastore) -> Option<u64> {
+        Some(answer.metadata.revision.0)
+    }
+}
+/// Change a datastore: limits, maintenance, hosts.
+#[derive(Debug)]
+pub struct Update;
+
+impl Endpoint for Update {
+    const ID: &'static str = "datastore_update";
+    const METHOD: Method = Method::Patch;
+    const PATH: &'static str = "/v1/datastores/{datastore}";
+    const SUMMARY: &'static str = "Change a datastore: limits, maintenance, hosts";
+    const TAG: &'static str = "datastore";
+    const ACCESS: &'static str = "admin";
+    const CONDITIONAL: bool = true;
+    type Path = DatastorePath;
+    type Query = NoParams;
+    type Body = Json<DatastoreUpdate>;
     type Answer = Json<Datastore>;
 
     fn revision(answer: &Datastore) -> Option<u64> {

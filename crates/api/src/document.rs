@@ -78,6 +78,7 @@ fn inventory(document: Document) -> Document {
         .endpoint::<datastore::List>()
         .endpoint::<datastore::Create>()
         .endpoint::<datastore::Show>()
+        .endpoint::<datastore::Update>()
         .endpoint::<datastore::Delete>()
         .endpoint::<datastore::Unregistered>()
         .endpoint::<datastore::Register>()

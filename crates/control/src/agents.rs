@@ -105,6 +105,11 @@ pub trait AgentLink: Send + Sync + Debug {
         datastore: DatastoreId,
         check: DatastoreCheck,
     ) -> Result<DatastoreReport, AgentError>;
+    async fn datastore_remove(
+        &self,
+        datastore: DatastoreId,
+        release: bool,
+    ) -> Result<(), AgentError>;
     async fn datastore_unregistered(&self, datastore: DatastoreId) -> Result<Vec<Vm>, AgentError>;
     async fn network_ensure(&self, network: NetworkId, spec: NetworkSpec)
     -> Result<(), AgentError>;

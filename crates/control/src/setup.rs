@@ -3,9 +3,9 @@
 
 use hostler_store::Write;
 use hostler_types::{
-    ByteSize, Datastore, DatastoreSpec, DatastoreState, DatastoreStatus, Host, HostId, HostKind,
-    HostSpec, HostState, HostStatus, Ipv4Net, Labels, Name, Network, NetworkKind, NetworkSpec,
-    NetworkState, NetworkStatus,
+    Datastore, DatastoreSpec, DatastoreStatus, Host, HostId, HostKind, HostSpec, HostState,
+    HostStatus, Ipv4Net, Labels, Name, Network, NetworkKind, NetworkSpec, NetworkState,
+    NetworkStatus,
 };
 use jiff::Timestamp;
 
@@ -67,14 +67,9 @@ pub async fn ensure_local_host(world: &World, local: &LocalHost) -> Result<HostI
 }
 
 fn datastore(host: &Host, local: &LocalHost, now: Timestamp) -> Result<Datastore, ServiceError> {
-    let spec = DatastoreSpec { host: host.id(), path: local.datastore.clone() };
+    let spec = DatastoreSpec::local(host.id(), local.datastore.clone());
     spec.validate().map_err(|reason| ServiceError::invalid_as_told("datastore", reason))?;
-    let status = DatastoreStatus {
-        state: DatastoreState::Missing,
-        message: Some("its host has not connected yet".to_owned()),
-        capacity: ByteSize(0),
-        free: ByteSize(0),
-    };
+    let status = DatastoreStatus::unseen("its host has not connected yet");
     let name = "local".parse().expect("`local` is a name");
     Ok(Datastore::new(name, Labels::new(), now, spec, status))
 }

@@ -59,6 +59,12 @@ pub struct Space {
 #[derive(Debug, Serialize, Deserialize)]
 struct Marker {
     id: DatastoreId,
+    /// Other hosts use the directory at the same time.
+    #[serde(default)]
+    shared: bool,
+    /// It was taken out of use with files in it: whoever makes a datastore of it gets them.
+    #[serde(default)]
+    released: bool,
 }
 
 impl Datastore {
@@ -67,14 +73,31 @@ impl Datastore {
     /// # Errors
     /// The directory holds other things or another datastore, or guests could not reach it.
     pub fn create(path: &Path, id: DatastoreId) -> Result<Self, DatastoreError> {
+        Self::make(path, id, false)
+    }
+
+    /// As [`Self::create`], of a directory that other hosts have too. The host's own root file
+    /// system is refused: what was to be mounted there is not.
+    ///
+    /// # Errors
+    /// As [`Self::create`], and [`DatastoreError::NotShared`].
+    pub fn create_shared(path: &Path, id: DatastoreId) -> Result<Self, DatastoreError> {
+        Self::make(path, id, true)
+    }
+
+    fn make(path: &Path, id: DatastoreId, shared: bool) -> Result<Self, DatastoreError> {
         if !path.is_absolute() {
             return Err(DatastoreError::NotAbsolute(path.to_owned()));
         }
         create_directories(path).doing("create the directory", path)?;
         match read_marker(path) {
-            Ok(Some(_)) => return Self::open(path, id),
+            Ok(Some(Marker { released: false, .. })) => return Self::open(path, id),
+            Ok(Some(_)) => {}
             Ok(None) => check_empty(path)?,
             Err(error) => return Err(error),
+        }
+        if shared {
+            check_mounted(path)?;
         }
         let root = path.canonicalize().doing("resolve", path)?;
         check_traversable(&root)?;
@@ -83,11 +106,7 @@ impl Datastore {
             create_directory(&directory).doing("create the directory", &directory)?;
         }
         // The marker comes last: with it, the layout is there.
-        let marker = serde_json::to_vec(&Marker { id }).map_err(io::Error::other);
-        let marker_path = root.join(MARKER);
-        marker
-            .and_then(|bytes| write_atomic(&marker_path, &bytes, Access::ROOT_ONLY))
-            .doing("write the marker", &marker_path)?;
+        write_marker(&root, &Marker { id, shared, released: false })?;
         Self::open(&root, id)
     }
 
@@ -108,6 +127,32 @@ impl Datastore {
         Ok(datastore)
     }
 
+    /// Takes the directory out of use, so that it can be made a datastore again: an empty one is
+    /// left without a trace, one that holds files keeps them.
+    ///
+    /// # Errors
+    /// The datastore is not mounted, or something cannot be removed.
+    pub fn release(&self) -> Result<(), DatastoreError> {
+        self.check()?;
+        let directories = [self.images(), self.vms()];
+        let empty = directories.iter().all(|directory| {
+            // One that is not there: an earlier release was interrupted.
+            !directory.exists() || entries(directory).is_ok_and(|entries| entries.is_empty())
+        });
+        let marker = self.root().join(MARKER);
+        if !empty {
+            return write_marker(
+                self.root(),
+                &Marker { id: self.id(), shared: false, released: true },
+            );
+        }
+        for directory in directories.iter().filter(|directory| directory.exists()) {
+            fs::remove_dir(directory).doing("remove", directory)?;
+        }
+        remove_if_there(&marker).doing("remove", &marker)?;
+        sync_directory(self.root()).doing("flush", self.root())
+    }
+
     pub fn id(&self) -> DatastoreId {
         self.0.id
     }
@@ -124,8 +169,11 @@ impl Datastore {
         let path = self.root().to_owned();
         match read_marker(&path)? {
             None => Err(DatastoreError::NotMounted(path)),
-            Some(found) if found == self.id() => Ok(()),
-            Some(found) => Err(DatastoreError::OtherDatastore { path, found, wanted: self.id() }),
+            Some(Marker { released: true, .. }) => Err(DatastoreError::Released(path)),
+            Some(Marker { id, .. }) if id == self.id() => Ok(()),
+            Some(Marker { id: found, .. }) => {
+                Err(DatastoreError::OtherDatastore { path, found, wanted: self.id() })
+            }
         }
     }
 
@@ -264,7 +312,11 @@ impl Datastore {
         self.root().join("vms")
     }
 
+    /// Not on a shared one: what looks left over may be at work on another host.
     fn sweep(&self) -> Result<(), DatastoreError> {
+        if read_marker(self.root())?.is_some_and(|marker| marker.shared) {
+            return Ok(());
+        }
         for directory in [self.root().to_owned(), self.images()] {
             sweep_temporary_files(&directory)?;
         }
@@ -276,11 +328,31 @@ impl Datastore {
     }
 }
 
-fn read_marker(root: &Path) -> Result<Option<DatastoreId>, DatastoreError> {
+fn write_marker(root: &Path, marker: &Marker) -> Result<(), DatastoreError> {
+    let path = root.join(MARKER);
+    serde_json::to_vec(marker)
+        .map_err(io::Error::other)
+        .and_then(|bytes| write_atomic(&path, &bytes, Access::ROOT_ONLY))
+        .doing("write the marker", &path)
+}
+
+/// A shared directory that is on the file system of `/` is the mount point of one that is not
+/// mounted.
+fn check_mounted(path: &Path) -> Result<(), DatastoreError> {
+    use std::os::unix::fs::MetadataExt;
+    let root = fs::metadata("/").doing("look at", Path::new("/"))?;
+    let own = fs::metadata(path).doing("look at", path)?;
+    if own.dev() == root.dev() {
+        return Err(DatastoreError::NotShared(path.to_owned()));
+    }
+    Ok(())
+}
+
+fn read_marker(root: &Path) -> Result<Option<Marker>, DatastoreError> {
     let path = root.join(MARKER);
     match fs::read(&path) {
         Ok(bytes) => serde_json::from_slice::<Marker>(&bytes)
-            .map(|marker| Some(marker.id))
+            .map(Some)
             .map_err(|_| DatastoreError::BadMarker(path)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(io_error("read the marker", &path, error)),

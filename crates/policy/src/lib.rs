@@ -10,5 +10,5 @@ mod placement;
 
 pub use placement::{
     DatastoreCandidate, Decision, Explanation, HostCandidate, Placement, PlacementInput, Refusal,
-    Wish, place,
+    Wish, place, refuses, warns,
 };

@@ -8,7 +8,7 @@
 use std::cmp::Reverse;
 use std::fmt;
 
-use hostler_types::{ByteSize, DatastoreId, HostId, ImageId};
+use hostler_types::{ByteSize, DatastoreId, DatastoreLimits, HostId, ImageId};
 use serde::{Deserialize, Serialize};
 
 /// What a datastore must still have free: definitions, logs and the guests' first writes.
@@ -61,6 +61,11 @@ pub struct DatastoreCandidate {
     pub ready: bool,
     pub capacity: ByteSize,
     pub free: ByteSize,
+    /// It takes no new disks.
+    pub maintenance: bool,
+    /// The sizes of all its disks together.
+    pub provisioned: ByteSize,
+    pub limits: DatastoreLimits,
 }
 
 /// A decision, or why there is none; and in either case why.
@@ -120,6 +125,8 @@ pub fn place(input: &PlacementInput) -> Placement {
         return Placement { decision: Err(refusal), explanation: Explanation(sentences) };
     };
     sentences.insert(0, chosen(host, datastore, &input.wish, possible.len()));
+    let warning = warns(datastore, &input.wish.disks);
+    sentences.extend(warning.map(|what| format!("warning: datastore `{}` {what}", datastore.name)));
     let decision = Decision { host: host.id, datastore: datastore.id };
     Placement { decision: Ok(decision), explanation: Explanation(sentences) }
 }
@@ -149,7 +156,7 @@ fn datastore_on<'a>(
     let mut possible = Vec::new();
     let wished = |store: &&DatastoreCandidate| wish.datastore.is_none_or(|id| id == store.id);
     for datastore in host.datastores.iter().filter(wished) {
-        match lacks(datastore, wish) {
+        match refuses(datastore, &wish.disks) {
             None => possible.push(datastore),
             Some(reason) => reasons.push(format!("its datastore `{}` {reason}", datastore.name)),
         }
@@ -162,20 +169,65 @@ fn datastore_on<'a>(
     })
 }
 
-/// What a datastore lacks for the VM. Disks grow as the guest writes, so their sum may be beyond
-/// the free space; a single one beyond the whole datastore can never be filled.
-fn lacks(datastore: &DatastoreCandidate, wish: &Wish) -> Option<String> {
+/// Why a datastore does not take new disks, if it does not. Disks grow as the guest writes, so their
+/// sum may be beyond the free space; a single one beyond the whole datastore can never be filled.
+pub fn refuses(datastore: &DatastoreCandidate, disks: &[ByteSize]) -> Option<String> {
+    let DatastoreCandidate { capacity, free, limits, .. } = datastore;
     if !datastore.ready {
         return Some("is missing (not mounted?)".to_owned());
     }
-    if let Some(disk) = wish.disks.iter().find(|disk| **disk > datastore.capacity) {
-        return Some(format!("holds {}, a disk of {disk} is asked for", datastore.capacity));
+    if datastore.maintenance {
+        return Some("is in maintenance: it takes no new disks".to_owned());
+    }
+    if let Some(disk) = disks.iter().find(|disk| *disk > capacity) {
+        return Some(format!("holds {capacity}, a disk of {disk} is asked for"));
     }
     // A datastore smaller than twice the headroom may be filled to the half.
-    if datastore.free < HEADROOM.min(ByteSize(datastore.capacity.0 / 2)) {
-        return Some(format!("has {} free, too little to begin with", datastore.free));
+    if *free < HEADROOM.min(ByteSize(capacity.0 / 2)) {
+        return Some(format!("has {free} free, too little to begin with"));
+    }
+    let (used, most) = (used_percent(datastore), u128::from(limits.refuse_percent));
+    if used >= most {
+        return Some(format!(
+            "is {used} % full ({free} free), and takes no new disks from {most} % on"
+        ));
+    }
+    if let Some(overcommit) = limits.overcommit_percent {
+        let promised = promised(datastore, disks);
+        let allowed = u128::from(capacity.0) * u128::from(overcommit) / 100;
+        if u128::from(promised.0) > allowed {
+            return Some(format!(
+                "would have {promised} of disks on {capacity}: more than the {overcommit} % that may be promised"
+            ));
+        }
     }
     None
+}
+
+/// What is worth a warning about a datastore that takes the disks.
+pub fn warns(datastore: &DatastoreCandidate, disks: &[ByteSize]) -> Option<String> {
+    let (used, free) = (used_percent(datastore), datastore.free);
+    if used >= u128::from(datastore.limits.warn_percent) {
+        return Some(format!("is {used} % full: {free} are free"));
+    }
+    let promised = promised(datastore, disks);
+    // A limit of their own says that people know.
+    let unlimited = datastore.limits.overcommit_percent.is_none();
+    if unlimited && promised > datastore.capacity {
+        let capacity = datastore.capacity;
+        return Some(format!("has {promised} of disks on {capacity}: they cannot all be filled"));
+    }
+    None
+}
+
+fn used_percent(datastore: &DatastoreCandidate) -> u128 {
+    let capacity = datastore.capacity.0;
+    u128::from(capacity.saturating_sub(datastore.free.0)) * 100 / u128::from(capacity.max(1))
+}
+
+fn promised(datastore: &DatastoreCandidate, disks: &[ByteSize]) -> ByteSize {
+    let sizes = disks.iter().map(|disk| disk.0);
+    ByteSize(sizes.fold(datastore.provisioned.0, u64::saturating_add))
 }
 
 /// May be negative: memory can be promised more than once.

@@ -31,7 +31,10 @@ pub use customization::{
     CustomizationSpecKind, CustomizationSpecStatus, CustomizationState, CustomizationStatus, Dns,
     DomainJoin, GuestOs, GuestUser, SecretText, WindowsDelivery, WindowsSettings,
 };
-pub use datastore::{Datastore, DatastoreKind, DatastoreSpec, DatastoreState, DatastoreStatus};
+pub use datastore::{
+    Datastore, DatastoreKind, DatastoreLimits, DatastoreOnHost, DatastoreSpec, DatastoreState,
+    DatastoreStatus, DatastoreUsage, StorageKind,
+};
 pub use host::{
     Accelerator, Host, HostFacts, HostKind, HostSpec, HostState, HostStatus, Join, JoinAnswer,
     JoinToken, JoinTokenKind, JoinTokenSpec, JoinTokenStatus,

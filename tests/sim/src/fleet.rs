@@ -10,11 +10,11 @@ use hostler_control::{
     Actor, AgentError, AgentLink, Connector, LocalHost, Running, Settings, Snapshot, World,
     WorldOptions, ensure_local_host,
 };
-use hostler_pki::{Ca, Vault};
+use hostler_pki::{Ca, JoinToken, KeyRequest, Vault};
 use hostler_store::{SqliteStore, Store, StoreError};
 use hostler_types::{
-    Host, HostId, HostKind, HostState, Image, ImageCreate, ImageKind, ImageSource, Labels, Name,
-    Ref, Task, TaskKind, Vm, VmCreate, VmKind,
+    Host, HostId, HostKind, HostState, Image, ImageCreate, ImageKind, ImageSource, Join, Labels,
+    Name, Ref, Task, TaskKind, Vm, VmCreate, VmKind,
 };
 use tempfile::TempDir;
 
@@ -114,6 +114,29 @@ impl Fleet {
         let Self { world, connector, directory, settings, .. } = self;
         drop(world);
         Self::open(directory, connector, settings).await
+    }
+
+    /// One more connected host.
+    ///
+    /// # Panics
+    /// When it cannot join.
+    pub async fn join(&self, host: &str) -> SimHost {
+        let token = services::join_token::create(&self.world, &Actor::root(), None).await;
+        let token: JoinToken = token.expect("a token").text.parse().expect("it is one");
+        let key = KeyRequest::generate().expect("a key");
+        let request = Join {
+            secret: token.secret().to_owned(),
+            name: name(host),
+            address: "127.0.0.2:7444".to_owned(),
+            csr: key.request().to_owned(),
+        };
+        let joined = services::host::join(&self.world, request).await.expect("it may join");
+        let connected = |snapshot: &Snapshot| {
+            let host = snapshot.get::<HostKind>(joined.host);
+            host.is_some_and(|host| host.status.state == HostState::Connected)
+        };
+        self.until("the host is connected", connected).await;
+        self.connector.host(joined.host)
     }
 
     pub fn snapshot(&self) -> Arc<Snapshot> {

@@ -36,7 +36,9 @@ pub(crate) struct State {
     pub(crate) files: BTreeMap<(DatastoreId, VmId), Vm>,
     pub(crate) images: BTreeMap<ImageId, ByteSize>,
     pub(crate) uploads: BTreeMap<ImageId, u64>,
-    pub(crate) datastores: BTreeMap<DatastoreId, DatastoreReport>,
+    pub(crate) datastores: BTreeMap<DatastoreId, (DatastoreReport, String)>,
+    /// Directories with a marker, also those that other hosts have made.
+    pub(crate) marked: BTreeMap<String, DatastoreId>,
     pub(crate) networks: BTreeSet<NetworkId>,
     /// Answers of operations, refusals too.
     pub(crate) journal: HashMap<OperationId, Result<Value, Problem>>,
@@ -110,6 +112,7 @@ impl SimHost {
             images: BTreeMap::new(),
             uploads: BTreeMap::new(),
             datastores: BTreeMap::new(),
+            marked: BTreeMap::new(),
             networks: BTreeSet::new(),
             journal: HashMap::new(),
             faults: HashMap::new(),
@@ -168,6 +171,16 @@ impl SimHost {
         self.lock().images.keys().copied().collect()
     }
 
+    /// As if a shared file system with this datastore were mounted.
+    pub fn mount(&self, path: &str, datastore: DatastoreId) {
+        self.lock().marked.insert(path.to_owned(), datastore);
+    }
+
+    /// Directories with a marker.
+    pub fn marked(&self) -> Vec<String> {
+        self.lock().marked.keys().cloned().collect()
+    }
+
     pub fn networks(&self) -> Vec<NetworkId> {
         self.lock().networks.iter().copied().collect()
     }
@@ -208,7 +221,7 @@ impl SimHost {
     /// A datastore's free space as of now; told as an event.
     pub fn set_free(&self, datastore: DatastoreId, free: ByteSize) {
         let mut state = self.lock();
-        let Some(report) = state.datastores.get_mut(&datastore) else { return };
+        let Some((report, _)) = state.datastores.get_mut(&datastore) else { return };
         report.free = free;
         self.tell(AgentEvent::Datastore(report.clone()));
     }
@@ -239,7 +252,7 @@ impl State {
     pub(crate) fn inventory(&self) -> Inventory {
         Inventory {
             vms: self.vms.values().map(SimVm::report).collect(),
-            datastores: self.datastores.values().cloned().collect(),
+            datastores: self.datastores.values().map(|(report, _)| report.clone()).collect(),
         }
     }
 
@@ -265,14 +278,34 @@ impl State {
         self.vms.insert(placed.definition.vm.id(), placed);
     }
 
-    pub(crate) fn datastore(&mut self, id: DatastoreId) -> DatastoreReport {
-        let fresh = || DatastoreReport {
-            datastore: id,
-            state: DatastoreState::Ready,
-            message: None,
-            capacity: ByteSize::gib(500),
-            free: ByteSize::gib(400),
+    /// The directory as a datastore, if it is marked or may be.
+    pub(crate) fn datastore(
+        &mut self,
+        id: DatastoreId,
+        path: &str,
+        create: bool,
+    ) -> DatastoreReport {
+        if create {
+            self.marked.entry(path.to_owned()).or_insert(id);
+        }
+        let there = self.marked.get(path) == Some(&id);
+        let (state, message) = match there {
+            true => (DatastoreState::Ready, None),
+            false => (DatastoreState::Missing, Some("it has no datastore marker".to_owned())),
         };
-        self.datastores.entry(id).or_insert_with(fresh).clone()
+        let size = |gib| if there { ByteSize::gib(gib) } else { ByteSize(0) };
+        let report =
+            DatastoreReport { datastore: id, state, message, capacity: size(500), free: size(400) };
+        let known = self.datastores.entry(id).or_insert((report.clone(), path.to_owned()));
+        if known.0.state != state {
+            known.0 = report;
+        }
+        known.0.clone()
+    }
+
+    pub(crate) fn unmark(&mut self, id: DatastoreId, path: &str) {
+        if self.marked.get(path) == Some(&id) {
+            self.marked.remove(path);
+        }
     }
 }

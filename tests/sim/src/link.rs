@@ -374,9 +374,28 @@ impl AgentLink for SimHost {
     async fn datastore_ensure(
         &self,
         datastore: DatastoreId,
-        _: DatastoreCheck,
+        check: DatastoreCheck,
     ) -> Result<DatastoreReport, AgentError> {
-        self.command("datastore_ensure", None, |state| Ok(state.datastore(datastore))).await
+        self.command("datastore_ensure", None, |state| {
+            Ok(state.datastore(datastore, &check.path, check.create))
+        })
+        .await
+    }
+
+    async fn datastore_remove(
+        &self,
+        datastore: DatastoreId,
+        release: bool,
+    ) -> Result<(), AgentError> {
+        self.command("datastore_remove", None, |state| {
+            if let Some((report, path)) = state.datastores.remove(&datastore)
+                && release
+            {
+                state.unmark(report.datastore, &path);
+            }
+            Ok(())
+        })
+        .await
     }
 
     async fn datastore_unregistered(&self, datastore: DatastoreId) -> Result<Vec<Vm>, AgentError> {

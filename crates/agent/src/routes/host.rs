@@ -51,9 +51,22 @@ pub(super) async fn datastore_ensure(
     call: Call<api::DatastoreEnsure>,
 ) -> Result<DatastoreReport, Problem> {
     // The server has checked the path as well; a root daemon trusts nobody with paths.
-    let spec = DatastoreSpec { host: HostId::from_uuid(uuid::Uuid::nil()), path: call.body.path };
+    let api::DatastoreCheck { path, create, shared } = call.body;
+    let spec = DatastoreSpec::local(HostId::from_uuid(uuid::Uuid::nil()), path);
     spec.validate().map_err(Fault::Invalid)?;
-    Ok(service.host.datastores.ensure(call.path.datastore, PathBuf::from(spec.path)).await?)
+    let path = PathBuf::from(spec.path);
+    Ok(service.host.datastores.ensure(call.path.datastore, path, create, shared).await?)
+}
+
+pub(super) async fn datastore_remove(
+    service: Service,
+    call: Call<api::DatastoreRemove>,
+) -> Result<(), Problem> {
+    let id = call.path.datastore;
+    if let Some(vm) = service.vms.on_datastore(id) {
+        return Err(Fault::WrongState(format!("the VM {vm} lies on this datastore")).into());
+    }
+    Ok(service.host.datastores.remove(id, call.query.release).await?)
 }
 
 pub(super) async fn datastore_unregistered(

@@ -91,6 +91,12 @@ impl Vms {
         self.lock().iter().find(|(_, handle)| uses(handle)).map(|(vm, _)| *vm)
     }
 
+    /// A VM that lies on a datastore.
+    pub(crate) fn on_datastore(&self, datastore: DatastoreId) -> Option<VmId> {
+        let handles = self.lock();
+        handles.iter().find(|(_, handle)| handle.datastore == datastore).map(|(vm, _)| *vm)
+    }
+
     pub(crate) fn handle(&self, vm: VmId) -> Result<Handle, Fault> {
         self.lock().get(&vm).cloned().ok_or(Fault::NoVm(vm))
     }

@@ -23,7 +23,11 @@ async fn events_begin_with_everything() {
 
     let other = DatastoreId::generate();
     let path = DatastorePath { datastore: other };
-    let check = DatastoreCheck { path: world.path("other").to_str().unwrap().to_owned() };
+    let check = DatastoreCheck {
+        path: world.path("other").to_str().unwrap().to_owned(),
+        create: true,
+        shared: false,
+    };
     world.client.call::<api::DatastoreEnsure>(&path, &NoParams {}, check).await.unwrap();
     let next = within(second, events.next()).await.unwrap().unwrap();
     assert!(matches!(next.data, AgentEvent::Datastore(report) if report.datastore == other));
@@ -45,10 +49,26 @@ async fn strange_directories_are_refused() {
         ("/", 400),
     ] {
         let datastore = DatastorePath { datastore: DatastoreId::generate() };
-        let check = DatastoreCheck { path: path.to_owned() };
+        let check = DatastoreCheck { path: path.to_owned(), create: true, shared: false };
         let answer = world.client.call::<api::DatastoreEnsure>(&datastore, &NoParams {}, check);
         assert_eq!(problem(answer.await.unwrap_err()).status, status, "{path}");
     }
     assert!(full.join("thesis.txt").exists());
+    world.end_agent().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_datastore_that_holds_vms_is_not_removed() {
+    let mut world = World::start().await;
+    let definition = world.vm(hostler_types::DiskSource::Blank);
+    let vm = definition.vm.id();
+    world.create(&definition).await.unwrap();
+    let query = api::DatastoreRemoveQuery { release: true };
+    let path = DatastorePath { datastore: world.datastore };
+    let refused = world.client.call::<api::DatastoreRemove>(&path, &query, ()).await;
+    let refused = problem(refused.unwrap_err());
+    assert_eq!(refused.code, api::code::WRONG_STATE);
+    assert!(refused.detail.contains(&vm.to_string()), "{}", refused.detail);
+    assert!(world.path("store/.hostler-datastore").exists());
     world.end_agent().await;
 }

@@ -154,7 +154,11 @@ impl World {
 
     pub(crate) async fn ensure_datastore(&self) -> Result<api::DatastoreReport, ClientError> {
         let path = DatastorePath { datastore: self.datastore };
-        let check = DatastoreCheck { path: self.path("store").to_str().unwrap().to_owned() };
+        let check = DatastoreCheck {
+            path: self.path("store").to_str().unwrap().to_owned(),
+            create: true,
+            shared: false,
+        };
         self.client.call::<api::DatastoreEnsure>(&path, &NoParams {}, check).await
     }
 

@@ -3,11 +3,16 @@
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
-use hostler_api::datastore::{self, DatastoreCreate, DatastoreListQuery, DatastorePath};
-use hostler_endpoint::NoParams;
-use hostler_types::{Datastore, DatastoreState, Name, Ref};
+use hostler_api::datastore::{
+    self, DatastoreCreate, DatastoreListQuery, DatastorePath, DatastoreUpdate,
+};
+use hostler_api::host::{self, HostPath};
+use hostler_endpoint::{CallOptions, NoParams};
+use hostler_types::{
+    Datastore, DatastoreLimits, DatastoreState, DatastoreUsage, HostId, Name, Ref, StorageKind,
+};
 
-use crate::error::CliError;
+use crate::error::{CliError, Exit};
 use crate::input::Label;
 use crate::names::Names;
 use crate::output::Listing;
@@ -42,7 +47,9 @@ enum DatastoreCommand {
 
     Create(Create),
 
-    /// Forget a datastore that holds nothing of the inventory; its files stay
+    Set(Set),
+
+    /// Forget a datastore that holds nothing of the inventory; its directory can be used again
     #[command(
         visible_alias = "rm",
         after_help = "Examples:\n  hostler datastore delete fast --yes"
@@ -69,7 +76,8 @@ struct Which {
 #[command(after_help = "\
 Examples:
   hostler datastore create fast --path /mnt/nvme/hostler
-  hostler datastore create fast --path /mnt/nvme/hostler --host host02")]
+  hostler datastore create fast --path /mnt/nvme/hostler --host host02
+  hostler datastore create nfs --shared --path /mnt/nfs/hostler --host host01 --host host02")]
 struct Create {
     /// Name for the datastore
     #[arg(value_name = "NAME")]
@@ -79,13 +87,145 @@ struct Create {
     #[arg(long, value_name = "DIR")]
     path: String,
 
-    /// Host that has the directory [default: the only one]
-    #[arg(long, value_name = "HOST")]
-    host: Option<Ref>,
+    /// The directory is on a shared file system, such as NFS, that several hosts have mounted
+    #[arg(long)]
+    shared: bool,
+
+    /// Host that has the directory; with --shared, repeat it for several [default: the only one]
+    #[arg(long = "host", value_name = "HOST")]
+    hosts: Vec<Ref>,
+
+    #[command(flatten)]
+    limits: LimitOptions,
 
     /// Label; repeat it for several
     #[arg(long = "label", short = 'l', value_name = "KEY=VALUE")]
     labels: Vec<Label>,
+}
+
+/// From when on it warns, and refuses new disks.
+#[derive(Debug, Clone, Copy, Args)]
+struct LimitOptions {
+    /// Warn when so many percent are full [default: 85]
+    #[arg(long, value_name = "PERCENT")]
+    warn: Option<u8>,
+
+    /// Take no new disks when so many percent are full [default: 97]
+    #[arg(long, value_name = "PERCENT")]
+    refuse: Option<u8>,
+
+    /// The sizes of all disks together may be so many percent of the capacity [default: any]
+    #[arg(long, value_name = "PERCENT")]
+    overcommit: Option<u32>,
+}
+
+impl LimitOptions {
+    fn is_empty(self) -> bool {
+        self.warn.is_none() && self.refuse.is_none() && self.overcommit.is_none()
+    }
+
+    fn on(self, limits: DatastoreLimits) -> DatastoreLimits {
+        DatastoreLimits {
+            warn_percent: self.warn.unwrap_or(limits.warn_percent),
+            refuse_percent: self.refuse.unwrap_or(limits.refuse_percent),
+            overcommit_percent: self.overcommit.or(limits.overcommit_percent),
+        }
+    }
+}
+
+/// Change a datastore: limits, maintenance, hosts, labels
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  hostler datastore set fast --maintenance
+  hostler datastore set fast --no-maintenance --warn 80 --refuse 95 --overcommit 200
+  hostler datastore set nfs --add-host host03")]
+struct Set {
+    #[command(flatten)]
+    which: Which,
+
+    /// Take no new disks and images; what is there goes on
+    #[arg(long, conflicts_with = "no_maintenance")]
+    maintenance: bool,
+
+    /// Take new disks and images again
+    #[arg(long)]
+    no_maintenance: bool,
+
+    #[command(flatten)]
+    limits: LimitOptions,
+
+    /// Let the sizes of all disks together be as large as they like
+    #[arg(long, conflicts_with = "overcommit")]
+    no_overcommit_limit: bool,
+
+    /// A further host that has a shared one mounted; repeat it for several
+    #[arg(long = "add-host", value_name = "HOST")]
+    add: Vec<Ref>,
+
+    /// A host that no longer has a shared one; repeat it for several
+    #[arg(long = "remove-host", value_name = "HOST")]
+    remove: Vec<Ref>,
+
+    /// Label to add or change; repeat it for several
+    #[arg(long = "label", short = 'l', value_name = "KEY=VALUE")]
+    labels: Vec<Label>,
+
+    /// Label to take away; repeat it for several
+    #[arg(long = "unlabel", value_name = "KEY")]
+    unlabels: Vec<String>,
+}
+
+impl Set {
+    async fn run(self, session: &Session) -> Result<(), CliError> {
+        let path = DatastorePath { datastore: self.which.datastore.clone() };
+        // What is replaced as a whole must still be as it was read.
+        let before = session.call::<datastore::Show>(&path, &NoParams {}, ()).await?;
+        let update = self.update(session, &before).await?;
+        if update == DatastoreUpdate::default() {
+            return Err(CliError::new(Exit::Usage, "nothing to change")
+                .hint("see `hostler datastore set --help`"));
+        }
+        let options = CallOptions { if_match: Some(before.metadata.revision.0), ..once() };
+        let call = session.call_with::<datastore::Update>(&path, &NoParams {}, update, options);
+        let datastore = call.await?;
+        session.output.done("changed", "datastore", datastore.metadata.name.as_str(), &datastore)
+    }
+
+    async fn update(
+        &self,
+        session: &Session,
+        before: &Datastore,
+    ) -> Result<DatastoreUpdate, CliError> {
+        let mut limits = self.limits.on(before.spec.limits);
+        if self.no_overcommit_limit {
+            limits.overcommit_percent = None;
+        }
+        let limits = (!self.limits.is_empty() || self.no_overcommit_limit).then_some(limits);
+        let mut update = DatastoreUpdate {
+            maintenance: (self.maintenance || self.no_maintenance).then_some(self.maintenance),
+            limits,
+            ..DatastoreUpdate::default()
+        };
+        if !self.labels.is_empty() || !self.unlabels.is_empty() {
+            let mut labels = before.metadata.labels.clone();
+            labels.retain(|key, _| !self.unlabels.contains(key));
+            labels.extend(self.labels.iter().map(Label::pair));
+            update.labels = Some(labels);
+        }
+        if !self.add.is_empty() || !self.remove.is_empty() {
+            let mut hosts: Vec<Ref> =
+                before.spec.hosts.iter().map(|host| Ref::by_id(*host)).collect();
+            for host in &self.remove {
+                let path = HostPath { host: host.clone() };
+                let host = session.call::<host::Show>(&path, &NoParams {}, ()).await?;
+                hosts.retain(|known| *known != Ref::by_id(host.metadata.id));
+            }
+            hosts.extend(self.add.iter().cloned());
+            update.hosts = Some(hosts);
+        }
+        Ok(update)
+    }
 }
 
 #[derive(Debug, Args)]
@@ -109,9 +249,13 @@ impl DatastoreArgs {
                 print(session, &datastore, &names)?;
             }
             DatastoreCommand::Create(create) => create.run(session).await?,
+            DatastoreCommand::Set(set) => set.run(session).await?,
             DatastoreCommand::Delete(delete) => {
                 let name = delete.which.datastore.to_string();
-                confirm(delete.yes, &format!("Forget the datastore {name}? Its files stay."))?;
+                confirm(
+                    delete.yes,
+                    &format!("Forget the datastore {name}? Files that nobody owns stay."),
+                )?;
                 let path = DatastorePath { datastore: delete.which.datastore };
                 session.call::<datastore::Delete>(&path, &NoParams {}, ()).await?;
                 session.output.done("forgotten", "datastore", &name, &())?;
@@ -129,16 +273,29 @@ impl List {
         session.output.list(
             &page.items,
             &Listing {
-                header: &["NAME", "STATE", "HOST", "FREE", "CAPACITY", "PATH"],
+                header: &[
+                    "NAME",
+                    "KIND",
+                    "STATE",
+                    "HOST",
+                    "USED",
+                    "FREE",
+                    "CAPACITY",
+                    "PROVISIONED",
+                    "PATH",
+                ],
                 empty: "no datastores",
                 name: &|datastore| datastore.metadata.name.to_string(),
                 row: &|datastore| {
                     vec![
                         Cell::new(datastore.metadata.name.as_str()),
+                        Cell::new(datastore.spec.kind.as_str()),
                         state(datastore),
-                        names.cell(datastore.spec.host),
+                        hosts(datastore, &names),
+                        used(datastore),
                         Cell::number(datastore.status.free),
                         Cell::number(datastore.status.capacity),
+                        provisioned(datastore),
                         Cell::new(&datastore.spec.path),
                     ]
                 },
@@ -149,9 +306,40 @@ impl List {
 
 fn state(datastore: &Datastore) -> Cell {
     match datastore.status.state {
-        DatastoreState::Ready => Cell::new("ready").tone(Tone::Good),
         DatastoreState::Missing => Cell::new("missing").tone(Tone::Bad),
+        DatastoreState::Ready if datastore.spec.maintenance => {
+            Cell::new("maintenance").tone(Tone::Busy)
+        }
+        DatastoreState::Ready => Cell::new("ready").tone(Tone::Good),
     }
+}
+
+/// The first host, and how many more there are.
+fn hosts(datastore: &Datastore, names: &Names) -> Cell {
+    match datastore.spec.hosts.len() {
+        0 => names.cell(datastore.spec.host),
+        more => Cell::new(format!("{} +{more}", names.of(datastore.spec.host))),
+    }
+}
+
+fn used(datastore: &Datastore) -> Cell {
+    let (percent, limits) = (datastore.status.used_percent(), datastore.spec.limits);
+    let cell = Cell::number(format!("{percent}%"));
+    if percent >= u64::from(limits.refuse_percent) {
+        cell.tone(Tone::Bad)
+    } else if percent >= u64::from(limits.warn_percent) {
+        cell.tone(Tone::Busy)
+    } else {
+        cell
+    }
+}
+
+/// The sizes of all disks together, and their part of the capacity.
+fn provisioned(datastore: &Datastore) -> Cell {
+    let Some(usage) = datastore.status.usage else { return Cell::maybe(None::<String>) };
+    let capacity = u128::from(datastore.status.capacity.0.max(1));
+    let percent = u128::from(usage.provisioned.0) * 100 / capacity;
+    Cell::number(format!("{} ({percent}%)", usage.provisioned))
 }
 
 fn print(session: &Session, datastore: &Datastore, names: &Names) -> Result<(), CliError> {
@@ -165,10 +353,18 @@ fn print(session: &Session, datastore: &Datastore, names: &Names) -> Result<(), 
             ("Labels", labels.map(|(key, value)| Cell::new(format!("{key}={value}"))).collect()),
             ("State", vec![state(datastore)]),
             ("Message", status.message.iter().map(Cell::new).collect()),
-            ("Host", one(names.of(datastore.spec.host))),
+            ("Kind", one(datastore.spec.kind.as_str().to_owned())),
+            (
+                "Hosts",
+                datastore.spec.all_hosts().map(|host| on_host(datastore, host, names)).collect(),
+            ),
             ("Path", one(datastore.spec.path.clone())),
             ("Capacity", one(status.capacity.to_string())),
             ("Free", one(status.free.to_string())),
+            ("Used", vec![used(datastore)]),
+            ("Provisioned", vec![provisioned(datastore)]),
+            ("Holds", status.usage.iter().map(holds).collect()),
+            ("Limits", one(limits(datastore.spec.limits))),
             ("Created", one(time::show(datastore.metadata.created_at))),
         ];
         fields.retain(|(_, values)| !values.is_empty());
@@ -177,12 +373,39 @@ fn print(session: &Session, datastore: &Datastore, names: &Names) -> Result<(), 
     session.output.object(datastore, datastore.metadata.name.as_str(), fields)
 }
 
+fn on_host(datastore: &Datastore, host: HostId, names: &Names) -> Cell {
+    let told = datastore.status.hosts.iter().find(|told| told.host == host);
+    let name = names.of(host);
+    match told {
+        Some(told) if told.state == DatastoreState::Missing => {
+            let why = told.message.as_deref().unwrap_or("missing");
+            Cell::new(format!("{name}: {why}")).tone(Tone::Bad)
+        }
+        _ => Cell::new(name),
+    }
+}
+
+fn holds(usage: &DatastoreUsage) -> Cell {
+    Cell::new(format!("{} VMs, {} images", usage.vms, usage.images))
+}
+
+fn limits(limits: DatastoreLimits) -> String {
+    let overcommit = limits.overcommit_percent;
+    let overcommit = overcommit.map(|percent| format!(", {percent}% provisioned"));
+    let DatastoreLimits { warn_percent, refuse_percent, .. } = limits;
+    format!("warns at {warn_percent}%, no new disks from {refuse_percent}%")
+        + &overcommit.unwrap_or_default()
+}
+
 impl Create {
     async fn run(self, session: &Session) -> Result<(), CliError> {
         let request = DatastoreCreate {
             name: self.name,
             labels: self.labels.iter().map(Label::pair).collect(),
-            host: self.host,
+            host: None,
+            hosts: self.hosts,
+            kind: if self.shared { StorageKind::Shared } else { StorageKind::Local },
+            limits: self.limits.on(DatastoreLimits::default()),
             path: self.path,
         };
         let call =

@@ -46,8 +46,8 @@ fn other_lists_are_tables_too() {
         NAME    STATE      CPUS  MEMORY  ACCELERATOR  QEMU    ADDRESS
         host01  connected    16   64GiB  tcg          10.0.2  10.0.0.5:8444
 
-        NAME   STATE  HOST      FREE  CAPACITY  PATH
-        local  ready  host01  900GiB      1TiB  /var/lib/hostler/local
+        NAME   KIND   STATE  HOST    USED    FREE  CAPACITY  PROVISIONED  PATH
+        local  local  ready  host01   12%  900GiB      1TiB  -            /var/lib/hostler/local
 
         NAME     STATE  MODE  DETAIL        MESSAGE
         default  ready  nat   10.77.0.0/24  -

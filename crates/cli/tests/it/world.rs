@@ -51,12 +51,14 @@ pub(crate) fn host() -> Host {
 }
 
 pub(crate) fn datastore() -> Datastore {
-    let spec = DatastoreSpec { host: host().id(), path: "/var/lib/hostler/local".to_owned() };
+    let spec = DatastoreSpec::local(host().id(), "/var/lib/hostler/local");
     let status = DatastoreStatus {
         state: DatastoreState::Ready,
         message: None,
         capacity: "1TiB".parse().unwrap(),
         free: "900GiB".parse().unwrap(),
+        hosts: Vec::new(),
+        usage: None,
     };
     object("local", 2, spec, status)
 }

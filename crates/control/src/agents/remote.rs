@@ -212,6 +212,15 @@ impl AgentLink for Remote {
         let path = DatastorePath { datastore };
         self.call::<contract::DatastoreEnsure>(&path, &NoParams {}, check).await
     }
+    async fn datastore_remove(
+        &self,
+        datastore: DatastoreId,
+        release: bool,
+    ) -> Result<(), AgentError> {
+        let (path, query) =
+            (DatastorePath { datastore }, contract::DatastoreRemoveQuery { release });
+        self.call::<contract::DatastoreRemove>(&path, &query, ()).await
+    }
     async fn datastore_unregistered(&self, datastore: DatastoreId) -> Result<Vec<Vm>, AgentError> {
         let path = DatastorePath { datastore };
         self.call::<contract::DatastoreUnregistered>(&path, &NoParams {}, ()).await

@@ -55,7 +55,7 @@ pub async fn delete(world: &World, actor: &Actor, host: &Ref) -> Result<(), Serv
     let host = snapshot.find::<HostKind>(host)?;
     let vms = snapshot.vms_on(host.id()).count();
     let datastores = snapshot.all::<DatastoreKind>().iter();
-    let datastores = datastores.filter(|datastore| datastore.spec.host == host.id()).count();
+    let datastores = datastores.filter(|datastore| datastore.spec.is_on(host.id())).count();
     if vms + datastores > 0 {
         let message = format!(
             "host `{}` still has {} and {} in the inventory",

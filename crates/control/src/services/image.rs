@@ -8,8 +8,8 @@ use std::sync::Arc;
 use hostler_endpoint::ByteStream;
 use hostler_store::Write;
 use hostler_types::{
-    ByteSize, Datastore, DatastoreKind, DatastoreState, HostKind, Image, ImageCreate, ImageKind,
-    ImageSource, ImageSpec, ImageState, ImageStatus, Ref, Role, Task, validate_labels,
+    ByteSize, Datastore, DatastoreKind, HostKind, Image, ImageCreate, ImageKind, ImageSource,
+    ImageSpec, ImageState, ImageStatus, Ref, Role, Task, validate_labels,
 };
 use jiff::Timestamp;
 
@@ -303,10 +303,12 @@ fn choose_datastore<'a>(
     if let Some(wanted) = wanted {
         let datastore = snapshot.find::<DatastoreKind>(wanted)?;
         connected(datastore)?;
+        super::datastore::require_room(snapshot, datastore, &[])?;
         return Ok((datastore, format!("datastore `{}`: as asked for", datastore.name())));
     }
     let usable = snapshot.all::<DatastoreKind>().iter().filter(|datastore| {
-        datastore.status.state == DatastoreState::Ready && connected(datastore).is_ok()
+        connected(datastore).is_ok()
+            && super::datastore::require_room(snapshot, datastore, &[]).is_ok()
     });
     let best = usable.max_by_key(|datastore| datastore.status.free);
     let best = best.ok_or_else(|| no_datastore(snapshot))?;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use futures::StreamExt as _;
 use hostler_agent_api::ConsoleKind;
+use hostler_control::services::datastore::DatastoreUpdate;
 use hostler_control::services::token::TokenCreate;
 use hostler_control::services::user::{UserCreate, UserUpdate};
 use hostler_control::services::vm::{VmDelete, VmFilter, VmRegister, VmStop};
@@ -14,7 +15,8 @@ use hostler_control::services::{
 use hostler_control::{Actor, ServiceError, World, authenticate};
 use hostler_sim::{Fleet, vm_request};
 use hostler_types::{
-    ExecRequest, ImageCreate, ImageSource, Join, Labels, NetworkSpec, Ref, Role, StopMode, VmUpdate,
+    DatastoreLimits, ExecRequest, ImageCreate, ImageSource, Join, Labels, NetworkSpec, Ref, Role,
+    StopMode, StorageKind, VmUpdate,
 };
 use jiff::SignedDuration;
 
@@ -282,7 +284,9 @@ async fn host_services(w: &World, a: &Actor) -> Vec<(&'static str, Role, Said)> 
     let new_datastore = datastore::DatastoreCreate {
         name: name.clone(),
         labels: Labels::new(),
-        host: Some(none()),
+        hosts: vec![none()],
+        kind: StorageKind::Local,
+        limits: DatastoreLimits::default(),
         path: "/none".to_owned(),
     };
     let spec = NetworkSpec::Bridge { bridge: "not a bridge".to_owned(), vlan: None, pool: None };
@@ -296,6 +300,11 @@ async fn host_services(w: &World, a: &Actor) -> Vec<(&'static str, Role, Said)> 
         ("datastore::list", Viewer, said(datastore::list(w, a, &stores, &page))),
         ("datastore::show", Viewer, said(datastore::show(w, a, it))),
         ("datastore::create", Admin, said(datastore::create(w, a, new_datastore).await)),
+        (
+            "datastore::update",
+            Admin,
+            said(datastore::update(w, a, it, DatastoreUpdate::default(), None).await),
+        ),
         ("datastore::delete", Admin, said(datastore::delete(w, a, it).await)),
         ("network::list", Viewer, said(network::list(w, a, &page))),
         ("network::show", Viewer, said(network::show(w, a, it))),

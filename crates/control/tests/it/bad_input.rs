@@ -8,7 +8,9 @@ use hostler_control::services::vm::{VmDelete, VmStop};
 use hostler_control::services::{Options, datastore, image, network, vm};
 use hostler_control::{Actor, ServiceError};
 use hostler_sim::Fleet;
-use hostler_types::{ImageCreate, ImageSource, Labels, StopMode, VmCreate, VmUpdate};
+use hostler_types::{
+    DatastoreLimits, ImageCreate, ImageSource, Labels, StopMode, StorageKind, VmCreate, VmUpdate,
+};
 use serde_json::{Value, json};
 
 fn root() -> Actor {
@@ -294,7 +296,9 @@ async fn images_networks_and_datastores_are_checked() {
         let request = datastore::DatastoreCreate {
             name: "other".parse().unwrap(),
             labels: Labels::new(),
-            host: None,
+            hosts: Vec::new(),
+            kind: StorageKind::Local,
+            limits: DatastoreLimits::default(),
             path: path.to_owned(),
         };
         text += &told(&datastore::create(world, &root(), request).await.unwrap_err());

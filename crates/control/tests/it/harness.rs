@@ -84,8 +84,15 @@ fn objects(given: Given) -> Objects {
     let (capacity, free) = (ByteSize::gib(100), ByteSize::gib(50));
     let datastore: Datastore = object(
         "local",
-        DatastoreSpec { host: host.id(), path: "/local".to_owned() },
-        DatastoreStatus { state: DatastoreState::Ready, message: None, capacity, free },
+        DatastoreSpec::local(host.id(), "/local"),
+        DatastoreStatus {
+            state: DatastoreState::Ready,
+            message: None,
+            capacity,
+            free,
+            hosts: Vec::new(),
+            usage: None,
+        },
     );
     let network: Network = object(
         "default",

@@ -19,6 +19,13 @@ pub enum DatastoreError {
         .path.display()
     )]
     OtherDatastore { path: PathBuf, found: DatastoreId, wanted: DatastoreId },
+    #[error("{} was taken out of use as a datastore; create it again to use what it holds", .0.display())]
+    Released(PathBuf),
+    #[error(
+        "{} is on this host's own root file system, which no other host shares; mount the shared file system there first",
+        .0.display()
+    )]
+    NotShared(PathBuf),
     #[error("the datastore marker {} is damaged; it should read {{\"id\":\"<datastore id>\"}}", .0.display())]
     BadMarker(PathBuf),
     #[error(

@@ -196,3 +196,30 @@ fn orphans_are_what_nobody_knows() {
     store.remove_image(image).unwrap();
     assert!(store.find_image(image).is_none());
 }
+
+#[test]
+fn a_released_directory_becomes_a_datastore_again_with_what_it_holds() {
+    let (_guard, store) = datastore();
+    let vm = vm();
+    store.vm(vm.id()).create().unwrap();
+    store.vm(vm.id()).write_definition(&vm).unwrap();
+    store.release().unwrap();
+    assert!(matches!(store.check(), Err(DatastoreError::Released(_))));
+    let again = Datastore::create(store.root(), DatastoreId::generate()).unwrap();
+    assert_eq!(again.scan().unwrap().len(), 1);
+    again.vm(vm.id()).remove().unwrap();
+    again.release().unwrap();
+    assert_eq!(fs::read_dir(again.root()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_shared_datastore_is_not_made_on_the_root_file_system() {
+    let directory = tempfile::tempdir_in("/var/tmp").unwrap();
+    fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o711)).unwrap();
+    let same = fs::metadata("/").unwrap().dev() == directory.path().metadata().unwrap().dev();
+    let made = Datastore::create_shared(&directory.path().join("store"), DatastoreId::generate());
+    match made {
+        Err(DatastoreError::NotShared(_)) => assert!(same),
+        made => assert!(!same && made.is_ok()),
+    }
+}

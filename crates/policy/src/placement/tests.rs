@@ -10,6 +10,9 @@ fn store(name: &str, capacity: u64, free: u64) -> DatastoreCandidate {
         ready: true,
         capacity,
         free,
+        maintenance: false,
+        provisioned: ByteSize(0),
+        limits: DatastoreLimits::default(),
     }
 }
 
@@ -133,4 +136,34 @@ fn promised_memory_beyond_the_host_is_told() {
         "{}",
         placement.explanation
     );
+}
+
+#[test]
+fn a_datastore_takes_disks_within_its_limits() {
+    let check =
+        |change: fn(&mut DatastoreCandidate), refusal: Option<&str>, warning: Option<&str>| {
+            let mut store = store("fast", 100, 50);
+            change(&mut store);
+            let disks = [ByteSize::gib(10)];
+            assert_eq!(refuses(&store, &disks).as_deref(), refusal);
+            if refusal.is_none() {
+                assert_eq!(warns(&store, &disks).as_deref(), warning);
+            }
+        };
+    check(|_| {}, None, None);
+    check(|s| s.maintenance = true, Some("is in maintenance: it takes no new disks"), None);
+    let full = "is 98 % full (2GiB free), and takes no new disks from 97 % on";
+    check(|s| s.free = ByteSize::gib(2), Some(full), None);
+    check(|s| s.free = ByteSize::gib(10), None, Some("is 90 % full: 10GiB are free"));
+    let beyond = "has 110GiB of disks on 100GiB: they cannot all be filled";
+    check(|s| s.provisioned = ByteSize::gib(100), None, Some(beyond));
+    let within = |s: &mut DatastoreCandidate| {
+        (s.provisioned, s.limits.overcommit_percent) = (ByteSize::gib(190), Some(200));
+    };
+    check(within, None, None);
+    let promised = "would have 201GiB of disks on 100GiB: more than the 200 % that may be promised";
+    let over = |s: &mut DatastoreCandidate| {
+        (s.provisioned, s.limits.overcommit_percent) = (ByteSize::gib(191), Some(200));
+    };
+    check(over, Some(promised), None);
 }

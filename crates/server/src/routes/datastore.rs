@@ -1,10 +1,14 @@
 //! Datastores, and the VMs whose files lie on them without being in the inventory.
 
-use hostler_api::datastore::{Create, Delete, List, Register, Show, Unregistered, UnregisteredVm};
-use hostler_control::services::datastore::{self, DatastoreCreate, DatastoreFilter};
+use hostler_api::datastore::{
+    self as api, Create, Delete, List, Register, Show, Unregistered, UnregisteredVm, Update,
+};
+use hostler_control::services::datastore::{
+    self, DatastoreCreate, DatastoreFilter, DatastoreUpdate,
+};
 use hostler_control::services::vm::{self, VmRegister};
 use hostler_endpoint::{Call, Page, Problem, Routes};
-use hostler_types::{Datastore, Ref, Task};
+use hostler_types::{Datastore, Ref, Revision, Task};
 
 use crate::app::{App, actor, keyed, page, paged, shown, task_of};
 use crate::problem::problem;
@@ -14,6 +18,7 @@ pub(crate) fn add(routes: Routes<App>) -> Routes<App> {
         .serve::<List, _>(list)
         .serve::<Create, _>(create)
         .serve::<Show, _>(show)
+        .serve::<Update, _>(update)
         .serve::<Delete, _>(delete)
         .serve::<Unregistered, _>(unregistered)
         .serve::<Register, _>(register)
@@ -29,8 +34,14 @@ async fn list(app: App, call: Call<List>) -> Result<Page<Datastore>, Problem> {
 
 async fn create(app: App, call: Call<Create>) -> Result<Datastore, Problem> {
     let body = call.body;
-    let request =
-        DatastoreCreate { name: body.name, labels: body.labels, host: body.host, path: body.path };
+    let request = DatastoreCreate {
+        name: body.name,
+        labels: body.labels,
+        hosts: body.host.into_iter().chain(body.hosts).collect(),
+        kind: body.kind,
+        limits: body.limits,
+        path: body.path,
+    };
     let actor = actor(&call.extensions)?;
     datastore::create(&app.world, actor, request).await.map(shown).map_err(problem)
 }
@@ -38,6 +49,15 @@ async fn create(app: App, call: Call<Create>) -> Result<Datastore, Problem> {
 async fn show(app: App, call: Call<Show>) -> Result<Datastore, Problem> {
     let actor = actor(&call.extensions)?;
     datastore::show(&app.world, actor, &call.path.datastore).map(shown).map_err(problem)
+}
+
+async fn update(app: App, call: Call<Update>) -> Result<Datastore, Problem> {
+    let api::DatastoreUpdate { labels, maintenance, limits, hosts } = call.body;
+    let request = DatastoreUpdate { labels, maintenance, limits, hosts };
+    let (expected, actor) = (call.if_match.map(Revision), actor(&call.extensions)?);
+    let datastore = &call.path.datastore;
+    let changed = datastore::update(&app.world, actor, datastore, request, expected).await;
+    changed.map(shown).map_err(problem)
 }
 
 async fn delete(app: App, call: Call<Delete>) -> Result<(), Problem> {

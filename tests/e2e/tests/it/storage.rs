@@ -71,3 +71,40 @@ fn a_datastore_without_its_marker_is_never_written_to() {
     fs::write(&marker, kept).unwrap();
     hostler.ok(&["vm", "create", "web01", "--image", "tiny"]);
 }
+
+#[test]
+fn a_datastore_is_shared_kept_from_new_disks_and_made_anew() {
+    let disk = SmallDisk::new("100m");
+    let hostler = Instance::start();
+    let own = hostler.path().join("not-mounted");
+    let create = |name: &str, path: &Path| {
+        let path = path.to_string_lossy().into_owned();
+        hostler.hostler(&["datastore", "create", name, "--shared", "--path", &path])
+    };
+    let refused = create("nfs", &own);
+    let error = String::from_utf8_lossy(&refused.stderr);
+    assert!(!refused.status.success() && error.contains("root file system"), "{error}");
+    let path = disk.path().join("ds");
+    assert!(create("nfs", &path).status.success());
+    let blank = ["vm", "create", "blank", "--disk", "16MiB", "--datastore", "nfs", "--no-network"];
+    hostler.ok(&["datastore", "set", "nfs", "--maintenance"]);
+    assert!(hostler.fails(8, &blank).contains("maintenance"));
+    hostler.ok(&["datastore", "set", "nfs", "--no-maintenance", "--overcommit", "10"]);
+    assert!(hostler.fails(8, &blank).contains("10 %"));
+    hostler.ok(&["datastore", "set", "nfs", "--no-overcommit-limit", "--refuse", "90"]);
+    hostler.ok(&blank);
+    let shown = hostler.json(&["datastore", "show", "nfs"]);
+    assert_eq!(shown["status"]["usage"]["vms"], 1);
+    assert!(hostler.ok(&["datastore", "list"]).contains("shared"));
+    hostler.fails(4, &["datastore", "delete", "nfs", "--yes"]);
+
+    // What is left behind is there again when the directory is made a datastore again.
+    let id = hostler.json(&["vm", "show", "blank"])["metadata"]["id"].as_str().unwrap().to_owned();
+    hostler.ok(&["vm", "unregister", "blank"]);
+    hostler.ok(&["datastore", "delete", "nfs", "--yes"]);
+    assert!(create("again", &path).status.success());
+    hostler.ok(&["vm", "register", "again", &id]);
+    hostler.ok(&["vm", "delete", "blank", "--yes", "--now"]);
+    hostler.ok(&["datastore", "delete", "again", "--yes"]);
+    assert_eq!(fs::read_dir(&path).unwrap().count(), 0, "nothing is left in the directory");
+}

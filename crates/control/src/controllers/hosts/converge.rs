@@ -8,7 +8,7 @@ use std::time::Duration;
 use hostler_agent_api::{AgentEvent, DatastoreReport, Inventory};
 use hostler_store::{Batch, Write};
 use hostler_types::{
-    DatastoreId, DatastoreKind, DatastoreStatus, HostId, HostKind, HostState, Kind, NetworkKind,
+    DatastoreId, DatastoreKind, DatastoreOnHost, HostId, HostKind, HostState, Kind, NetworkKind,
     NetworkState, NetworkStatus, Object, PowerState, Revision, Vm, VmId,
 };
 use jiff::Timestamp;
@@ -25,6 +25,12 @@ const CHUNK: usize = 128;
 const AGAIN: Duration = Duration::from_millis(50);
 /// A datastore's free space is recorded when it has changed by this part of its capacity.
 const FREE_STEP: u64 = 100;
+
+/// What a change is about.
+enum Target {
+    Vm(VmId),
+    Datastore(DatastoreReport),
+}
 
 pub(super) struct Converger {
     core: Arc<Core>,
@@ -161,7 +167,7 @@ impl Converger {
             }
             if let Some(changed) = self.changed(vm) {
                 let free = Write::ExpectUnlocked { object: id.untyped() };
-                changes.push((Some(id), vec![free, Write::update(&changed)]));
+                changes.push((Target::Vm(id), vec![free, Write::update(&changed)]));
             }
         }
         for chunk in changes.chunks(CHUNK) {
@@ -169,18 +175,24 @@ impl Converger {
         }
     }
 
-    async fn write_chunk(&mut self, chunk: &[(Option<VmId>, Vec<Write>)]) {
+    async fn write_chunk(&mut self, chunk: &[(Target, Vec<Write>)]) {
         let all = chunk.iter().flat_map(|(_, writes)| writes.iter().cloned());
         if self.core.commit(self.batch("reported").with_all(all)).await.is_ok() {
             return;
         }
         // One of them has changed meanwhile: the others are written without it.
-        for (vm, writes) in chunk {
+        for (target, writes) in chunk {
             let batch = self.batch("reported").with_all(writes.iter().cloned());
             if let Err(error) = self.core.commit(batch).await {
                 tracing::debug!(host = self.name, %error, "a report is written later");
                 self.again = true;
-                self.dirty.extend(vm);
+                match target {
+                    Target::Vm(vm) => drop(self.dirty.insert(*vm)),
+                    // What has come since is newer.
+                    Target::Datastore(report) => {
+                        self.datastores.entry(report.datastore).or_insert_with(|| report.clone());
+                    }
+                }
             }
         }
     }
@@ -200,23 +212,25 @@ impl Converger {
         differs.then_some(changed)
     }
 
-    fn datastore_changes(&mut self, snapshot: &Snapshot) -> Vec<(Option<VmId>, Vec<Write>)> {
+    fn datastore_changes(&mut self, snapshot: &Snapshot) -> Vec<(Target, Vec<Write>)> {
         let mut changes = Vec::new();
         for (id, report) in self.datastores.drain() {
             let Some(datastore) = snapshot.get::<DatastoreKind>(id) else { continue };
-            let (old, state) = (&datastore.status, report.state);
-            let step = (report.capacity.0 / FREE_STEP).max(1);
-            if old.state == state
-                && old.message == report.message
-                && old.capacity == report.capacity
-                && old.free.0.abs_diff(report.free.0) < step
-            {
+            let old = &datastore.status;
+            let DatastoreReport { state, message, capacity, free, .. } = report.clone();
+            let by = DatastoreOnHost { host: self.host, state, message };
+            let mut new = old.clone().told(&datastore.spec, by, capacity, free);
+            let step = (new.capacity.0 / FREE_STEP).max(1);
+            let grown = old.free.0.abs_diff(new.free.0) >= step;
+            if !grown {
+                new.free = old.free;
+            }
+            if new == *old {
                 continue;
             }
             let mut changed = Object::clone(datastore);
-            let DatastoreReport { message, capacity, free, .. } = report;
-            changed.status = DatastoreStatus { state, message, capacity, free };
-            changes.push((None, vec![Write::update(&changed)]));
+            changed.status = new;
+            changes.push((Target::Datastore(report), vec![Write::update(&changed)]));
         }
         changes
     }

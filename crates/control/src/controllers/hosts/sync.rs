@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use hostler_agent_api::{DatastoreCheck, DatastoreReport, VERSION};
+use hostler_agent_api::{DatastoreReport, VERSION};
 use hostler_types::{
-    ByteSize, Datastore, DatastoreKind, DatastoreState, Host, HostFacts, NetworkId, NetworkKind,
+    ByteSize, Datastore, DatastoreKind, DatastoreState, Host, HostFacts, HostId, NetworkId,
+    NetworkKind,
 };
 
 use crate::agents::{AgentError, AgentLink};
@@ -44,8 +45,9 @@ pub(super) async fn prepare(
     let snapshot = core.snapshot();
     let datastores = snapshot.all::<DatastoreKind>().iter();
     let datastores: Vec<_> =
-        datastores.filter(|datastore| datastore.spec.host == host.id()).cloned().collect();
-    let datastores = datastores.iter().map(|datastore| ensure_datastore(link, datastore));
+        datastores.filter(|datastore| datastore.spec.is_on(host.id())).cloned().collect();
+    let datastores =
+        datastores.iter().map(|datastore| ensure_datastore(link, datastore, host.id()));
     let networks: Vec<_> = snapshot.all::<NetworkKind>().iter().cloned().collect();
     let networks = networks.into_iter().map(|network| async move {
         let ensured = limited(link.network_ensure(network.id(), network.spec.clone())).await;
@@ -56,8 +58,12 @@ pub(super) async fn prepare(
     Ok(Known { facts: answer.facts, datastores, networks })
 }
 
-async fn ensure_datastore(link: &Arc<dyn AgentLink>, datastore: &Datastore) -> DatastoreReport {
-    let check = DatastoreCheck { path: datastore.spec.path.clone() };
+async fn ensure_datastore(
+    link: &Arc<dyn AgentLink>,
+    datastore: &Datastore,
+    host: HostId,
+) -> DatastoreReport {
+    let check = crate::services::datastore::check(datastore, host);
     let ensured = limited(link.datastore_ensure(datastore.id(), check)).await;
     ensured.unwrap_or_else(|error| DatastoreReport {
         datastore: datastore.id(),

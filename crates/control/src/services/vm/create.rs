@@ -2,15 +2,13 @@
 
 use std::sync::Arc;
 
-use hostler_policy::{
-    DatastoreCandidate, Decision, HostCandidate, Placement, PlacementInput, Refusal, Wish, place,
-};
+use hostler_policy::{Decision, HostCandidate, Placement, PlacementInput, Refusal, Wish, place};
 use hostler_store::Write;
 use hostler_types::{
-    ByteSize, CdromSpec, Cores, Customization, DatastoreKind, DatastoreState, DiskSource, DiskSpec,
-    Epoch, Host, HostKind, HostState, Image, ImageKind, ImageMedia, ImageState, Name, NetworkKind,
-    NetworkSpec, NicSpec, PowerState, Ref, Role, Vm, VmCreate, VmDisk, VmId, VmKind, VmNic, VmSpec,
-    VmStatus, validate_labels,
+    ByteSize, CdromSpec, Cores, Customization, DatastoreKind, DiskSource, DiskSpec, Epoch, Host,
+    HostKind, HostState, Image, ImageKind, ImageMedia, ImageState, Name, NetworkKind, NetworkSpec,
+    NicSpec, PowerState, Ref, Role, Vm, VmCreate, VmDisk, VmId, VmKind, VmNic, VmSpec, VmStatus,
+    validate_labels,
 };
 use jiff::Timestamp;
 
@@ -20,6 +18,7 @@ use crate::customize;
 use crate::error::{Class, ServiceError};
 use crate::inventory::{Snapshot, images};
 use crate::redact::Shown;
+use crate::services::datastore;
 use crate::services::submit::{Ordered, Planned, order_with};
 use crate::services::{Changed, Options};
 use crate::tasks::vm_create;
@@ -307,9 +306,11 @@ fn decide(
     spec: &VmSpec,
     request: &VmCreate,
 ) -> Result<(Decision, Vec<String>), ServiceError> {
+    let usages = datastore::Usages::of(snapshot);
+    let hosts = snapshot.all::<HostKind>().iter();
     let input = PlacementInput {
         wish: wish(snapshot, spec, request)?,
-        hosts: snapshot.all::<HostKind>().iter().map(|host| candidate(snapshot, host)).collect(),
+        hosts: hosts.map(|host| candidate(snapshot, host, &usages)).collect(),
     };
     let Placement { decision, explanation } = place(&input);
     match decision {
@@ -352,7 +353,7 @@ fn wish(snapshot: &Snapshot, spec: &VmSpec, request: &VmCreate) -> Result<Wish, 
     })
 }
 
-fn candidate(snapshot: &Snapshot, host: &Host) -> HostCandidate {
+fn candidate(snapshot: &Snapshot, host: &Host, usages: &datastore::Usages) -> HostCandidate {
     let (mut promised_memory, mut promised_cpus) = (0u64, 0u64);
     // What is in the recycle bin needs disk space only.
     for vm in snapshot.vms_on(host.id()).filter(|vm| !vm.is_recycled()) {
@@ -360,7 +361,7 @@ fn candidate(snapshot: &Snapshot, host: &Host) -> HostCandidate {
         promised_cpus += u64::from(vm.spec.cpus.count());
     }
     let datastores = snapshot.all::<DatastoreKind>().iter();
-    let datastores = datastores.filter(|datastore| datastore.spec.host == host.id());
+    let datastores = datastores.filter(|datastore| datastore.spec.is_on(host.id()));
     let facts = host.status.facts.as_ref();
     HostCandidate {
         id: host.id(),
@@ -372,13 +373,7 @@ fn candidate(snapshot: &Snapshot, host: &Host) -> HostCandidate {
         promised_cpus,
         bridges: facts.map(|facts| facts.bridges.clone()).unwrap_or_default(),
         datastores: datastores
-            .map(|datastore| DatastoreCandidate {
-                id: datastore.id(),
-                name: datastore.name().to_string(),
-                ready: datastore.status.state == DatastoreState::Ready,
-                capacity: datastore.status.capacity,
-                free: datastore.status.free,
-            })
+            .map(|store| datastore::candidate(store, host.id(), usages.get(store.id())))
             .collect(),
     }
 }
