@@ -2,8 +2,8 @@
 
 use hostler_endpoint::{Empty, Endpoint, Json, Method, NoParams, Stream};
 use hostler_types::{
-    DatastoreId, DiskStatus, Epoch, ExecAnswer, ExecRequest, GuestReport, ImageId, NicStatus,
-    OperationId, PowerState, StopMode, Vm, VmId,
+    DatastoreId, DiskStatus, Epoch, ExecAnswer, ExecRequest, GuestReport, Hardware, ImageId,
+    NicStatus, OperationId, PowerState, StopMode, Vm, VmChange, VmId,
 };
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -48,6 +48,12 @@ pub struct VmReport {
     pub disks: Vec<DiskStatus>,
     pub nics: Vec<NicStatus>,
     pub guest: Option<GuestReport>,
+    /// What it runs with.
+    #[serde(default)]
+    pub hardware: Option<Hardware>,
+    /// What is asked for and does not run yet.
+    #[serde(default)]
+    pub pending: Vec<VmChange>,
 }
 
 /// `POST /agent/v1/vms/{vm}/create`: makes the directory, the overlay disks, the seed and the

@@ -125,6 +125,17 @@ impl Networks {
         }
     }
 
+    /// Puts a running VM's tap on this network.
+    pub(crate) async fn move_tap(
+        &self,
+        id: NetworkId,
+        spec: &NetworkSpec,
+        tap: &TapName,
+    ) -> Result<(), Fault> {
+        self.ensure_once(id, spec).await?;
+        Ok(self.0.host.move_tap(id, spec, tap).await?)
+    }
+
     async fn remember(&self, id: NetworkId, spec: Option<NetworkSpec>) -> Result<(), Fault> {
         let mut specs = lock(&self.0.specs).clone();
         if specs.get(&id) == spec.as_ref() {

@@ -17,13 +17,16 @@
 
 mod actor;
 mod adopt;
+mod change;
 mod console;
 mod create;
 mod define;
 mod exit;
 mod guest;
+mod hardware;
 mod layers;
 mod machine;
+mod nics;
 mod power;
 mod record;
 mod registry;

@@ -46,6 +46,7 @@ fn vms(document: Document) -> Document {
         .endpoint::<vm::Show>()
         .endpoint::<vm::Update>()
         .endpoint::<vm::PlanDeletion>()
+        .endpoint::<vm::Plan>()
         .endpoint::<vm::Delete>()
         .endpoint::<recycle_bin::List>()
         .endpoint::<recycle_bin::Undelete>()

@@ -1,7 +1,7 @@
 //! Virtual machines: list, make, change, and every power verb.
 
 use hostler_endpoint::{Empty, Endpoint, Json, Method, NoParams, Page, Stream};
-use hostler_types::{ExecAnswer, ExecRequest, Name, PowerState, Ref, StopMode, Task, Vm};
+use hostler_types::{ExecAnswer, ExecRequest, Name, PowerState, Ref, StopMode, Task, Vm, VmChange};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
@@ -120,6 +120,12 @@ pub struct Explanation {
     pub lines: Vec<String>,
 }
 
+/// What a change of a VM consists of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ChangePlan {
+    pub changes: Vec<VmChange>,
+}
+
 /// List VMs, sorted by name.
 #[derive(Debug)]
 pub struct List;
@@ -177,7 +183,7 @@ impl Endpoint for Show {
         Some(answer.metadata.revision.0)
     }
 }
-/// Change a VM; most of it only while it is off.
+/// Change a VM: now, as far as its guest can take it, else at its next start.
 #[derive(Debug)]
 pub struct Update;
 
@@ -185,7 +191,8 @@ impl Endpoint for Update {
     const ID: &'static str = "vm_update";
     const METHOD: Method = Method::Patch;
     const PATH: &'static str = "/v1/vms/{vm}";
-    const SUMMARY: &'static str = "Change a VM; most of it only while it is off";
+    const SUMMARY: &'static str =
+        "Change a VM: now, as far as its guest can take it, else at its next start";
     const TAG: &'static str = "vm";
     const ACCESS: &'static str = "operator";
     const STATUS: u16 = 202;
@@ -194,6 +201,22 @@ impl Endpoint for Update {
     type Query = NoParams;
     type Body = Json<hostler_types::VmUpdate>;
     type Answer = Json<Task>;
+}
+/// Tell what a change of a VM would do, and when.
+#[derive(Debug)]
+pub struct Plan;
+
+impl Endpoint for Plan {
+    const ID: &'static str = "vm_plan";
+    const METHOD: Method = Method::Post;
+    const PATH: &'static str = "/v1/vms/{vm}/plan";
+    const SUMMARY: &'static str = "Tell what a change of a VM would do, and when";
+    const TAG: &'static str = "vm";
+    const ACCESS: &'static str = "operator";
+    type Path = VmPath;
+    type Query = NoParams;
+    type Body = Json<hostler_types::VmUpdate>;
+    type Answer = Json<ChangePlan>;
 }
 /// Say what deleting a VM would do.
 #[derive(Debug)]

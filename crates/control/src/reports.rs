@@ -92,6 +92,8 @@ pub(crate) fn absorb(status: &mut VmStatus, report: &VmReport) -> bool {
     new.message.clone_from(&report.message);
     new.nics.clone_from(&report.nics);
     new.guest.clone_from(&report.guest);
+    new.hardware = report.hardware;
+    new.pending.clone_from(&report.pending);
     let grown = disks_differ(status, report);
     if new == *status && !grown {
         return false;
@@ -145,6 +147,8 @@ mod tests {
             nics: Vec::new(),
             customization: None,
             guest: None,
+            hardware: None,
+            pending: Vec::new(),
             placement: Vec::new(),
         }
     }
@@ -159,6 +163,8 @@ mod tests {
             disks: Vec::new(),
             nics: Vec::new(),
             guest: None,
+            hardware: None,
+            pending: Vec::new(),
         }
     }
 

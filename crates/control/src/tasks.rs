@@ -10,7 +10,7 @@ use hostler_tasks::Registry;
 use crate::world::Core;
 
 mod command;
-mod naming;
+pub(crate) mod naming;
 
 pub(crate) mod image_delete;
 pub(crate) mod image_import;

@@ -216,6 +216,39 @@ impl Networks {
         }
     }
 
+    /// Puts a running VM's tap on this network's bridge, wherever it was before. The NIC must have
+    /// been plugged in here. When this fails, the tap is on no bridge.
+    ///
+    /// # Errors
+    /// As for [`Self::open_tap`].
+    pub async fn move_tap(
+        &self,
+        id: NetworkId,
+        spec: &NetworkSpec,
+        tap: &TapName,
+    ) -> Result<(), NetworkError> {
+        tap::detach(tap)?;
+        match spec {
+            NetworkSpec::Nat { .. } => {
+                if self.reserved(id, tap)?.is_none() {
+                    return Err(NetworkError::NotPlugged(tap.to_string()));
+                }
+                if !self.is_filtered(id) {
+                    self.ensure(id, spec).await?;
+                }
+                tap::attach(tap, BridgeName::of(id).as_str())
+            }
+            NetworkSpec::Bridge { bridge, vlan, .. } => {
+                bridge::check_existing(spec)?;
+                tap::attach(tap, bridge)?;
+                match vlan {
+                    Some(vlan) => bridge::set_vlan(tap, *vlan).await,
+                    None => Ok(()),
+                }
+            }
+        }
+    }
+
     fn network_directory(&self, id: NetworkId) -> PathBuf {
         self.directory.join(id.to_string())
     }

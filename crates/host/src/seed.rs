@@ -245,6 +245,7 @@ mod tests {
             network: NetworkId::generate(),
             mac: MacAddress([0x52, 0x54, 0, 0, 0, number]),
             address: None,
+            link: hostler_types::LinkState::Up,
         };
         let name = "web01".parse().unwrap();
         let nics = [nic(0), nic(1)];

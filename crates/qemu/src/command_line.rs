@@ -26,10 +26,11 @@ pub fn command_line(plan: &LaunchPlan) -> Result<Vec<OsString>, PlanError> {
     ports.add(&mut args);
     devices::disks::add(&mut args, plan, &ports)?;
     devices::cdroms::add(&mut args, plan)?;
-    devices::nics::add(&mut args, plan, &ports);
+    devices::nics::add(&mut args, plan, &ports)?;
     devices::channels::add(&mut args, plan);
     devices::basics::add(&mut args);
     devices::screen::add(&mut args, plan)?;
+    machine::memory_device(&mut args, plan);
     machine::start(&mut args, plan);
     Ok(args.into_vec())
 }

@@ -35,12 +35,14 @@
 //! * [`LaunchPlan`], [`command_line`]: the machine, device by device.
 //! * [`Spawn`], [`Process`]: a detached process, found again by pid and start time.
 //! * [`probe`]: which accelerator really runs guests here.
+//! * [`hotplug`]: what is changed in a running machine.
 //! * [`power_off`], [`suspend_to`], [`resume_from`], [`screenshot`]: what a running machine can do.
 
 mod accel;
 mod argument;
 mod command_line;
 mod devices;
+pub mod hotplug;
 mod machine;
 mod names;
 mod plan;
@@ -53,7 +55,8 @@ pub use command_line::command_line;
 pub use machine::MACHINE_TYPE;
 pub use names::{cdrom_id, disk_id, disk_serial, layer_file_node, layer_node, netdev_id, nic_id};
 pub use plan::{
-    CdromPlan, DiskCache, DiskPlan, FirmwarePlan, LaunchPlan, LayerPlan, NicPlan, PlanError, Start,
+    CdromPlan, DiskCache, DiskPlan, FirmwarePlan, LaunchPlan, LayerPlan, NicPlan, PlanError,
+    PortPlan, Room, Start,
 };
 pub use process::{Exit, Process, ProcessError, start_time};
 pub use spawn::{ChildFd, Credentials, InheritedFds, Lifetime, Spawn, SpawnError};

@@ -1,18 +1,16 @@
 //! The machine itself: process-wide options, board, CPUs, memory, firmware.
 
-use hostler_types::{Accelerator, ByteSize};
+use hostler_types::{Accelerator, ByteSize, MEMORY_STEP};
 use serde_json::json;
 
 use crate::{
     argument::{Arguments, escape, path_text},
-    plan::{FirmwarePlan, LaunchPlan, PlanError, Start},
+    hotplug::MEMORY_DEVICE,
+    plan::{FirmwarePlan, LaunchPlan, MAX_CPUS, PlanError, Start, pluggable},
 };
 
 /// The versioned board. A guest keeps it over QEMU updates, so a saved state stays loadable.
 pub const MACHINE_TYPE: &str = "pc-q35-10.0";
-
-/// More would need an interrupt remapping unit.
-const MAX_CPUS: u32 = 255;
 
 /// What concerns the process rather than the guest.
 pub(crate) fn process(args: &mut Arguments, plan: &LaunchPlan) {
@@ -50,7 +48,7 @@ pub(crate) fn machine(args: &mut Arguments, plan: &LaunchPlan) -> Result<(), Pla
         },
     );
     args.plain("-cpu", cpu(plan)?);
-    args.plain("-smp", smp(plan.cpus.count())?);
+    args.plain("-smp", smp(plan.cpus.count(), plan.room.max_cpus)?);
     args.plain("-m", memory_option(plan.memory, plan.max_memory));
     args.plain("-uuid", plan.vm.uuid().to_string());
     let generation = plan.generation_id;
@@ -71,21 +69,35 @@ fn cpu(plan: &LaunchPlan) -> Result<String, PlanError> {
     Ok(model.clone())
 }
 
-/// One socket, room for as many CPUs again. Every possible one costs the guest some 200 KiB.
-fn smp(cpus: u32) -> Result<String, PlanError> {
-    if cpus > MAX_CPUS {
-        return Err(PlanError::TooManyCpus(cpus));
+/// One socket with all CPUs, those to come included.
+fn smp(cpus: u32, max_cpus: u32) -> Result<String, PlanError> {
+    let most = max_cpus.max(cpus);
+    if most > MAX_CPUS {
+        return Err(PlanError::TooManyCpus(most));
     }
-    let most = (cpus * 2).clamp(4, MAX_CPUS);
     Ok(format!("cpus={cpus},maxcpus={most},sockets=1,cores={most},threads=1"))
 }
 
 fn memory_option(memory: ByteSize, max: Option<ByteSize>) -> String {
     let size = memory.bytes();
-    match max.filter(|max| *max > memory) {
-        Some(max) => format!("size={size}b,slots=16,maxmem={}b", max.bytes()),
+    match pluggable(memory, max) {
+        Some(more) => format!("size={size}b,slots=16,maxmem={}b", size + more.bytes()),
         None => format!("size={size}b"),
     }
+}
+
+/// The device through which memory is added and taken away.
+pub(crate) fn memory_device(args: &mut Arguments, plan: &LaunchPlan) {
+    let Some(size) = pluggable(plan.memory, plan.max_memory) else { return };
+    args.object(&json!({
+        "qom-type": "memory-backend-memfd", "id": "ram1", "size": size.bytes(), "share": true,
+        "reserve": false,
+    }));
+    args.device(&json!({
+        "driver": "virtio-mem-pci", "id": MEMORY_DEVICE, "bus": "pcie.0", "addr": "0xa",
+        "memdev": "ram1", "block-size": MEMORY_STEP,
+        "requested-size": plan.room.plugged_memory.bytes(),
+    }));
 }
 
 /// The firmware's flash. `SeaBIOS` needs none.

@@ -1,16 +1,23 @@
 //! What is to be started: a plain description, complete and without choices left.
 
 use std::{
+    collections::BTreeMap,
     fs::OpenOptions,
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
 
-use hostler_types::{Accelerator, BootDevice, ByteSize, Cores, DiskBus, MacAddress, Name, VmId};
+use hostler_types::{
+    Accelerator, BootDevice, ByteSize, Cores, DiskBus, MEMORY_STEP, MacAddress, Name, VmId,
+};
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use uuid::Uuid;
 
-use crate::spawn::ChildFd;
+use crate::{
+    names::{disk_id, nic_id},
+    spawn::ChildFd,
+};
 
 /// Everything QEMU must know to start a VM.
 #[derive(Debug, Clone)]
@@ -29,6 +36,8 @@ pub struct LaunchPlan {
     pub memory: ByteSize,
     /// The size that memory can be hot-added up to; see [`LaunchPlan::free_max_memory`].
     pub max_memory: Option<ByteSize>,
+    /// What may be added while it runs, and what has been.
+    pub room: Room,
     /// BIOS or UEFI.
     pub firmware: FirmwarePlan,
     /// What the firmware tries, in this order; what is not in it is not tried.
@@ -69,6 +78,87 @@ impl LaunchPlan {
         let max = memory.bytes().saturating_mul(4).min(MOST);
         (memory > BELOW_4_GIB && max > memory.bytes()).then_some(ByteSize(max))
     }
+}
+
+/// What a machine can be given while it runs. A fresh one has [`Room::for_cpus`]; one that resumes
+/// must be made as it was when its state was saved.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Room {
+    /// CPUs, those it starts with included; at most 255.
+    pub max_cpus: u32,
+    /// What has been added to `memory`.
+    pub plugged_memory: ByteSize,
+    /// The ports as they were; `None`: one for each NIC and disk, in their order.
+    pub ports: Option<PortPlan>,
+}
+
+/// The root ports and what sits in them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortPlan {
+    /// Ports made for NICs.
+    pub nics: usize,
+    /// Ports made for virtio-blk disks.
+    pub disks: usize,
+    /// Device ids and the ports that they are in.
+    pub devices: BTreeMap<String, String>,
+}
+
+impl PortPlan {
+    /// One port for each of these NICs and virtio-blk disks, in their order.
+    #[must_use]
+    pub fn fresh<'a>(
+        nics: impl IntoIterator<Item = &'a Name>,
+        disks: impl IntoIterator<Item = &'a Name>,
+    ) -> Self {
+        let nics: Vec<_> = nics.into_iter().map(nic_id).collect();
+        let disks: Vec<_> = disks.into_iter().map(disk_id).collect();
+        let counts = (nics.len(), disks.len());
+        let nics = nics.into_iter().enumerate().map(|(nth, id)| (id, Self::nic(nth)));
+        let disks = disks.into_iter().enumerate().map(|(nth, id)| (id, Self::disk(nth)));
+        Self { nics: counts.0, disks: counts.1, devices: nics.chain(disks).collect() }
+    }
+
+    pub(crate) fn nic(nth: usize) -> String {
+        format!("port-nic{nth}")
+    }
+
+    pub(crate) fn disk(nth: usize) -> String {
+        format!("port-disk{nth}")
+    }
+}
+
+impl Room {
+    /// For as many CPUs again, as far as the board allows. Every possible one costs the guest some
+    /// 200 KiB.
+    #[must_use]
+    pub fn for_cpus(cpus: Cores) -> Self {
+        let cpus = cpus.count();
+        Self { max_cpus: (cpus * 2).clamp(4, MAX_CPUS.max(cpus)), ..Self::default() }
+    }
+
+    /// How many CPUs can still be added, `ever` being how many there have been in this process.
+    ///
+    /// QEMU's emulator does not get the place of a CPU back that was taken out: with another in
+    /// it, saving the machine's state hangs, and the process aborts when it runs out of places. So
+    /// an emulated machine gets no more CPUs once it has lost one.
+    #[must_use]
+    pub fn cpus_left(&self, accelerator: Accelerator, now: u32, ever: u32) -> u32 {
+        match accelerator {
+            Accelerator::Tcg if ever > now => 0,
+            Accelerator::Tcg | Accelerator::Kvm => self.max_cpus.saturating_sub(now),
+        }
+    }
+}
+
+/// More would need an interrupt remapping unit.
+pub(crate) const MAX_CPUS: u32 = 255;
+
+/// How much memory can be added at most: what is between `memory` and `max_memory`, in whole
+/// blocks.
+pub(crate) fn pluggable(memory: ByteSize, max_memory: Option<ByteSize>) -> Option<ByteSize> {
+    let size = max_memory?.bytes().checked_sub(memory.bytes())?;
+    let size = size - size % MEMORY_STEP;
+    (size > 0).then_some(ByteSize(size))
 }
 
 /// The firmware and its files.
@@ -183,6 +273,9 @@ pub enum PlanError {
         /// How many there may be.
         most: usize,
     },
+    /// A device that no port is planned for.
+    #[error("the device {0} has no port")]
+    NoPort(String),
     /// A path that cannot be written into a command line.
     #[error("the path {} is not UTF-8", .0.display())]
     Path(PathBuf),

@@ -13,6 +13,7 @@ mod id;
 mod image;
 mod layer;
 mod lifecycle;
+mod limits;
 mod name;
 mod network;
 mod object;
@@ -21,6 +22,7 @@ mod size;
 mod task;
 mod user;
 mod vm;
+mod vm_change;
 mod vm_requests;
 
 pub use address::{
@@ -49,6 +51,7 @@ pub use image::{
 };
 pub use layer::{Layer, LayerFile, LayerFileError, LayerOwner};
 pub use lifecycle::{DeletionPlan, Dependent, PlannedDisk, PlannedNic, Recycled};
+pub use limits::{IoLimits, Millicpus};
 pub use name::{Name, NameError, Ref};
 pub use network::{
     Ipv4Net, Ipv4NetError, MacAddress, MacError, Network, NetworkKind, NetworkSpec, NetworkState,
@@ -62,9 +65,11 @@ pub use task::{
 };
 pub use user::{Token, TokenKind, TokenSpec, TokenStatus, User, UserKind, UserSpec, UserStatus};
 pub use vm::{
-    BootDevice, CdromSpec, Cores, DiskBus, DiskSource, DiskSpec, DiskStatus, Firmware, GuestReport,
-    IllegalTransition, NicSpec, NicStatus, PowerState, RestartPolicy, Vm, VmKind, VmSpec, VmStatus,
+    BootDevice, CdromSpec, Cores, DiskBus, DiskSource, DiskSpec, DiskStatus, Firmware, GuestNic,
+    GuestReport, IllegalTransition, LinkState, NicSpec, NicStatus, PowerState, RestartPolicy, Vm,
+    VmKind, VmSpec, VmStatus,
 };
+pub use vm_change::{ChangeWhen, Hardware, MEMORY_STEP, VmChange, plan_changes};
 pub use vm_requests::{
     ExecAnswer, ExecRequest, SpecError, StopMode, VmCreate, VmDisk, VmNic, VmUpdate,
 };

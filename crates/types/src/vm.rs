@@ -24,11 +24,13 @@ use crate::customization::{Customization, CustomizationStatus};
 use crate::id::{DatastoreId, HostId, ImageId, NetworkId};
 use crate::layer::Layer;
 use crate::lifecycle::Recycled;
+use crate::limits::{IoLimits, Millicpus};
 use crate::name::Name;
 use crate::network::MacAddress;
 use crate::object::{Kind, KindName, Object};
 use crate::operations::Epoch;
 use crate::size::ByteSize;
+use crate::vm_change::{Hardware, VmChange};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct VmKind;
@@ -84,6 +86,16 @@ pub struct VmSpec {
     pub cpus: Cores,
     /// At least 64 MiB, a multiple of 1 MiB.
     pub memory: ByteSize,
+    /// How far memory may grow while it runs; absent: as far as costs the guest nothing. A guest
+    /// of less than 2.75 GiB pays 64 MiB for the possibility.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_memory: Option<ByteSize>,
+    /// What the guest's balloon leaves it; absent: everything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub balloon: Option<ByteSize>,
+    /// The most CPU time, in thousandths of a host CPU.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_limit: Option<Millicpus>,
     #[serde(default)]
     pub firmware: Firmware,
     /// A QEMU CPU model; absent: all that the host and accelerator offer.
@@ -127,7 +139,24 @@ pub enum BootDevice {
     Network,
 }
 
+impl Firmware {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Bios => "bios",
+            Self::Uefi => "uefi",
+        }
+    }
+}
+
 impl BootDevice {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Disk => "disk",
+            Self::Cdrom => "cdrom",
+            Self::Network => "network",
+        }
+    }
+
     /// Disks, then CD-ROMs, then the network.
     pub fn default_order() -> Vec<Self> {
         vec![Self::Disk, Self::Cdrom, Self::Network]
@@ -153,6 +182,8 @@ pub struct DiskSpec {
     pub source: DiskSource,
     #[serde(default)]
     pub bus: DiskBus,
+    #[serde(default, skip_serializing_if = "IoLimits::is_unlimited")]
+    pub limits: IoLimits,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -169,6 +200,15 @@ pub enum DiskBus {
     #[default]
     VirtioBlk,
     VirtioScsi,
+}
+
+impl DiskBus {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::VirtioBlk => "virtio-blk",
+            Self::VirtioScsi => "virtio-scsi",
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -190,6 +230,23 @@ pub struct NicSpec {
     /// A static address, which is the NIC's as long as it exists; absent: by DHCP.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<NicAddress>,
+    #[serde(default, skip_serializing_if = "LinkState::is_up")]
+    pub link: LinkState,
+}
+
+/// Whether a NIC's virtual cable is plugged in.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum LinkState {
+    #[default]
+    Up,
+    Down,
+}
+
+impl LinkState {
+    pub fn is_up(&self) -> bool {
+        *self == Self::Up
+    }
 }
 
 impl VmSpec {
@@ -322,6 +379,12 @@ pub struct VmStatus {
     /// What became of the customization; absent: there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub customization: Option<CustomizationStatus>,
+    /// What it runs with; absent while it does not run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hardware: Option<Hardware>,
+    /// What was asked for and does not run yet: why, and when it will.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pending: Vec<VmChange>,
     /// Why this host and datastore: the decision's explanation.
     #[serde(default)]
     pub placement: Vec<String>,
@@ -368,6 +431,23 @@ pub struct GuestReport {
     #[serde(default)]
     #[schema(value_type = Vec<String>)]
     pub addresses: Vec<IpAddr>,
+    /// The CPUs it has online.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpus: Option<u32>,
+    /// The memory its kernel has to give, which is a little less than what it runs with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<ByteSize>,
+    /// The NICs it sees; at most 64.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub nics: Vec<GuestNic>,
+}
+
+/// A network card as the guest sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct GuestNic {
+    /// The guest's name for it, such as `eth0`.
+    pub name: String,
+    pub mac: MacAddress,
 }
 
 #[cfg(test)]

@@ -5,11 +5,12 @@ use utoipa::ToSchema;
 
 use crate::address::NicAddressing;
 use crate::customization::Customization;
+use crate::limits::{IoLimits, Millicpus};
 use crate::name::{Name, Ref};
 use crate::network::MacAddress;
 use crate::object::Labels;
 use crate::size::ByteSize;
-use crate::vm::{BootDevice, Cores, DiskBus, Firmware, RestartPolicy, VmSpec};
+use crate::vm::{BootDevice, Cores, DiskBus, Firmware, LinkState, RestartPolicy, VmSpec};
 
 /// A request that cannot be fulfilled, whatever the inventory holds.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -40,6 +41,12 @@ pub struct VmCreate {
     pub cpus: Cores,
     #[serde(default = "VmCreate::default_memory")]
     pub memory: ByteSize,
+    /// How far memory may grow while it runs; absent: as far as costs the guest nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_memory: Option<ByteSize>,
+    /// The most CPU time, in thousandths of a host CPU.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_limit: Option<Millicpus>,
     #[serde(default)]
     pub firmware: Firmware,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -103,6 +110,8 @@ pub struct VmDisk {
     pub image: Option<Ref>,
     #[serde(default)]
     pub bus: DiskBus,
+    #[serde(default, skip_serializing_if = "IoLimits::is_unlimited")]
+    pub limits: IoLimits,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -118,10 +127,12 @@ pub struct VmNic {
     /// Absent: as the customization spec says, else by DHCP. A NIC that is kept keeps its address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<NicAddressing>,
+    #[serde(default, skip_serializing_if = "LinkState::is_up")]
+    pub link: LinkState,
 }
 
-/// Changes to a VM that is off (labels, description and protection also while it runs). An absent
-/// field stays as it is.
+/// Changes to a VM. An absent field stays as it is. What a running guest cannot get is kept as
+/// pending until it is powered off.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct VmUpdate {
@@ -134,6 +145,15 @@ pub struct VmUpdate {
     pub cpus: Option<Cores>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory: Option<ByteSize>,
+    /// How far memory may grow while it runs; 0: as far as costs the guest nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_memory: Option<ByteSize>,
+    /// What the guest's balloon leaves it; 0: everything.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub balloon: Option<ByteSize>,
+    /// The most CPU time, in thousandths of a host CPU; 0: no limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu_limit: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub firmware: Option<Firmware>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -149,19 +169,6 @@ pub struct VmUpdate {
     pub restart: Option<RestartPolicy>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub protected: Option<bool>,
-}
-
-impl VmUpdate {
-    /// Whether it changes nothing that QEMU was started with.
-    pub fn is_live(&self) -> bool {
-        self.cpus.is_none()
-            && self.memory.is_none()
-            && self.firmware.is_none()
-            && self.boot_order.is_none()
-            && self.nics.is_none()
-            && self.iso.is_none()
-            && self.customization.is_none()
-    }
 }
 
 /// How a VM is brought down.
@@ -226,6 +233,7 @@ impl VmSpec {
                 format!("{} is not possible; 64MiB to 24TiB in whole MiB", self.memory),
             ));
         }
+        self.validate_limits()?;
         if self.disks.len() > 64 || self.nics.len() > 16 || self.cdroms.len() > 4 {
             return Err(SpecError::new(
                 "disks",
@@ -251,6 +259,36 @@ impl VmSpec {
             return Err(SpecError::new("cpu_model", "use letters, digits, `-`, `_` and `.`"));
         }
         self.customization.as_ref().map_or(Ok(()), Customization::validate)
+    }
+}
+
+impl VmSpec {
+    fn validate_limits(&self) -> Result<(), SpecError> {
+        let whole = |size: ByteSize| size.bytes().is_multiple_of(1 << 20);
+        if let Some(max) = self.max_memory
+            && (max < self.memory || max.bytes() > *MEMORY.end() || !whole(max))
+        {
+            let reason = format!(
+                "{max} is not possible; whole MiB, at least the memory of {}, at most 24TiB",
+                self.memory
+            );
+            return Err(SpecError::new("max_memory", reason));
+        }
+        if let Some(balloon) = self.balloon
+            && (balloon > self.memory || balloon.bytes() < *MEMORY.start() || !whole(balloon))
+        {
+            let reason = format!(
+                "{balloon} is not possible; whole MiB, 64MiB to the memory of {}",
+                self.memory
+            );
+            return Err(SpecError::new("balloon", reason));
+        }
+        for (index, disk) in self.disks.iter().enumerate() {
+            disk.limits
+                .validate()
+                .map_err(|reason| SpecError::new(format!("disks[{index}].limits"), reason))?;
+        }
+        Ok(())
     }
 }
 

@@ -78,6 +78,8 @@ impl SimVm {
             disks: vm.spec.disks.iter().map(disk).collect(),
             nics: Vec::new(),
             guest: self.guest.clone(),
+            hardware: None,
+            pending: Vec::new(),
         }
     }
 

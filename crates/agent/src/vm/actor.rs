@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use hostler_agent_api::{VmCommand, VmDefinition, VmReport};
 use hostler_endpoint::Problem;
-use hostler_types::{GuestReport, OperationId, PowerState, StopMode};
+use hostler_types::{GuestReport, NetworkId, OperationId, PowerState, StopMode};
 use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
@@ -71,6 +71,8 @@ pub(crate) struct Actor {
     pub(super) to_self: mpsc::WeakSender<Message>,
     pub(super) report: watch::Sender<Arc<VmReport>>,
     pub(super) live: watch::Sender<Option<Arc<Live>>>,
+    /// Those that it has NICs on.
+    pub(super) networks: watch::Sender<Vec<NetworkId>>,
 }
 
 impl Actor {

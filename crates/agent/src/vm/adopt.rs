@@ -100,6 +100,7 @@ impl Actor {
     async fn take_over(&mut self, process: Process) {
         match self.attach(process.clone()).await {
             Ok(()) => {
+                self.find_hardware().await;
                 tracing::info!(vm = %self.record.id(), power = %self.power, "found again");
                 self.save_or_log().await;
             }
@@ -110,6 +111,21 @@ impl Actor {
             }
             Err(error) => self.unknown(format!("QEMU runs, but cannot be taken over: {error}")),
         }
+    }
+
+    /// What was changed while the record was not written.
+    async fn find_hardware(&mut self) {
+        if self.machine.is_none() {
+            return;
+        }
+        if self.record.running.is_none()
+            && let Ok(accelerator) = self.host.facts.accelerator().await
+        {
+            // It was just starting, with all that is asked for.
+            self.record.running = Some(self.record.to_launch(accelerator, false));
+        }
+        self.observe().await;
+        self.free_nics().await;
     }
 
     async fn attach(&mut self, process: Process) -> Result<(), Fault> {
@@ -175,6 +191,9 @@ impl Actor {
         let (host, id) = (self.host.clone(), self.record.id());
         if let Err(error) = blocking(move || end_processes(&host, id)).await {
             tracing::warn!(vm = %id, %error, "cannot clean up after QEMU");
+        }
+        if self.record.state != RecordedState::Suspended {
+            self.record.running = None;
         }
         match self.record.state.clone() {
             RecordedState::Running { .. } => {

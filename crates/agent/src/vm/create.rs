@@ -3,16 +3,15 @@
 //! The order of creation makes a kill at any instant harmless: the record comes first, so that the
 //! agent's next start knows what to take back; the definition comes last of the files.
 
-use hostler_agent_api::NetworkDefinition;
 use hostler_endpoint::Problem;
-use hostler_host::network::TapName;
 use hostler_host::seed::{self, SeedInput};
 use hostler_host::{Datastore, VmDir, volume};
-use hostler_types::{DiskSource, DiskSpec, LayerOwner, NicSpec, OperationId, PowerState, VmId};
+use hostler_types::{DiskSource, DiskSpec, LayerOwner, OperationId, PowerState, VmId};
 use std::time::Duration;
 
 use super::actor::{Actor, Next, Reply};
 use super::layers;
+use super::nics::{plug_all, unplug_all};
 use super::record::{RecordedState, VmRecord};
 use crate::blocking::blocking;
 use crate::context::HostContext;
@@ -289,52 +288,6 @@ pub(super) fn write_seed(dir: &VmDir, record: &VmRecord) -> Result<(), Fault> {
     let Some(customization) = &vm.spec.customization else { return Ok(()) };
     let input = SeedInput { vm: vm.id(), name: vm.name(), customization, nics: &vm.spec.nics };
     seed::write(dir, &input, record.uid).map_err(|error| Fault::WrongState(chain(&error)))
-}
-
-pub(super) async fn plug(
-    host: &HostContext,
-    record: &VmRecord,
-    index: usize,
-    nic: &NicSpec,
-) -> Result<(), Fault> {
-    let network = network_of(record, nic).ok_or(Fault::NoNetwork(nic.network))?;
-    let vm = &record.definition.vm;
-    let customization = vm.spec.customization.as_ref();
-    let hostname = customization.and_then(|c| c.hostname.as_ref()).unwrap_or(vm.name());
-    let tap = TapName::of(vm.id(), index);
-    host.networks.plug(network.id, &network.spec, &tap, nic.mac, Some(hostname)).await?;
-    Ok(())
-}
-
-pub(super) async fn unplug(
-    host: &HostContext,
-    record: &VmRecord,
-    index: usize,
-    nic: &NicSpec,
-) -> Result<(), Fault> {
-    let Some(network) = network_of(record, nic) else { return Ok(()) };
-    let tap = TapName::of(record.id(), index);
-    host.networks.unplug(network.id, &network.spec, &tap).await
-}
-
-pub(super) fn network_of<'a>(record: &'a VmRecord, nic: &NicSpec) -> Option<&'a NetworkDefinition> {
-    record.definition.networks.iter().find(|network| network.id == nic.network)
-}
-
-pub(super) async fn plug_all(host: &HostContext, record: &VmRecord) -> Result<(), Fault> {
-    for (index, nic) in record.definition.vm.spec.nics.iter().enumerate() {
-        plug(host, record, index, nic).await?;
-    }
-    Ok(())
-}
-
-/// What fails is logged: an address that stays reserved harms nobody.
-pub(super) async fn unplug_all(host: &HostContext, record: &VmRecord) {
-    for (index, nic) in record.definition.vm.spec.nics.iter().enumerate() {
-        if let Err(error) = unplug(host, record, index, nic).await {
-            tracing::warn!(vm = %record.id(), nic = %nic.name, %error, "cannot unplug a NIC");
-        }
-    }
 }
 
 impl From<hostler_host::VolumeError> for Fault {

@@ -2,42 +2,61 @@
 
 use hostler_agent_api::VmDefinition;
 use hostler_host::volume;
-use hostler_types::{NicSpec, RestartPolicy, VmSpec};
+use hostler_types::{RestartPolicy, VmSpec};
 
 use super::actor::Actor;
-use super::create::{make_disk, plug, unplug, vm_dir, write_seed};
-use super::layers;
+use super::create::{make_disk, vm_dir, write_seed};
+use super::nics::union;
 use super::record::{RecordedState, VmRecord};
+use super::{layers, nics};
 use crate::blocking::blocking;
 use crate::fault::Fault;
 
 impl Actor {
-    /// Everything that QEMU was started with may change only while there is no QEMU, and no
-    /// suspended memory that expects the same machine.
+    /// While there is no QEMU, files and networks are made to fit. A guest that runs gets what it
+    /// can get; the rest is pending until its next start from nothing.
     pub(super) async fn define(&mut self, mut definition: VmDefinition) -> Result<(), Fault> {
         let before = &self.record.definition;
         layers::settle(&mut definition.vm, &before.vm.status.disks);
         if definition.vm.status.datastore != before.vm.status.datastore {
             return Err(Fault::Invalid("a definition cannot move a VM".to_owned()));
         }
+        definition.vm.spec.validate().map_err(|e| Fault::Invalid(e.to_string()))?;
         let fixed = self.power.is_live() || self.record.state == RecordedState::Suspended;
-        if fixed && hardware(&definition.vm.spec) != hardware(&before.vm.spec) {
-            return Err(Fault::Power {
-                action: "changing its hardware",
-                power: self.power,
-                needed: "stopped",
-            });
-        }
-        let record = VmRecord { definition, ..self.record.clone() };
-        if !fixed {
-            self.fit_files(&record).await?;
-            self.replug(&record).await?;
+        let mut record = VmRecord { definition, ..self.record.clone() };
+        if fixed {
+            let plugs = union(&record.plugs(), &record.wanted_plugs());
+            record.plugs = Some(plugs);
+            record.unsettled |= hardware(&record.definition.vm.spec) != hardware(&before.vm.spec);
+        } else {
+            record = self.settled(record).await?;
         }
         let (host, written) = (self.host.clone(), record.clone());
         blocking(move || Ok(vm_dir(&host, &written)?.write_definition(&written.definition.vm)?))
             .await?;
+        let changes = record.unsettled;
         self.record = record;
+        if changes {
+            // The intent: whoever finds it half done knows what belongs to the VM.
+            self.save().await?;
+            self.change().await;
+        }
         Ok(())
+    }
+
+    /// Makes files and networks fit the definition, before a start from nothing.
+    pub(super) async fn settle(&mut self) -> Result<(), Fault> {
+        if self.record.unsettled {
+            self.record = self.settled(self.record.clone()).await?;
+        }
+        Ok(())
+    }
+
+    async fn settled(&self, mut record: VmRecord) -> Result<VmRecord, Fault> {
+        self.fit_files(&record).await?;
+        record.plugs = Some(nics::settle(&self.host, &record).await?);
+        record.unsettled = false;
+        Ok(record)
     }
 
     async fn fit_files(&self, record: &VmRecord) -> Result<(), Fault> {
@@ -58,21 +77,6 @@ impl Actor {
         }
         let (host, record) = (self.host.clone(), record.clone());
         blocking(move || write_seed(&vm_dir(&host, &record)?, &record)).await
-    }
-
-    async fn replug(&self, record: &VmRecord) -> Result<(), Fault> {
-        let old = &self.record.definition.vm.spec.nics;
-        let new = &record.definition.vm.spec.nics;
-        let same = |index: usize, nic: &NicSpec, others: &[NicSpec]| {
-            others.get(index).is_some_and(|o| o.network == nic.network && o.mac == nic.mac)
-        };
-        for (index, nic) in old.iter().enumerate().filter(|(index, nic)| !same(*index, nic, new)) {
-            unplug(&self.host, &self.record, index, nic).await?;
-        }
-        for (index, nic) in new.iter().enumerate() {
-            plug(&self.host, record, index, nic).await?;
-        }
-        Ok(())
     }
 }
 

@@ -34,7 +34,10 @@ pub(super) enum Ending {
 impl Actor {
     pub(super) async fn react(&mut self, event: MachineEvent) {
         match event {
-            MachineEvent::Qmp(event) => self.react_to(&event),
+            MachineEvent::Qmp(event) => {
+                self.react_to(&event);
+                self.hardware_event(&event).await;
+            }
             MachineEvent::Lost => self.monitor_lost().await,
             MachineEvent::Exited => self.ended().await,
         }
@@ -147,6 +150,7 @@ impl Actor {
             // A guest that dies while it is brought down is down.
             ending if ending != Some(Ending::Panic) && self.should_stop(ending.as_ref()) => {
                 self.record.state = RecordedState::Stopped;
+                self.record.running = None;
                 self.record.since = Timestamp::now();
                 self.save_or_log().await;
                 self.set_power(PowerState::Stopped, None);
@@ -177,6 +181,7 @@ impl Actor {
         };
         tracing::warn!(vm = %self.record.id(), message, "a guest failed");
         self.record.state = RecordedState::Failed { message: message.clone() };
+        self.record.running = None;
         self.record.since = now;
         self.save_or_log().await;
         self.set_power(PowerState::Failed, Some(message));

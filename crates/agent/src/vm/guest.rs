@@ -8,9 +8,10 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use hostler_qmp::guest::{
-    GetHostName, GetOsinfo, GuestAgent, GuestError, NetworkGetInterfaces, Ping,
+    ExecRequest, GetHostName, GetOsinfo, GetVcpus, GuestAgent, GuestError, NetworkGetInterfaces,
+    NetworkInterface, Ping,
 };
-use hostler_types::GuestReport;
+use hostler_types::{ByteSize, GuestNic, GuestReport, MacAddress};
 use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -26,6 +27,8 @@ const SELDOM: Duration = Duration::from_secs(30);
 /// An answer to a ping.
 const ANSWER: Duration = Duration::from_secs(5);
 const MAX_ADDRESSES: usize = 64;
+/// What of `/proc/meminfo` is read, in bytes.
+const MEMINFO: usize = 16 << 10;
 
 /// What QEMU says of the agent's port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,6 +81,16 @@ struct Answers {
     kernel: Option<String>,
     /// `None`: the guest did not say.
     addresses: Option<Vec<IpAddr>>,
+    nics: Option<Vec<GuestNic>>,
+    cpus: Option<u32>,
+    memory: Option<ByteSize>,
+}
+
+/// What the guest says now, in place of what it said before; for those who cannot wait for the
+/// watcher's next round.
+pub(super) async fn ask(agent: &GuestAgent, before: Option<GuestReport>) -> Option<GuestReport> {
+    let answers = read(agent).await;
+    merge(before.as_ref(), answers, Timestamp::now())
 }
 
 async fn read(agent: &GuestAgent) -> Option<Answers> {
@@ -92,6 +105,15 @@ async fn read(agent: &GuestAgent) -> Option<Answers> {
         }
     }
     let os = os.ok();
+    let nics = interfaces.as_ref().ok().map(|interfaces| {
+        let nic = |interface: &NetworkInterface| {
+            // The guest may claim one that is none.
+            let mac = MacAddress(interface.hardware_address?).to_string().parse().ok()?;
+            Some(GuestNic { name: interface.name.to_string(), mac })
+        };
+        let real = interfaces.iter().filter(|interface| &*interface.name != "lo");
+        real.filter_map(nic).take(MAX_ADDRESSES).collect()
+    });
     let addresses = interfaces.ok().map(|interfaces| {
         let addresses = interfaces.iter().flat_map(|interface| &interface.ip_addresses);
         addresses.map(|address| address.address).filter(is_shown).take(MAX_ADDRESSES).collect()
@@ -104,7 +126,29 @@ async fn read(agent: &GuestAgent) -> Option<Answers> {
         }),
         kernel: os.and_then(|os| os.kernel_release).map(|kernel| kernel.into_string()),
         addresses,
+        nics,
+        cpus: cpus(agent).await,
+        memory: memory(agent).await,
     })
+}
+
+async fn cpus(agent: &GuestAgent) -> Option<u32> {
+    let vcpus = agent.execute(GetVcpus).await.ok()?;
+    u32::try_from(vcpus.iter().filter(|vcpu| vcpu.online).count()).ok()
+}
+
+/// What a Linux has to give; no agent has a question for it.
+async fn memory(agent: &GuestAgent) -> Option<ByteSize> {
+    let request = ExecRequest::new("/bin/cat").arg("/proc/meminfo").within(ANSWER);
+    let output = agent.exec(request.max_output(MEMINFO)).await.ok()?;
+    total_memory(&String::from_utf8_lossy(&output.stdout))
+}
+
+/// The first line of `/proc/meminfo`: `MemTotal:  221320 kB`.
+fn total_memory(meminfo: &str) -> Option<ByteSize> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kib.checked_mul(1 << 10).map(ByteSize)
 }
 
 /// Tells the actor if there is news; what it knows now.
@@ -145,8 +189,11 @@ fn merge(
         since,
         hostname: answers.hostname.or(old.as_ref().and_then(|old| old.hostname.clone())),
         os: answers.os.or(old.as_ref().and_then(|old| old.os.clone())),
-        kernel: answers.kernel.or(old.and_then(|old| old.kernel)),
+        kernel: answers.kernel.or(old.as_ref().and_then(|old| old.kernel.clone())),
         addresses,
+        cpus: answers.cpus.or(old.as_ref().and_then(|old| old.cpus)),
+        memory: answers.memory.or(old.as_ref().and_then(|old| old.memory)),
+        nics: answers.nics.or(old.map(|old| old.nics)).unwrap_or_default(),
     })
 }
 
@@ -170,6 +217,9 @@ mod tests {
 
     fn answers(hostname: &str, addresses: &[&str]) -> Answers {
         Answers {
+            cpus: None,
+            memory: None,
+            nics: None,
             hostname: Some(hostname.to_owned()),
             os: None,
             kernel: None,

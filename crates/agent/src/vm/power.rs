@@ -14,13 +14,15 @@ use hostler_qemu::{
 };
 use hostler_qmp::command::{Cont, QueryStatus, SystemReset};
 use hostler_qmp::{Events, Options, Qmp};
-use hostler_types::{Accelerator, Firmware, PowerState};
+use hostler_types::{Accelerator, Firmware, PowerState, VmSpec};
 use jiff::Timestamp;
 use tokio::net::UnixStream;
 
 use super::actor::Actor;
-use super::create::{end_processes, image_path, network_of, vm_dir};
+use super::change::cpu_limits;
+use super::create::{end_processes, image_path, vm_dir};
 use super::guest::watch_guest;
+use super::hardware::Running;
 use super::layers;
 use super::machine::{Bound, Machine, Sockets};
 use super::record::{ProcessId, RecordedState, VmRecord};
@@ -71,16 +73,11 @@ impl Actor {
         let before = (self.power, self.message.clone());
         self.guest = None;
         self.set_power(PowerState::Starting, None);
-        let started = match self.launch(resume).await {
-            Ok(machine) if resume => self.resume(machine).await,
-            Ok(machine) => {
-                self.running(machine);
-                Ok(())
-            }
-            Err(fault) => Err(fault),
-        };
-        if let Err(fault) = started {
+        if let Err(fault) = self.come_up(resume).await {
             self.machine = None;
+            if self.record.state != RecordedState::Suspended {
+                self.record.running = None;
+            }
             let (host, id) = (self.host.clone(), self.record.id());
             if let Err(error) = blocking(move || end_processes(&host, id)).await {
                 tracing::error!(vm = %id, %error, "cannot clean up after a failed start");
@@ -88,6 +85,22 @@ impl Actor {
             self.set_power(before.0, before.1);
             return Err(fault);
         }
+        Ok(())
+    }
+
+    async fn come_up(&mut self, resume: bool) -> Result<(), Fault> {
+        if !resume {
+            self.settle().await?;
+        }
+        let (machine, running) = self.launch(resume).await?;
+        self.record.running = Some(running);
+        if resume {
+            self.resume(machine).await?;
+            return self.dress().await;
+        }
+        self.hold(machine);
+        self.dress().await?;
+        self.set_power(PowerState::Running, None);
         Ok(())
     }
 
@@ -122,20 +135,23 @@ impl Actor {
         self.machine = Some(machine);
     }
 
-    async fn launch(&self, resume: bool) -> Result<Machine, Fault> {
+    async fn launch(&self, resume: bool) -> Result<(Machine, Running), Fault> {
         let accelerator = self.host.facts.accelerator().await?;
-        let (host, record) = (self.host.clone(), self.record.clone());
-        let prepare = blocking(move || prepare(&host, &record));
-        let (prepared, taps) = tokio::try_join!(prepare, open_taps(&self.host, &self.record))?;
-        let record = self.record.clone();
+        let running = self.record.to_launch(accelerator, resume);
+        let (host, record, spec) = (self.host.clone(), self.record.clone(), running.spec.clone());
+        let prepare = blocking(move || prepare(&host, &record, &spec));
+        let taps = open_taps(&self.host, &self.record, &running.spec);
+        let (prepared, taps) = tokio::try_join!(prepare, taps)?;
+        let (record, machine) = (self.record.clone(), running.clone());
         let start = if resume { Start::Resume } else { Start::Boot };
         let (process, connected) =
-            blocking(move || spawn(&record, prepared, taps, accelerator, start)).await?;
+            blocking(move || spawn(&record, &machine, prepared, taps, accelerator, start)).await?;
         let Connected { sockets, dir, qmp, guest_agent, serial } = connected;
         let monitor = greet(&process, qmp, &sockets).await?;
         let port_open = (!resume).then_some(false);
         let streams = (guest_agent, serial);
-        Ok(Machine::new(process, monitor, streams, sockets, dir.console_log(), port_open))
+        let log = dir.console_log();
+        Ok((Machine::new(process, monitor, streams, sockets, log, port_open), running))
     }
 }
 
@@ -148,7 +164,7 @@ struct Connected {
 }
 
 /// Checks and opens all that does not need the network. Blocks.
-fn prepare(host: &HostContext, record: &VmRecord) -> Result<Prepared, Fault> {
+fn prepare(host: &HostContext, record: &VmRecord, spec: &VmSpec) -> Result<Prepared, Fault> {
     let id = record.id();
     let failed = |error: std::io::Error| Fault::internal("prepare QEMU's sockets", &error);
     let dir = vm_dir(host, record)?;
@@ -159,11 +175,14 @@ fn prepare(host: &HostContext, record: &VmRecord) -> Result<Prepared, Fault> {
     }
     let sockets = Sockets::new(host.vm_runtime(id));
     sockets.create(record.uid).map_err(failed)?;
-    let disks = disk_plans(&dir, record)?;
-    let cdroms = cdrom_plans(host, record)?;
-    let firmware = firmware_plan(host, &dir, record)?;
-    let seed = record.definition.vm.spec.customization.as_ref().map(|_| dir.seed());
+    let disks = disk_plans(&dir, record, spec)?;
+    let cdroms = cdrom_plans(host, record, spec)?;
+    let firmware = firmware_plan(host, &dir, record, spec)?;
+    let seed = spec.customization.as_ref().map(|_| dir.seed());
     host.cgroups.create(id).map_err(|error| Fault::internal("cgroup", &error))?;
+    host.cgroups
+        .set_cpu(id, cpu_limits(spec.cpu_limit))
+        .map_err(|error| Fault::internal("cgroup", &error))?;
     let cgroup_procs =
         host.cgroups.join_files(id).map_err(|error| Fault::internal("cgroup", &error))?;
     Ok(Prepared {
@@ -181,11 +200,17 @@ fn prepare(host: &HostContext, record: &VmRecord) -> Result<Prepared, Fault> {
     })
 }
 
-async fn open_taps(host: &HostContext, record: &VmRecord) -> Result<Vec<Tap>, Fault> {
+async fn open_taps(
+    host: &HostContext,
+    record: &VmRecord,
+    spec: &VmSpec,
+) -> Result<Vec<Tap>, Fault> {
     let mut taps = Vec::new();
-    for (index, nic) in record.definition.vm.spec.nics.iter().enumerate() {
-        let network = network_of(record, nic).ok_or(Fault::NoNetwork(nic.network))?;
-        let tap = TapName::of(record.id(), index);
+    let plugs = record.plugs();
+    for nic in &spec.nics {
+        let found = plugs.iter().find(|p| p.nic == nic.name && p.network.id == nic.network);
+        let plug = found.ok_or(Fault::NoNetwork(nic.network))?;
+        let (network, tap) = (&plug.network, TapName::of(record.id(), plug.slot));
         taps.push(host.networks.open_tap(network.id, &network.spec, &tap).await?);
     }
     Ok(taps)
@@ -194,6 +219,7 @@ async fn open_taps(host: &HostContext, record: &VmRecord) -> Result<Vec<Tap>, Fa
 /// Blocks for the time of a fork.
 fn spawn(
     record: &VmRecord,
+    running: &Running,
     prepared: Prepared,
     taps: Vec<Tap>,
     accelerator: Accelerator,
@@ -204,9 +230,8 @@ fn spawn(
     let qmp = inherit(prepared.qmp.listener)?;
     let guest_agent = inherit(prepared.guest_agent.listener)?;
     let serial = inherit(prepared.serial.listener)?;
-    let spec = &record.definition.vm.spec;
     let mut nics = Vec::new();
-    for (nic, tap) in spec.nics.iter().zip(taps) {
+    for (nic, tap) in running.spec.nics.iter().zip(taps) {
         nics.push(NicPlan { name: nic.name.clone(), mac: nic.mac, tap: inherit(tap.fd)? });
     }
     let channels = [qmp, guest_agent, serial];
@@ -217,7 +242,7 @@ fn spawn(
         seed: prepared.seed,
         vnc: prepared.sockets.vnc(),
     };
-    let plan = launch_plan(record, files, channels, nics, accelerator, start);
+    let plan = launch_plan(record, running, files, channels, nics, accelerator, start);
     let args = command_line(&plan).map_err(|error| Fault::Invalid(chain(&error)))?;
     let spawn = Spawn {
         program: PathBuf::from(QEMU),
@@ -262,23 +287,25 @@ struct Files {
 
 fn launch_plan(
     record: &VmRecord,
+    running: &Running,
     files: Files,
     [qmp, guest_agent, serial]: [ChildFd; 3],
     nics: Vec<NicPlan>,
     accelerator: Accelerator,
     start: Start,
 ) -> LaunchPlan {
-    let vm = &record.definition.vm;
+    let (vm, spec) = (&record.definition.vm, &running.spec);
     LaunchPlan {
         vm: vm.id(),
         name: vm.name().clone(),
         accelerator,
-        cpu_model: vm.spec.cpu_model.clone(),
-        cpus: vm.spec.cpus,
-        memory: vm.spec.memory,
-        max_memory: LaunchPlan::free_max_memory(vm.spec.memory),
+        cpu_model: spec.cpu_model.clone(),
+        cpus: spec.cpus,
+        memory: running.boot_memory,
+        max_memory: running.max_memory,
+        room: running.room(),
         firmware: files.firmware,
-        boot_order: vm.spec.boot_order.clone(),
+        boot_order: spec.boot_order.clone(),
         disks: files.disks,
         cdroms: files.cdroms,
         nics,
@@ -293,7 +320,7 @@ fn launch_plan(
     }
 }
 
-fn disk_plans(dir: &VmDir, record: &VmRecord) -> Result<Vec<DiskPlan>, Fault> {
+fn disk_plans(dir: &VmDir, record: &VmRecord, spec: &VmSpec) -> Result<Vec<DiskPlan>, Fault> {
     let plan = |disk: &hostler_types::DiskSpec| {
         let layers = layers::of(record, &disk.name);
         layers::check(dir, layers)?;
@@ -307,15 +334,19 @@ fn disk_plans(dir: &VmDir, record: &VmRecord) -> Result<Vec<DiskPlan>, Fault> {
             read_only: false,
         })
     };
-    record.definition.vm.spec.disks.iter().map(plan).collect()
+    spec.disks.iter().map(plan).collect()
 }
 
-fn cdrom_plans(host: &HostContext, record: &VmRecord) -> Result<Vec<CdromPlan>, Fault> {
+fn cdrom_plans(
+    host: &HostContext,
+    record: &VmRecord,
+    spec: &VmSpec,
+) -> Result<Vec<CdromPlan>, Fault> {
     let plan = |cdrom: &hostler_types::CdromSpec| {
         let image = cdrom.image.map(|image| image_path(host, record, image)).transpose()?;
         Ok(CdromPlan { name: cdrom.name.clone(), image })
     };
-    record.definition.vm.spec.cdroms.iter().map(plan).collect()
+    spec.cdroms.iter().map(plan).collect()
 }
 
 /// The firmware's code is the host's; the variables are a copy of the VM's own, made at the first
@@ -324,8 +355,9 @@ fn firmware_plan(
     host: &HostContext,
     dir: &VmDir,
     record: &VmRecord,
+    spec: &VmSpec,
 ) -> Result<FirmwarePlan, Fault> {
-    if record.definition.vm.spec.firmware == Firmware::Bios {
+    if spec.firmware == Firmware::Bios {
         return Ok(FirmwarePlan::Bios);
     }
     let (code, template) = host.facts.uefi()?;

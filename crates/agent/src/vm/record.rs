@@ -15,6 +15,8 @@ use hostler_types::{DatastoreId, Epoch, OperationId, VmId};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::hardware::Running;
+use super::nics::Plug;
 use crate::fault::Fault;
 use crate::state_file;
 
@@ -34,6 +36,15 @@ pub(crate) struct VmRecord {
     pub(crate) restarts: Vec<Timestamp>,
     #[serde(default)]
     pub(crate) journal: Journal,
+    /// What QEMU runs with, or what a suspended VM is to resume with.
+    #[serde(default)]
+    pub(crate) running: Option<Running>,
+    /// What its NICs may occupy; `None` in a record of an agent that numbered NICs by their order.
+    #[serde(default)]
+    pub(crate) plugs: Option<Vec<Plug>>,
+    /// The definition has changed since the files and networks were last made to fit it.
+    #[serde(default)]
+    pub(crate) unsettled: bool,
 }
 
 /// What the VM should be doing, as far as the agent knows.

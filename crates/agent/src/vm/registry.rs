@@ -16,6 +16,7 @@ use super::actor::{Action, Actor, Message};
 use super::create::end_processes;
 use super::layers;
 use super::machine::Live;
+use super::nics::assign;
 use super::record::{Journal, RecordedState, VmRecord};
 use super::report;
 use super::stop::Stopping;
@@ -44,7 +45,7 @@ pub(crate) struct Handle {
     pub(super) report: watch::Receiver<Arc<VmReport>>,
     pub(super) live: watch::Receiver<Option<Arc<Live>>>,
     pub(super) datastore: DatastoreId,
-    networks: Vec<NetworkId>,
+    networks: watch::Receiver<Vec<NetworkId>>,
     uid: VmUid,
 }
 
@@ -86,7 +87,7 @@ impl Vms {
     /// Whether a VM that is not off is plugged into a network.
     pub(crate) fn user_of(&self, network: NetworkId) -> Option<VmId> {
         let uses = |handle: &Handle| {
-            handle.networks.contains(&network) && handle.report.borrow().power.is_live()
+            handle.networks.borrow().contains(&network) && handle.report.borrow().power.is_live()
         };
         self.lock().iter().find(|(_, handle)| uses(handle)).map(|(vm, _)| *vm)
     }
@@ -218,6 +219,9 @@ impl Vms {
             since: Timestamp::now(),
             restarts: Vec::new(),
             journal: Journal::default(),
+            running: None,
+            plugs: Some(assign(&[], &request.definition)),
+            unsettled: false,
         };
         let (handle, actor) = self.actor(record);
         handles.insert(vm, handle.clone());
@@ -254,12 +258,13 @@ impl Vms {
         let first = VmReport { power, ..report::report(&host, &record, false) };
         let (report, report_seen) = watch::channel(Arc::new(first));
         let (live, live_seen) = watch::channel(None);
+        let (networks, networks_seen) = watch::channel(record.networks());
         let handle = Handle {
             inbox: to_self.clone(),
             report: report_seen,
             live: live_seen,
             datastore: record.datastore(),
-            networks: record.definition.networks.iter().map(|network| network.id).collect(),
+            networks: networks_seen,
             uid: record.uid,
         };
         let actor = Actor {
@@ -275,6 +280,7 @@ impl Vms {
             to_self: to_self.downgrade(),
             report,
             live,
+            networks,
             host,
             record,
         };

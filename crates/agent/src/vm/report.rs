@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use hostler_agent_api::{AgentEvent, VmReport};
-use hostler_host::network::TapName;
-use hostler_types::{NicStatus, PowerState};
+use hostler_types::{NicSpec, NicStatus, PowerState};
 use jiff::Timestamp;
 
 use super::actor::Actor;
+use super::hardware::Running;
 use super::layers;
 use super::record::VmRecord;
 use crate::context::HostContext;
@@ -38,6 +38,10 @@ impl Actor {
 
     /// Tells the report if it is news.
     pub(super) fn publish(&self) {
+        self.networks.send_if_modified(|networks| {
+            let now = self.record.networks();
+            std::mem::replace(networks, now.clone()) != now
+        });
         let report = self.report();
         if **self.report.borrow() == report {
             return;
@@ -52,12 +56,17 @@ pub(super) fn report(host: &HostContext, record: &VmRecord, live: bool) -> VmRep
     let vm = &record.definition.vm;
     let id = vm.id();
     let dir = host.datastores.peek(record.datastore()).map(|datastore| datastore.vm(id));
-    let nic = |(index, nic): (usize, &hostler_types::NicSpec)| {
-        let tap = TapName::of(id, index);
+    let plugged = |nic: &NicSpec| match &record.running {
+        Some(running) => running.spec.nics.iter().any(|known| known.name == nic.name),
+        None => true,
+    };
+    let nic = |nic: &NicSpec| {
+        let tap = record.tap(&nic.name);
+        let reserved = tap.as_ref().and_then(|tap| host.networks.reserved(nic.network, tap));
         NicStatus {
             name: nic.name.clone(),
-            reserved: host.networks.reserved(nic.network, &tap).map(std::net::IpAddr::V4),
-            tap: live.then(|| tap.as_str().to_owned()),
+            reserved: reserved.map(std::net::IpAddr::V4),
+            tap: tap.filter(|_| live && plugged(nic)).map(|tap| tap.as_str().to_owned()),
         }
     };
     VmReport {
@@ -67,7 +76,9 @@ pub(super) fn report(host: &HostContext, record: &VmRecord, live: bool) -> VmRep
         since: record.since,
         message: None,
         disks: vm.status.disks.iter().map(|disk| layers::measured(dir.as_ref(), disk)).collect(),
-        nics: vm.spec.nics.iter().enumerate().map(nic).collect(),
+        nics: vm.spec.nics.iter().map(nic).collect(),
         guest: None,
+        hardware: record.running.as_ref().map(Running::hardware),
+        pending: record.pending(),
     }
 }

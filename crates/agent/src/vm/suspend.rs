@@ -98,6 +98,7 @@ impl Actor {
             // It may have run: memory and disks no longer fit.
             self.remove_state_file().await;
             self.record.state = RecordedState::Stopped;
+            self.record.running = None;
         }
         self.save_or_log().await;
         Err(fault)

@@ -92,6 +92,7 @@ async fn qemu_a_guest_gets_its_address_from_a_nat_network() {
     let mut definition = world.vm(DiskSource::Image(image));
     definition.networks = vec![NetworkDefinition { id: network, spec }];
     definition.vm.spec.nics = vec![NicSpec {
+        link: Default::default(),
         name: "nic0".parse().unwrap(),
         network,
         address: None,

@@ -209,6 +209,7 @@ impl World {
     /// A VM with one disk, not created yet.
     pub(crate) fn vm(&self, source: DiskSource) -> VmDefinition {
         let disk = DiskSpec {
+            limits: Default::default(),
             name: "disk0".parse().unwrap(),
             size: ByteSize::gib(1),
             source,
@@ -222,6 +223,8 @@ impl World {
         }))
         .unwrap();
         let status = VmStatus {
+            hardware: None,
+            pending: Vec::new(),
             power: PowerState::Creating,
             power_since: Timestamp::now(),
             message: None,

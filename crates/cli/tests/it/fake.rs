@@ -237,6 +237,9 @@ fn vms(routes: Routes<Shared>) -> Routes<Shared> {
             assert!(call.if_match.is_none_or(|revision| revision == vm.metadata.revision.0));
             Ok(state.order("vm.update", &format!("vm/{}", vm.metadata.name)))
         })
+        .serve(|_: Shared, _: Call<vm::Plan>| async move {
+            Ok(vm::ChangePlan { changes: Vec::new() })
+        })
         .serve(|state: Shared, call: Call<vm::Start>| async move {
             state.note::<vm::Start>(&());
             let name = state.vm(&call.path.vm)?.metadata.name.to_string();

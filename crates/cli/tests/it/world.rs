@@ -86,6 +86,9 @@ pub(crate) fn image() -> Image {
 /// A VM that is off; its guest's words are as a hostile guest would choose them.
 pub(crate) fn vm(name: &str, n: u8) -> Vm {
     let spec = VmSpec {
+        max_memory: None,
+        balloon: None,
+        cpu_limit: None,
         description: String::new(),
         cpus: Cores::try_from(2).unwrap(),
         memory: "1GiB".parse().unwrap(),
@@ -97,6 +100,7 @@ pub(crate) fn vm(name: &str, n: u8) -> Vm {
             size: "2GiB".parse().unwrap(),
             source: DiskSource::Image(image().id()),
             bus: Default::default(),
+            limits: Default::default(),
         }],
         cdroms: Vec::new(),
         nics: vec![NicSpec {
@@ -104,6 +108,7 @@ pub(crate) fn vm(name: &str, n: u8) -> Vm {
             network: network().id(),
             address: None,
             mac: "52:54:00:12:34:56".parse().unwrap(),
+            link: Default::default(),
         }],
         customization: None,
         restart: Default::default(),
@@ -111,6 +116,8 @@ pub(crate) fn vm(name: &str, n: u8) -> Vm {
         recycled: None,
     };
     let status = VmStatus {
+        hardware: None,
+        pending: Vec::new(),
         power: PowerState::Stopped,
         power_since: at(0),
         message: None,
@@ -132,6 +139,9 @@ pub(crate) fn vm(name: &str, n: u8) -> Vm {
 
 pub(crate) fn report() -> GuestReport {
     GuestReport {
+        cpus: None,
+        memory: None,
+        nics: Vec::new(),
         agent: true,
         since: at(5),
         hostname: Some("web01\u{1b}]0;evil\u{7}".to_owned()),

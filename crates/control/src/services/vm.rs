@@ -32,7 +32,7 @@ pub(crate) use files::expect;
 pub use files::{VmRegister, register, unregister, unregistered};
 pub use guest::{exec, log, screenshot};
 pub(crate) use mac::MacReservations;
-pub use update::{rename, update};
+pub use update::{plan, rename, update};
 
 /// Which VMs a list is to hold; all that is given must fit.
 #[derive(Debug, Clone, Default)]

@@ -16,7 +16,7 @@ use crate::customize;
 use crate::error::ServiceError;
 use crate::inventory::images;
 use crate::reports::absorb;
-use crate::tasks::naming::named;
+use crate::tasks::naming::{named, named_report};
 use crate::world::Core;
 
 pub(super) type Step = StepContext<Core>;
@@ -140,7 +140,7 @@ pub(super) fn definition(step: &Step, vm: &Vm) -> Result<VmDefinition, StepError
 /// The VM's status as its host has just told it.
 pub(super) fn told(step: &Step, mut vm: Vm, report: &VmReport) -> Write {
     step.world().reports.answer(vm.status.host, report);
-    absorb(&mut vm.status, report);
+    absorb(&mut vm.status, &named_report(&step.world().snapshot(), report));
     Write::update(&vm)
 }
 
@@ -154,6 +154,8 @@ pub(super) async fn settle(step: Step) -> hostler_tasks::StepResult {
         Some(report) => Some(report),
         None => asked(&step, &vm).await,
     };
+    let snapshot = step.world().snapshot();
+    let known = known.map(|report| named_report(&snapshot, &report));
     let absorbed = known.is_some_and(|report| absorb(&mut vm.status, &report));
     if !absorbed && vm.status.power != input.before {
         vm.status.power = input.before;

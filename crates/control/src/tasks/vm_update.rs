@@ -3,7 +3,7 @@
 //! 1. `define`: the agent replaces the VM's definition; undone by putting name, labels and spec back
 //!    in the inventory and at the agent.
 
-use hostler_agent_api::VmCreateRequest;
+use hostler_agent_api::{VmCreateRequest, VmReport};
 use hostler_store::Write;
 use hostler_tasks::{Definition, Outcome, Step as TaskStep, StepResult};
 use hostler_types::{Labels, Name, Vm, VmId, VmSpec};
@@ -11,6 +11,7 @@ use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
 
 use super::command::{Step, ask, command, definition as define, link, told, vm, vm_if_there};
+use super::naming::named_change;
 use crate::services::Order;
 use crate::world::Core;
 
@@ -55,10 +56,23 @@ async fn put_back(step: Step) -> StepResult {
     define_at_host(&step, vm).await
 }
 
+/// What has become of it, in the guest's own words where there are some.
+fn tell(step: &Step, report: &VmReport) {
+    let snapshot = step.world().snapshot();
+    for change in &report.pending {
+        step.message(format!("pending: {}", named_change(&snapshot, change.clone())));
+    }
+    let (Some(hardware), Some(guest)) = (&report.hardware, &report.guest) else { return };
+    if let Some(cpus) = guest.cpus.filter(|cpus| guest.agent && *cpus != hardware.cpus) {
+        step.message(format!("the guest uses {cpus} of its {} CPUs", hardware.cpus));
+    }
+}
+
 async fn define_at_host(step: &Step, vm: Vm) -> StepResult {
     let (link, command) = (link(step, &vm)?, command(step, &vm));
     let request = VmCreateRequest { command, definition: define(step, &vm)? };
     let report = ask(step, &link, command.op, link.vm_define(vm.id(), request)).await?;
+    tell(step, &report);
     let write: Write = told(step, vm, &report);
     Ok(Outcome::none().with(write))
 }

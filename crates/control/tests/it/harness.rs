@@ -139,6 +139,8 @@ fn objects(given: Given) -> Objects {
         nics: Vec::new(),
         guest: None,
         customization: None,
+        hardware: None,
+        pending: Vec::new(),
         placement: Vec::new(),
     };
     let mut vm: Vm = object("web01", spec, status);

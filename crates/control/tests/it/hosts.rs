@@ -82,6 +82,9 @@ async fn guests_are_reported_as_they_change() {
     let fleet = Fleet::new().await;
     let vm = fleet.running_vm("web01").await;
     let report = GuestReport {
+        cpus: None,
+        memory: None,
+        nics: Vec::new(),
         agent: true,
         since: Timestamp::now(),
         hostname: Some("web01".to_owned()),

@@ -19,8 +19,16 @@ fn vm(name: &str, host: HostId, network: NetworkId, mac: u32) -> Vm {
         serde_json::from_value(serde_json::json!({"cpus": 1, "memory": "1GiB", "disks": []}))
             .unwrap();
     let mac = MacAddress::from_suffix([a, b, c]);
-    spec.nics = vec![NicSpec { name: "nic0".parse().unwrap(), network, mac, address: None }];
+    spec.nics = vec![NicSpec {
+        name: "nic0".parse().unwrap(),
+        network,
+        mac,
+        link: Default::default(),
+        address: None,
+    }];
     let status = VmStatus {
+        hardware: None,
+        pending: Vec::new(),
         power: PowerState::Stopped,
         power_since: now,
         message: None,

@@ -22,6 +22,7 @@ const SIOCGIFINDEX: Opcode = 0x8933;
 const SIOCBRADDBR: Opcode = 0x89a0;
 const SIOCBRDELBR: Opcode = 0x89a1;
 const SIOCBRADDIF: Opcode = 0x89a2;
+const SIOCBRDELIF: Opcode = 0x89a3;
 const TUNSETIFF: Opcode = 0x4004_54ca;
 
 const IFF_UP: u16 = 0x1;
@@ -103,6 +104,12 @@ impl Interfaces {
         let index = self.index(port)?;
         let request = Request::new(bridge)?.put(0, &index.to_ne_bytes());
         self.request::<SIOCBRADDIF>(request).map(drop)
+    }
+
+    pub(super) fn remove_port(&self, bridge: &str, port: &str) -> Result<()> {
+        let index = self.index(port)?;
+        let request = Request::new(bridge)?.put(0, &index.to_ne_bytes());
+        self.request::<SIOCBRDELIF>(request).map(drop)
     }
 
     pub(super) fn set_up(&self, interface: &str, up: bool) -> Result<()> {

@@ -68,6 +68,27 @@ pub(super) fn open(name: &TapName, bridge: &str) -> Result<Tap, NetworkError> {
     Ok(Tap { name: name.clone(), fd })
 }
 
+/// Takes a tap off its bridge, if it is on one. The guest's card stays, with its cable in a dead
+/// socket.
+pub(super) fn detach(name: &TapName) -> Result<(), NetworkError> {
+    let master = format!("/sys/class/net/{name}/master");
+    let Ok(bridge) = std::fs::read_link(&master) else { return Ok(()) };
+    let Some(bridge) = bridge.file_name().and_then(|name| name.to_str()) else { return Ok(()) };
+    let interfaces = Interfaces::open().kernel("open a socket for", name)?;
+    interfaces.remove_port(bridge, name.as_str()).kernel("take off its bridge the tap", name)
+}
+
+/// Puts an open tap on a bridge.
+pub(super) fn attach(name: &TapName, bridge: &str) -> Result<(), NetworkError> {
+    let interfaces = Interfaces::open().kernel("open a socket for", name)?;
+    let mtu = match interfaces.mtu(bridge) {
+        Err(Errno::NODEV) => return Err(NetworkError::NoBridge(bridge.to_owned())),
+        result => result.kernel("read the MTU of", bridge)?,
+    };
+    interfaces.set_mtu(name.as_str(), mtu).kernel("set the MTU of", name)?;
+    interfaces.add_port(bridge, name.as_str()).kernel("put on its bridge the tap", name)
+}
+
 /// The host itself has no business on the guests' wire: no link-local address, no router
 /// solicitations. A kernel without IPv6 needs nothing.
 pub(super) fn disable_ipv6(interface: &str) {

@@ -11,8 +11,8 @@ use hostler_host::image::import;
 use hostler_host::seed::{self, SeedInput};
 use hostler_host::{Networks, QemuImg, TapName, VmUid, volume};
 use hostler_types::{
-    ByteSize, Customization, DiskSpec, GuestUser, ImageId, MacAddress, NetworkId, NetworkSpec,
-    NicSpec, SecretText,
+    ByteSize, Customization, DiskSpec, GuestUser, ImageId, LinkState, MacAddress, NetworkId,
+    NetworkSpec, NicSpec, SecretText,
 };
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
@@ -79,7 +79,13 @@ async fn qemu_a_guest_finds_its_seed_and_its_network() {
         user_data: Some(SecretText::new(own)),
         ..Customization::default()
     };
-    let nics = [NicSpec { name: "nic0".parse().unwrap(), network, mac, address: None }];
+    let nics = [NicSpec {
+        name: "nic0".parse().unwrap(),
+        network,
+        mac,
+        address: None,
+        link: LinkState::Up,
+    }];
     let input =
         SeedInput { vm: vm.id(), name: vm.name(), customization: &customization, nics: &nics };
     seed::write(&dir, &input, owner).unwrap();

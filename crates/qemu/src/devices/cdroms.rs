@@ -1,6 +1,6 @@
 //! CD drives, on the board's SATA controller: every installer has a driver for it.
 
-use hostler_types::BootDevice;
+use hostler_types::{BootDevice, Name};
 use serde_json::{Value, json};
 
 use super::boot_index;
@@ -23,14 +23,10 @@ pub(crate) fn add(args: &mut Arguments, plan: &LaunchPlan) -> Result<(), PlanErr
             "driver": "ide-cd", "id": cdrom_id(&cdrom.name), "bus": format!("ide.{nth}"),
         });
         if let Some(path) = &cdrom.image {
-            let (file, node) = (cdrom_node(&cdrom.name, "-file"), cdrom_node(&cdrom.name, ""));
-            args.blockdev(&json!({
-                "driver": "file", "node-name": file, "filename": path_text(path)?,
-                "read-only": true, "auto-read-only": false,
-            }));
-            args.blockdev(&json!({
-                "driver": "raw", "node-name": node, "file": file, "read-only": true,
-            }));
+            for node in medium_nodes(&cdrom.name, path_text(path)?) {
+                args.blockdev(&node);
+            }
+            let node = cdrom_node(&cdrom.name, "");
             device["drive"] = Value::from(node);
         }
         if let Some(index) = boot_index(plan, BootDevice::Cdrom, nth) {
@@ -39,4 +35,16 @@ pub(crate) fn add(args: &mut Arguments, plan: &LaunchPlan) -> Result<(), PlanErr
         args.device(&device);
     }
     Ok(())
+}
+
+/// The nodes of an ISO image, the file's first.
+pub(crate) fn medium_nodes(drive: &Name, path: &str) -> [Value; 2] {
+    let (file, node) = (cdrom_node(drive, "-file"), cdrom_node(drive, ""));
+    [
+        json!({
+            "driver": "file", "node-name": file, "filename": path,
+            "read-only": true, "auto-read-only": false,
+        }),
+        json!({ "driver": "raw", "node-name": node, "file": file, "read-only": true }),
+    ]
 }

@@ -10,21 +10,29 @@ use crate::{
     plan::{DiskCache, DiskPlan, LaunchPlan, LayerPlan, PlanError},
 };
 
+/// The controller of the virtio-scsi disks.
+const SCSI: &str = "scsi0";
+
 pub(crate) fn add(args: &mut Arguments, plan: &LaunchPlan, ports: &Ports) -> Result<(), PlanError> {
     if plan.disks.iter().any(|disk| disk.bus == DiskBus::VirtioScsi) {
-        args.device(
-            &json!({ "driver": "virtio-scsi-pci", "id": "scsi0", "bus": "pcie.0", "addr": "0x8" }),
-        );
+        let mut controller = json!({ "driver": "virtio-scsi-pci", "id": SCSI });
+        match ports.port_if_any(SCSI) {
+            Some(port) => controller["bus"] = port.into(),
+            None => {
+                controller["bus"] = "pcie.0".into();
+                controller["addr"] = "0x8".into();
+            }
+        }
+        args.device(&controller);
     }
-    let (mut blk, mut scsi) = (0, 0);
+    let mut scsi = 0;
     for (nth, disk) in plan.disks.iter().enumerate() {
         nodes(args, disk)?;
         let mut device = device(disk)?;
         match disk.bus {
             DiskBus::VirtioBlk => {
                 device.insert("driver".to_owned(), "virtio-blk-pci".into());
-                device.insert("bus".to_owned(), ports.disk(blk).into());
-                blk += 1;
+                device.insert("bus".to_owned(), ports.port(&disk_id(&disk.name))?.into());
             }
             DiskBus::VirtioScsi => {
                 device.insert("driver".to_owned(), "scsi-hd".into());

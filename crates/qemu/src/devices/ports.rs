@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::{
     argument::Arguments,
-    plan::{LaunchPlan, PlanError},
+    plan::{LaunchPlan, PlanError, PortPlan},
 };
 
 const MAX_NICS: usize = 16;
@@ -27,10 +27,7 @@ const LAST_SLOT: usize = 0x1e;
 
 /// The machine's root ports.
 #[derive(Debug)]
-pub(crate) struct Ports {
-    nics: usize,
-    disks: usize,
-}
+pub(crate) struct Ports(PortPlan);
 
 impl Ports {
     pub(crate) fn for_plan(plan: &LaunchPlan) -> Result<Self, PlanError> {
@@ -39,25 +36,26 @@ impl Ports {
         };
         at_most("network cards", plan.nics.len(), MAX_NICS)?;
         at_most("disks", plan.disks.len(), MAX_DISKS)?;
-        let disks = plan.disks.iter().filter(|disk| disk.bus == DiskBus::VirtioBlk).count();
-        Ok(Self { nics: plan.nics.len(), disks })
+        let ports = plan.room.ports.clone().unwrap_or_else(|| fresh(plan));
+        at_most("network cards", ports.nics, MAX_NICS)?;
+        at_most("disks", ports.disks, MAX_DISKS)?;
+        Ok(Self(ports))
     }
 
-    /// The port of the `nth` NIC.
-    pub(crate) fn nic(&self, nth: usize) -> String {
-        debug_assert!(nth < self.nics);
-        format!("port-nic{nth}")
+    /// Where a device is to be plugged in.
+    pub(crate) fn port(&self, device: &str) -> Result<String, PlanError> {
+        let port = self.0.devices.get(device).cloned();
+        port.ok_or_else(|| PlanError::NoPort(device.to_owned()))
     }
 
-    /// The port of the `nth` virtio-blk disk.
-    pub(crate) fn disk(&self, nth: usize) -> String {
-        debug_assert!(nth < self.disks);
-        format!("port-disk{nth}")
+    /// Where a device is to be plugged in that may also sit on the board.
+    pub(crate) fn port_if_any(&self, device: &str) -> Option<String> {
+        self.0.devices.get(device).cloned()
     }
 
     pub(crate) fn add(&self, args: &mut Arguments) {
-        let nics = (0..self.nics).map(|nth| self.nic(nth));
-        let disks = (0..self.disks).map(|nth| self.disk(nth));
+        let nics = (0..self.0.nics).map(PortPlan::nic);
+        let disks = (0..self.0.disks).map(PortPlan::disk);
         let spare = (0..SPARE).map(|nth| format!("spare{nth}"));
         for (index, id) in nics.chain(disks).chain(spare).enumerate() {
             let (slot, function) = (FIRST_SLOT + index / FUNCTIONS, index % FUNCTIONS);
@@ -69,6 +67,12 @@ impl Ports {
             }));
         }
     }
+}
+
+/// One port for each, in their order.
+fn fresh(plan: &LaunchPlan) -> PortPlan {
+    let disks = plan.disks.iter().filter(|disk| disk.bus == DiskBus::VirtioBlk);
+    PortPlan::fresh(plan.nics.iter().map(|nic| &nic.name), disks.map(|disk| &disk.name))
 }
 
 const _: () = assert!(FIRST_SLOT + (MAX_NICS + MAX_DISKS + SPARE) / FUNCTIONS <= LAST_SLOT);

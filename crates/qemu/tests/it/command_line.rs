@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use expect_test::expect_file;
 use hostler_qemu::{
     CdromPlan, ChildFd, DiskCache, DiskPlan, FirmwarePlan, LaunchPlan, LayerPlan, NicPlan,
-    PlanError, Start, command_line,
+    PlanError, Room, Start, command_line,
 };
 use hostler_types::{Accelerator, BootDevice, ByteSize, Cores, DiskBus, Id, MacAddress};
 use proptest::prelude::*;
@@ -22,6 +22,7 @@ pub(crate) fn small() -> LaunchPlan {
         cpus: Cores::ONE,
         memory: ByteSize::mib(256),
         max_memory: LaunchPlan::free_max_memory(ByteSize::mib(256)),
+        room: Room::for_cpus(Cores::ONE),
         firmware: FirmwarePlan::Bios,
         boot_order: vec![BootDevice::Disk, BootDevice::Cdrom],
         disks: vec![disk("root", DiskBus::VirtioBlk, Some("/ds/images/i.qcow2"))],
@@ -66,6 +67,7 @@ fn large() -> LaunchPlan {
         cpus: Cores::try_from(16).unwrap(),
         memory: ByteSize::gib(8),
         max_memory: LaunchPlan::free_max_memory(ByteSize::gib(8)),
+        room: Room::for_cpus(Cores::try_from(16).unwrap()),
         firmware: FirmwarePlan::Uefi {
             code: "/usr/share/OVMF/OVMF_CODE_4M.fd".into(),
             vars: "/ds/vms/x/nvram.fd".into(),

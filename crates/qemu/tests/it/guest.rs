@@ -36,7 +36,7 @@ use tokio::{io::AsyncReadExt, net::UnixStream};
 use crate::command_line::small;
 
 /// A boot under emulation takes 4 s alone, and more beside other tests.
-const BOOT: Duration = Duration::from_secs(120);
+pub(crate) const BOOT: Duration = Duration::from_secs(120);
 
 fn tiny_image() -> PathBuf {
     let cache = std::env::var_os("XDG_CACHE_HOME").map_or_else(
@@ -49,13 +49,13 @@ fn tiny_image() -> PathBuf {
 }
 
 /// A VM's files, and the sockets of its present process.
-struct Machine {
-    dir: TempDir,
-    probe: Probe,
-    process: Process,
-    qmp: Qmp,
+pub(crate) struct Machine {
+    pub(crate) dir: TempDir,
+    pub(crate) probe: Probe,
+    pub(crate) process: Process,
+    pub(crate) qmp: Qmp,
     events: Events,
-    guest: GuestAgent,
+    pub(crate) guest: GuestAgent,
     serial: UnixStream,
 }
 
@@ -74,13 +74,13 @@ fn credentials() -> Credentials {
 }
 
 impl Machine {
-    async fn boot() -> Self {
+    pub(crate) async fn boot() -> Self {
         let (dir, probe) = Self::prepare().await;
         Self::launch(dir, probe, |_, _| {}).await
     }
 
     /// The disk, and what the host can do.
-    async fn prepare() -> (TempDir, Probe) {
+    pub(crate) async fn prepare() -> (TempDir, Probe) {
         let dir = tempfile::tempdir().unwrap();
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).unwrap();
         // The cache lies in a home directory that QEMU's user cannot enter.
@@ -104,7 +104,7 @@ impl Machine {
         (dir, probe)
     }
 
-    async fn launch(
+    pub(crate) async fn launch(
         dir: TempDir,
         probe: Probe,
         change: impl FnOnce(&mut LaunchPlan, &Path),
@@ -161,7 +161,7 @@ impl Machine {
         Self { dir, probe, process, qmp, events, guest, serial }
     }
 
-    async fn agent_opens(&mut self) {
+    pub(crate) async fn agent_opens(&mut self) {
         self.events
             .wait_for(BOOT, |event| match event {
                 Event::VserportChange(port) if port.open => {
@@ -175,7 +175,7 @@ impl Machine {
         self.guest.execute_within(Ping, BOOT).await.unwrap();
     }
 
-    async fn run(&self, program: &str, args: &[&str]) -> String {
+    pub(crate) async fn run(&self, program: &str, args: &[&str]) -> String {
         let request = ExecRequest::new(program).args(args.iter().copied());
         let output = self.guest.exec(request).await.unwrap();
         assert_eq!(output.exit_code, Some(0), "{output:?}");
@@ -196,7 +196,7 @@ impl Machine {
         cause
     }
 
-    fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.dir.path().join("qemu.log")).unwrap()
     }
 }

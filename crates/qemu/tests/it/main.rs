@@ -4,5 +4,6 @@
 
 mod command_line;
 mod guest;
+mod hotplug;
 mod probe;
 mod process;

@@ -226,3 +226,32 @@ impl Command for BlockdevInsertMedium {
     const NAME: &'static str = "blockdev-insert-medium";
     type Return = Empty;
 }
+
+/// Limits a device's I/O. A rate of 0 is no limit; a burst (`*_max`) is allowed for one second.
+#[derive(Debug, Serialize)]
+pub struct BlockSetIoThrottle {
+    /// The device's id or path. A virtio-blk disk's back end has a path of its own.
+    pub id: String,
+    /// Bytes per second.
+    pub bps: u64,
+    /// Of reads alone.
+    pub bps_rd: u64,
+    /// Of writes alone.
+    pub bps_wr: u64,
+    /// Operations per second.
+    pub iops: u64,
+    /// Of reads alone.
+    pub iops_rd: u64,
+    /// Of writes alone.
+    pub iops_wr: u64,
+    /// A burst of bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bps_max: Option<u64>,
+    /// A burst of operations.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub iops_max: Option<u64>,
+}
+impl Command for BlockSetIoThrottle {
+    const NAME: &'static str = "block_set_io_throttle";
+    type Return = Empty;
+}

@@ -52,3 +52,24 @@ impl Command for QomSet {
     const NAME: &'static str = "qom-set";
     type Return = Empty;
 }
+
+/// What an object of QEMU's tree contains.
+#[derive(Debug, Serialize)]
+pub struct QomList {
+    /// The object's path, for example `/machine/peripheral`.
+    pub path: String,
+}
+impl Command for QomList {
+    const NAME: &'static str = "qom-list";
+    type Return = Vec<QomProperty>;
+}
+
+/// Part of [`QomList`]'s answer.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize)]
+pub struct QomProperty {
+    /// Its name; for a device below `/machine/peripheral`, the device's id.
+    pub name: String,
+    /// Such as `child<virtio-blk-pci>`.
+    #[serde(rename = "type")]
+    pub kind: String,
+}

@@ -187,6 +187,49 @@ impl GuestCommand for SetVcpus {
     type Return = i64;
 }
 
+/// The memory as the guest's kernel divides it for hot-plug.
+#[derive(Debug, Serialize)]
+pub struct GetMemoryBlocks;
+impl GuestCommand for GetMemoryBlocks {
+    const NAME: &'static str = "guest-get-memory-blocks";
+    type Return = Vec<MemoryBlock>;
+}
+
+/// Part of [`GetMemoryBlocks`]' answer and of [`SetMemoryBlocks`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct MemoryBlock {
+    /// The guest's number for it.
+    pub phys_index: u64,
+    /// Whether the guest uses it.
+    pub online: bool,
+    /// Whether it can be switched off.
+    #[serde(default, skip_serializing)]
+    pub can_offline: bool,
+}
+
+/// Switches blocks of memory on and off within the guest.
+#[derive(Debug, Serialize)]
+pub struct SetMemoryBlocks {
+    /// The new states.
+    #[serde(rename = "mem-blks")]
+    pub blocks: Vec<MemoryBlock>,
+}
+impl GuestCommand for SetMemoryBlocks {
+    const NAME: &'static str = "guest-set-memory-blocks";
+    type Return = ShortList<MemoryBlockResult>;
+}
+
+/// Part of [`SetMemoryBlocks`]' answer.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct MemoryBlockResult {
+    /// The guest's number for it.
+    pub phys_index: u64,
+    /// `success`, `not-found`, `operation-not-supported` or `operation-failed`.
+    pub response: GuestText,
+}
+
 /// Sets a user's password.
 #[derive(Serialize)]
 pub struct SetUserPassword {

@@ -1,8 +1,8 @@
 //! Virtual machines.
 
 use hostler_api::vm::{
-    Create, Delete, Exec, Explanation, List, Log, PlanDeletion, Rename, Reset, Resume, Screenshot,
-    Show, Start, Stop, Suspend, Unregister, Update, VmCreated, Why,
+    ChangePlan, Create, Delete, Exec, Explanation, List, Log, Plan, PlanDeletion, Rename, Reset,
+    Resume, Screenshot, Show, Start, Stop, Suspend, Unregister, Update, VmCreated, Why,
 };
 use hostler_control::services::vm::{self, VmDelete, VmFilter, VmStop};
 use hostler_control::services::{Changed, Options};
@@ -19,6 +19,7 @@ pub(crate) fn add(routes: Routes<App>) -> Routes<App> {
         .serve::<Show, _>(show)
         .serve::<Update, _>(update)
         .serve::<PlanDeletion, _>(plan_deletion)
+        .serve::<Plan, _>(plan)
         .serve::<Delete, _>(delete)
         .serve::<Start, _>(start)
         .serve::<Stop, _>(stop)
@@ -64,6 +65,12 @@ async fn update(app: App, call: Call<Update>) -> Result<Task, Problem> {
     let actor = actor(&call.extensions)?;
     let changed = vm::update(&app.world, actor, &call.path.vm, call.body, expected, &options);
     task_of(changed.await.map_err(problem)?)
+}
+
+async fn plan(app: App, call: Call<Plan>) -> Result<ChangePlan, Problem> {
+    let actor = actor(&call.extensions)?;
+    let changes = vm::plan(&app.world, actor, &call.path.vm, &call.body).map_err(problem)?;
+    Ok(ChangePlan { changes })
 }
 
 async fn rename(app: App, call: Call<Rename>) -> Result<Task, Problem> {

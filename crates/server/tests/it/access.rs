@@ -18,7 +18,7 @@ const PUBLIC: [&str; 8] =
 fn body(id: &str) -> Option<Value> {
     Some(match id {
         "vm_create" => json!({"name": "new", "cpus": 1024, "memory": "1GiB"}),
-        "vm_update" => json!({"description": "x"}),
+        "vm_update" | "vm_plan" => json!({"description": "x"}),
         "vm_rename" => json!({"name": "other"}),
         "vm_exec" => json!({"command": ["true"]}),
         "vm_console_ticket" => json!({"kind": "serial"}),

@@ -6,8 +6,8 @@ use clap::{Args, ValueEnum};
 use hostler_api::vm::{self, VmCreateQuery, VmCreated, VmPath};
 use hostler_endpoint::NoParams;
 use hostler_types::{
-    ByteSize, Cores, Customization, DiskBus, Firmware, GuestUser, Name, Ref, RestartPolicy,
-    SecretText, VmCreate, VmDisk, VmNic,
+    ByteSize, Cores, Customization, DiskBus, Firmware, GuestUser, IoLimits, LinkState, Millicpus,
+    Name, Ref, RestartPolicy, SecretText, VmCreate, VmDisk, VmNic,
 };
 
 use crate::error::{CliError, Exit};
@@ -53,6 +53,14 @@ pub(crate) struct Create {
     /// Memory, such as 512MiB or 8GiB [default: 1GiB]
     #[arg(long, value_name = "SIZE")]
     memory: Option<ByteSize>,
+
+    /// How far memory may grow while it runs [default: as far as costs the guest nothing]
+    #[arg(long, value_name = "SIZE")]
+    max_memory: Option<ByteSize>,
+
+    /// The most CPU time, in CPUs, such as 1.5 [default: no limit]
+    #[arg(long, value_name = "CPUS")]
+    cpu_limit: Option<Millicpus>,
 
     /// Network for a NIC; repeat it for several [default: default]
     #[arg(long = "network", value_name = "NETWORK")]
@@ -230,12 +238,15 @@ impl Create {
             network: network.clone(),
             mac: None,
             address: None,
+            link: LinkState::Up,
         });
         if self.no_network || !self.networks.is_empty() {
             request.nics = Some(networks.collect());
         }
         request.cpus = self.cpus.unwrap_or(request.cpus);
         request.memory = self.memory.unwrap_or(request.memory);
+        request.max_memory = self.max_memory.or(request.max_memory);
+        request.cpu_limit = self.cpu_limit.or(request.cpu_limit);
         request.firmware = self.firmware.map_or(request.firmware, Firmware::from);
         request.restart = self.restart.map_or(request.restart, RestartPolicy::from);
         request.labels.extend(self.labels.iter().map(Label::pair));
@@ -265,6 +276,7 @@ impl Create {
             size: Some(size),
             image: None,
             bus: DiskBus::default(),
+            limits: IoLimits::default(),
         }));
     }
 

@@ -172,7 +172,8 @@ pub(super) fn fields(vm: &Vm, names: &Names, now: Timestamp) -> Vec<(&'static st
         ("Host", one(names.of(status.host))),
         ("Datastore", one(names.of(status.datastore))),
         ("CPUs", one(spec.cpus.to_string())),
-        ("Memory", one(spec.memory.to_string())),
+        ("Memory", one(memory(vm))),
+        ("CPU limit", spec.cpu_limit.iter().map(|l| Cell::new(format!("{l} CPUs"))).collect()),
         ("Firmware", one(word(&spec.firmware))),
         ("Restart", one(word(&spec.restart))),
         ("Protected", one(if spec.protected { "yes" } else { "no" }.to_owned())),
@@ -190,6 +191,7 @@ pub(super) fn fields(vm: &Vm, names: &Names, now: Timestamp) -> Vec<(&'static st
         ),
         ("NICs", nics(vm, names)),
     ];
+    fields.push(("Pending", pending(vm)));
     fields.extend(guest(vm, now));
     fields.retain(|(_, values)| !values.is_empty());
     fields
@@ -198,6 +200,20 @@ pub(super) fn fields(vm: &Vm, names: &Names, now: Timestamp) -> Vec<(&'static st
 fn recycled(bin: &hostler_types::Recycled, now: Timestamp) -> Cell {
     let (age, left) = (time::age(bin.at, now), time::age(now, bin.until));
     Cell::new(format!("was {}; put there {age} ago by {}, {left} left", bin.name, bin.by))
+}
+
+fn memory(vm: &Vm) -> String {
+    let max = vm.status.hardware.map(|hardware| hardware.max_memory).or(vm.spec.max_memory);
+    let max = max.filter(|max| *max > vm.spec.memory);
+    let max = max.map(|max| format!(", up to {max} while it runs")).unwrap_or_default();
+    let balloon = vm.spec.balloon.map(|left| format!(", the balloon leaves {left}"));
+    format!("{}{max}{}", vm.spec.memory, balloon.unwrap_or_default())
+}
+
+/// What was asked for and does not run yet.
+fn pending(vm: &Vm) -> Vec<Cell> {
+    let changes = vm.status.pending.iter();
+    changes.map(|change| Cell::new(change.to_string()).tone(Tone::Busy)).collect()
 }
 
 fn optional(text: &str) -> Vec<Cell> {
@@ -233,7 +249,8 @@ fn nics(vm: &Vm, names: &Names) -> Vec<Cell> {
     };
     let show = |nic: &hostler_types::NicSpec| {
         let reserved = reserved(&nic.name).unwrap_or_default();
-        Cell::new(format!("{}: {}, {}{reserved}", nic.name, names.of(nic.network), nic.mac))
+        let link = if nic.link.is_up() { "" } else { ", link down" };
+        Cell::new(format!("{}: {}, {}{reserved}{link}", nic.name, names.of(nic.network), nic.mac))
     };
     vm.spec.nics.iter().map(show).collect()
 }
@@ -253,6 +270,8 @@ fn guest(vm: &Vm, now: Timestamp) -> Vec<(&'static str, Vec<Cell>)> {
         ("  Host name", optional(guest.hostname.as_deref().unwrap_or_default())),
         ("  System", optional(guest.os.as_deref().unwrap_or_default())),
         ("  Kernel", optional(guest.kernel.as_deref().unwrap_or_default())),
+        ("  CPUs online", guest.cpus.iter().map(|cpus| Cell::new(cpus.to_string())).collect()),
+        ("  Memory", guest.memory.iter().map(|memory| Cell::new(memory.to_string())).collect()),
         ("  Addresses", guest.addresses.iter().map(|a| Cell::new(a.to_string())).collect()),
     ]
 }

@@ -1,11 +1,13 @@
 //! `hostler vm`: a file for each verb that is more than a call.
 
+mod change;
 mod console;
 mod create;
 mod delete;
 mod exec;
 mod list;
 mod log;
+mod nic;
 mod power;
 mod remove;
 mod screenshot;
@@ -53,6 +55,7 @@ enum VmCommand {
     Resume(power::Resume),
     Set(Box<set::Set>),
     Rename(set::Rename),
+    Nic(nic::NicArgs),
     Console(console::Console),
     Vnc(console::Vnc),
     Log(log::Log),
@@ -94,6 +97,7 @@ impl VmArgs {
             VmCommand::Resume(command) => command.run(session).await,
             VmCommand::Set(command) => command.run(session).await,
             VmCommand::Rename(command) => command.run(session).await,
+            VmCommand::Nic(command) => command.run(session).await,
             VmCommand::Console(command) => return command.run(session).await,
             VmCommand::Vnc(command) => command.run(session).await,
             VmCommand::Log(command) => command.run(session).await,

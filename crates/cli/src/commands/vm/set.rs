@@ -4,9 +4,11 @@ use clap::Args;
 use hostler_api::vm;
 use hostler_endpoint::{CallOptions, NoParams};
 use hostler_types::{
-    BootDevice, ByteSize, Cores, Firmware, Labels, Name, Ref, RestartPolicy, VmNic, VmUpdate,
+    BootDevice, ByteSize, Cores, Firmware, Labels, LinkState, Millicpus, Name, Ref, RestartPolicy,
+    VmNic, VmUpdate,
 };
 
+use super::change::{Request, carry_out};
 use super::create::{FirmwareArg, RestartArg};
 use super::{VmName, finish, show};
 use crate::error::{CliError, Exit};
@@ -14,11 +16,13 @@ use crate::input::{self, Label};
 use crate::session::{Session, once};
 use crate::wait::WaitOptions;
 
-/// Change a VM: labels, description and protection at any time, the rest while it is off
+/// Change a VM: now, as far as its guest can take it, else at its next start
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   hostler vm set web01 --cpus 4 --memory 8GiB
+  hostler vm set web01 --cpus 8 --firmware uefi --plan
+  hostler vm set web01 --cpu-limit 1.5 --balloon 2GiB
   hostler vm set web01 --label tier=db --unlabel canary --protect
   hostler vm set web01 --iso debian-netinst --boot-order cdrom,disk")]
 pub(crate) struct Set {
@@ -32,6 +36,18 @@ pub(crate) struct Set {
     /// Memory, such as 512MiB or 8GiB
     #[arg(long, value_name = "SIZE")]
     memory: Option<ByteSize>,
+
+    /// How far memory may grow while it runs; `none`: as far as costs the guest nothing
+    #[arg(long, value_name = "SIZE", value_parser = size_or_none)]
+    max_memory: Option<ByteSize>,
+
+    /// Memory that the guest's balloon leaves it; `none`: all of it
+    #[arg(long, value_name = "SIZE", value_parser = size_or_none)]
+    balloon: Option<ByteSize>,
+
+    /// The most CPU time, in CPUs, such as 1.5; `none`: no limit
+    #[arg(long, value_name = "CPUS", value_parser = limit_or_none)]
+    cpu_limit: Option<CpuLimit>,
 
     /// Firmware
     #[arg(long, value_enum, value_name = "FIRMWARE")]
@@ -81,8 +97,31 @@ pub(crate) struct Set {
     #[arg(long)]
     no_protect: bool,
 
+    /// Tell what would happen, and when; change nothing
+    #[arg(long, alias = "dry-run")]
+    plan: bool,
+
     #[command(flatten)]
     wait: WaitOptions,
+}
+
+/// In thousandths; 0 is none.
+#[derive(Debug, Clone, Copy)]
+struct CpuLimit(u32);
+
+fn limit_or_none(text: &str) -> Result<CpuLimit, String> {
+    if text == "none" {
+        return Ok(CpuLimit(0));
+    }
+    text.parse::<Millicpus>().map(|limit| CpuLimit(limit.count()))
+}
+
+/// 0 is none.
+fn size_or_none(text: &str) -> Result<ByteSize, String> {
+    if text == "none" {
+        return Ok(ByteSize(0));
+    }
+    text.parse().map_err(|error: hostler_types::SizeError| error.to_string())
 }
 
 fn parse_boot(text: &str) -> Result<BootDevice, String> {
@@ -110,8 +149,8 @@ impl Set {
                 CliError::new(Exit::Usage, "nothing to change").hint("see `hostler vm set --help`")
             );
         }
-        let task = session.call_with::<vm::Update>(&path, &NoParams {}, update, options).await?;
-        finish(session, task, self.wait.waits(), "changed", &path).await
+        let (plan_only, wait) = (self.plan, &self.wait);
+        carry_out(session, Request { path, update, options, plan_only, wait }).await
     }
 
     fn update(&self) -> VmUpdate {
@@ -120,6 +159,7 @@ impl Set {
             network: network.clone(),
             mac: None,
             address: None,
+            link: LinkState::Up,
         });
         let replaces_nics = self.no_network || !self.networks.is_empty();
         let iso = self.iso.as_ref().map(ToString::to_string);
@@ -127,6 +167,9 @@ impl Set {
             description: self.description.clone(),
             cpus: self.cpus,
             memory: self.memory,
+            max_memory: self.max_memory,
+            balloon: self.balloon,
+            cpu_limit: self.cpu_limit.map(|limit| limit.0),
             firmware: self.firmware.map(Firmware::from),
             boot_order: (!self.boot_order.is_empty()).then(|| self.boot_order.clone()),
             nics: replaces_nics.then(|| nics.collect()),

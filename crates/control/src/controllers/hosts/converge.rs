@@ -17,6 +17,7 @@ use tokio::sync::watch;
 use super::sync::Known;
 use crate::inventory::Snapshot;
 use crate::reports::{absorb, lose};
+use crate::tasks::naming::named_report;
 use crate::world::Core;
 
 /// Objects written in one transaction.
@@ -206,7 +207,10 @@ impl Converger {
         let mut changed = Vm::clone(vm);
         let differs = match self.core.reports.last(vm.id()) {
             _ if !self.connected => lose(&mut changed.status, Timestamp::now(), &self.name),
-            Some(report) => absorb(&mut changed.status, &report),
+            Some(report) => {
+                let report = named_report(&self.core.snapshot(), &report);
+                absorb(&mut changed.status, &report)
+            }
             None => missing(&mut changed, &self.name),
         };
         differs.then_some(changed)

@@ -6,9 +6,9 @@ use hostler_policy::{Decision, HostCandidate, Placement, PlacementInput, Refusal
 use hostler_store::Write;
 use hostler_types::{
     ByteSize, CdromSpec, Cores, Customization, DatastoreKind, DiskSource, DiskSpec, Epoch, Host,
-    HostKind, HostState, Image, ImageKind, ImageMedia, ImageState, Name, NetworkKind, NetworkSpec,
-    NicSpec, PowerState, Ref, Role, Vm, VmCreate, VmDisk, VmId, VmKind, VmNic, VmSpec, VmStatus,
-    validate_labels,
+    HostKind, HostState, Image, ImageKind, ImageMedia, ImageState, IoLimits, LinkState, Name,
+    NetworkKind, NetworkSpec, NicSpec, PowerState, Ref, Role, Vm, VmCreate, VmDisk, VmId, VmKind,
+    VmNic, VmSpec, VmStatus, validate_labels,
 };
 use jiff::Timestamp;
 
@@ -102,6 +102,9 @@ fn plan(
         description: request.description.clone(),
         cpus: request.cpus,
         memory: request.memory,
+        max_memory: request.max_memory,
+        balloon: None,
+        cpu_limit: request.cpu_limit,
         firmware: request.firmware,
         cpu_model: request.cpu_model.clone(),
         boot_order: request.boot_order.clone(),
@@ -128,6 +131,8 @@ fn plan(
         nics: Vec::new(),
         guest: None,
         customization: None,
+        hardware: None,
+        pending: Vec::new(),
         placement: explanation,
     };
     let mut object = Vm::new(request.name.clone(), request.labels.clone(), now, spec, status);
@@ -171,6 +176,7 @@ fn disks(snapshot: &Snapshot, request: &VmCreate) -> Result<Vec<DiskSpec>, Servi
         size: request.disk_size,
         image: Some(image.clone()),
         bus: hostler_types::DiskBus::default(),
+        limits: IoLimits::default(),
     });
     if first.is_none() && request.disk_size.is_some() {
         return Err(ServiceError::invalid(
@@ -201,7 +207,7 @@ fn disks(snapshot: &Snapshot, request: &VmCreate) -> Result<Vec<DiskSpec>, Servi
                 (DiskSource::Blank, disk.size.ok_or_else(missing)?)
             }
         };
-        Ok(DiskSpec { name, size, source, bus: disk.bus })
+        Ok(DiskSpec { name, size, source, bus: disk.bus, limits: disk.limits })
     })
     .collect()
 }
@@ -260,6 +266,22 @@ fn usable<'a>(
     }
 }
 
+/// The ISO of the first drive, which stays when it is empty.
+pub(super) fn first_cdrom(
+    snapshot: &Snapshot,
+    drives: &mut Vec<CdromSpec>,
+    iso: Option<&Ref>,
+) -> Result<(), ServiceError> {
+    let image = iso.map(|iso| usable(snapshot, "iso", iso, ImageMedia::Cdrom)).transpose()?;
+    let image = image.map(|image| image.id());
+    match drives.first_mut() {
+        Some(drive) => drive.image = image,
+        None if image.is_some() => drives.push(CdromSpec { name: numbered("cdrom", 0), image }),
+        None => {}
+    }
+    Ok(())
+}
+
 pub(super) fn cdroms(
     snapshot: &Snapshot,
     iso: Option<&Ref>,
@@ -276,8 +298,13 @@ pub(super) fn nics(
     wanted: Option<&[VmNic]>,
 ) -> Result<Vec<NicSpec>, ServiceError> {
     let default_network: Name = "default".parse().expect("`default` is a name");
-    let default =
-        [VmNic { name: None, network: Ref::Name(default_network), mac: None, address: None }];
+    let default = [VmNic {
+        name: None,
+        network: Ref::Name(default_network),
+        mac: None,
+        address: None,
+        link: LinkState::Up,
+    }];
     if wanted.is_none() && snapshot.find::<NetworkKind>(&default[0].network).is_err() {
         return Err(ServiceError::invalid(
             "nics",
@@ -292,7 +319,7 @@ pub(super) fn nics(
             None => macs.any(snapshot),
         };
         let name = nic.name.clone().unwrap_or_else(|| numbered("nic", index));
-        Ok(NicSpec { name, network, mac, address: None })
+        Ok(NicSpec { name, network, mac, address: None, link: nic.link })
     })
     .collect()
 }

@@ -8,11 +8,11 @@ use std::sync::Arc;
 
 use hostler_store::Write;
 use hostler_types::{
-    Customization, HostKind, Name, PowerState, Ref, Revision, Role, Vm, VmKind, VmUpdate,
-    validate_labels,
+    ByteSize, Customization, HostKind, Name, PowerState, Ref, Revision, Role, Vm, VmChange, VmKind,
+    VmUpdate, plan_changes, validate_labels,
 };
 
-use super::create::{cdroms, name_taken, nics, validate};
+use super::create::{first_cdrom, name_taken, nics, validate};
 use super::mac::ReservedMacs;
 use super::{require_host, require_idle};
 use crate::actor::{Actor, authorize};
@@ -22,11 +22,12 @@ use crate::inventory::{Snapshot, images};
 use crate::redact::Shown;
 use crate::services::submit::{Ordered, Planned, order_with};
 use crate::services::{Changed, Options, require_revision};
+use crate::tasks::naming::named_change;
 use crate::tasks::vm_update;
 use crate::world::World;
 
-/// Changes a VM: labels, description, protection and restart policy at any time, the rest while it
-/// is off.
+/// Changes a VM. A guest that runs gets what it can get; the rest is pending until it is powered
+/// off.
 ///
 /// # Errors
 /// `forbidden`, `not_found`, `invalid`, `stale_revision`, `wrong_state`, `busy`, `mac_taken`.
@@ -48,15 +49,39 @@ pub async fn update(
         require_revision::<VmKind>(old, expected)?;
         require_idle(snapshot, old)?;
         require_host(snapshot, old)?;
-        if !request.is_live() {
-            require_off(old)?;
-        }
         macs.release();
         let new = changed(world, snapshot, &mut macs, old, &request)?;
+        require_changeable(old, &new)?;
         Ok(planned(old, new))
     })
     .await?;
     answer(world, vm, ordered)
+}
+
+/// What [`update`] would do: each change, when it would reach the guest, and why not sooner.
+///
+/// # Errors
+/// As [`update`], but for `busy`.
+pub fn plan(
+    world: &World,
+    actor: &Actor,
+    vm: &Ref,
+    request: &VmUpdate,
+) -> Result<Vec<VmChange>, ServiceError> {
+    authorize(actor, Role::Operator, "change VMs")?;
+    let snapshot = world.snapshot();
+    let mut macs = world.macs.begin();
+    let old = snapshot.find::<VmKind>(vm)?;
+    let new = changed(world, &snapshot, &mut macs, old, request)?;
+    require_changeable(old, &new)?;
+    let mut running = old.spec.clone();
+    let hardware = old.status.hardware.filter(|_| old.status.power.is_live());
+    if let Some(hardware) = hardware {
+        running.cpus = hardware.cpus.try_into().unwrap_or(running.cpus);
+        running.memory = hardware.memory;
+    }
+    let plan = plan_changes(&running, &new.spec, hardware.as_ref());
+    Ok(plan.into_iter().map(|change| named_change(&snapshot, change)).collect())
 }
 
 /// Gives a VM another name. Its host name is what it was customised with.
@@ -89,19 +114,30 @@ pub async fn rename(
     answer(world, vm, ordered)
 }
 
-/// What QEMU was started with changes only while there is neither QEMU nor memory that expects it.
-fn require_off(vm: &Vm) -> Result<(), ServiceError> {
-    let (name, power) = (vm.name(), vm.status.power);
-    let way_out = match power {
-        PowerState::Suspended => format!("`hostler vm resume {name}` and `hostler vm stop {name}`"),
-        live if live.is_live() => format!("`hostler vm stop {name}`"),
-        _ => return Ok(()),
+/// Memory that is saved expects the machine it was saved from.
+fn require_changeable(old: &Vm, new: &Vm) -> Result<(), ServiceError> {
+    let power = old.status.power;
+    let settled = match power {
+        PowerState::Running | PowerState::Paused | PowerState::Stopped | PowerState::Failed => true,
+        PowerState::Creating
+        | PowerState::Starting
+        | PowerState::Stopping
+        | PowerState::Suspending
+        | PowerState::Suspended
+        | PowerState::Unknown => false,
     };
+    if settled || plan_changes(&old.spec, &new.spec, None).is_empty() {
+        return Ok(());
+    }
+    let name = old.name();
     let message = format!(
         "vm `{name}` is {power}: only labels, description, protection and restart policy change now"
     );
-    Err(ServiceError::conflict("wrong_state", message)
-        .hint(format!("stop it with {way_out}, then try again")))
+    let hint = match power {
+        PowerState::Suspended => format!("`hostler vm resume {name}`, then try again"),
+        _ => "try again when it runs or is stopped".to_owned(),
+    };
+    Err(ServiceError::conflict("wrong_state", message).hint(hint))
 }
 
 fn planned(old: &Arc<Vm>, new: Vm) -> Planned<VmKind> {
@@ -144,6 +180,17 @@ fn changed(
     set(&mut spec.description, request.description.as_ref());
     set(&mut spec.cpus, request.cpus.as_ref());
     set(&mut spec.memory, request.memory.as_ref());
+    set_or_clear(&mut spec.max_memory, request.max_memory);
+    set_or_clear(&mut spec.balloon, request.balloon);
+    match request.cpu_limit {
+        Some(0) => spec.cpu_limit = None,
+        Some(limit) => {
+            let limit = limit.try_into();
+            spec.cpu_limit =
+                Some(limit.map_err(|reason| ServiceError::invalid_as_told("cpu_limit", reason))?);
+        }
+        None => {}
+    }
     set(&mut spec.firmware, request.firmware.as_ref());
     set(&mut spec.boot_order, request.boot_order.as_ref());
     set(&mut spec.restart, request.restart.as_ref());
@@ -156,14 +203,14 @@ fn changed(
         spec.nics = nics(snapshot, macs, old.id(), Some(&kept_macs(old, wanted)))?;
     }
     if let Some(iso) = &request.iso {
-        spec.cdroms = match iso.as_str() {
-            "" => cdroms(snapshot, None)?,
-            text => {
-                let iso = text.parse::<Ref>();
-                let iso = iso.map_err(|error| ServiceError::invalid("iso", error.to_string()))?;
-                cdroms(snapshot, Some(&iso))?
-            }
+        let iso = match iso.as_str() {
+            "" => None,
+            text => Some(
+                text.parse::<Ref>()
+                    .map_err(|error| ServiceError::invalid("iso", error.to_string()))?,
+            ),
         };
+        first_cdrom(snapshot, &mut spec.cdroms, iso.as_ref())?;
     }
     validate(spec)?;
     fits(snapshot, &new)?;
@@ -173,6 +220,15 @@ fn changed(
 fn set<T: Clone>(field: &mut T, new: Option<&T>) {
     if let Some(new) = new {
         *field = new.clone();
+    }
+}
+
+/// A size of 0 takes the setting away.
+fn set_or_clear(field: &mut Option<ByteSize>, new: Option<ByteSize>) {
+    match new {
+        Some(ByteSize(0)) => *field = None,
+        Some(size) => *field = Some(size),
+        None => {}
     }
 }
 

@@ -1,0 +1,19 @@
+//! Changes to a machine that runs: what is plugged in, taken out, moved and limited.
+//!
+//! Everything can be repeated: what is there already is not plugged in again, what is gone already
+//! counts as taken out. What a guest must agree to is waited for by event, for a bounded time, and
+//! the answer says how far it went.
+
+mod cdrom;
+mod cpu;
+mod device;
+mod limit;
+mod memory;
+mod nic;
+
+pub use cdrom::{MediumChange, change_medium};
+pub use cpu::{cpus, plug_cpus, unplug_cpus};
+pub use device::{Devices, Removal, remove_device};
+pub use limit::limit_disk;
+pub use memory::{MEMORY_DEVICE, balloon, memory, plugged_memory, set_balloon, set_memory};
+pub use nic::{NicPlug, plug_nic, set_link, unplug_nic};
