@@ -86,6 +86,9 @@ impl LaunchPlan {
 pub struct Room {
     /// CPUs, those it starts with included; at most 255.
     pub max_cpus: u32,
+    /// Queues of each disk: as many as there were CPUs at the start. They are part of what the
+    /// guest sees, so they stay when CPUs come and go.
+    pub queues: u32,
     /// What has been added to `memory`.
     pub plugged_memory: ByteSize,
     /// The ports as they were; `None`: one for each NIC and disk, in their order.
@@ -133,7 +136,8 @@ impl Room {
     #[must_use]
     pub fn for_cpus(cpus: Cores) -> Self {
         let cpus = cpus.count();
-        Self { max_cpus: (cpus * 2).clamp(4, MAX_CPUS.max(cpus)), ..Self::default() }
+        let max_cpus = (cpus * 2).clamp(4, MAX_CPUS.max(cpus));
+        Self { max_cpus, queues: cpus, ..Self::default() }
     }
 
     /// How many CPUs can still be added, `ever` being how many there have been in this process.

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use hostler_agent_api::{AgentEvent, DatastoreReport, Inventory, VmDefinition, VmReport, code};
 use hostler_endpoint::Problem;
 use hostler_types::{
-    Accelerator, ByteSize, DatastoreId, DatastoreState, DiskStatus, Epoch, GuestReport, HostFacts,
-    HostId, ImageId, Layer, LayerFile, NetworkId, OperationId, PowerState, Vm, VmId,
+    Accelerator, ByteSize, DatastoreId, DatastoreState, DiskStatus, Epoch, GuestReport, Hardware,
+    HostFacts, HostId, ImageId, Layer, LayerFile, NetworkId, OperationId, PowerState, Vm, VmId,
 };
 use jiff::Timestamp;
 use serde_json::Value;
@@ -78,7 +78,7 @@ impl SimVm {
             disks: vm.spec.disks.iter().map(disk).collect(),
             nics: Vec::new(),
             guest: self.guest.clone(),
-            hardware: None,
+            hardware: self.power.is_live().then(|| hardware(&vm.spec)),
             pending: Vec::new(),
         }
     }
@@ -87,6 +87,19 @@ impl SimVm {
         self.power = power;
         self.since = Timestamp::now();
         self.message = None;
+    }
+}
+
+/// Of a guest that takes everything at once: room for twice as much.
+fn hardware(spec: &hostler_types::VmSpec) -> Hardware {
+    let (cpus, memory) = (spec.cpus.count(), spec.memory);
+    Hardware {
+        cpus,
+        max_cpus: (cpus * 2).max(4),
+        memory,
+        boot_memory: memory,
+        max_memory: ByteSize(memory.bytes() * 2),
+        free_ports: 8,
     }
 }
 

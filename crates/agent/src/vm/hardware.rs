@@ -28,6 +28,8 @@ pub(crate) struct Running {
     pub(crate) boot_memory: ByteSize,
     pub(crate) max_memory: Option<ByteSize>,
     pub(crate) max_cpus: u32,
+    /// Queues of each disk.
+    pub(crate) queues: u32,
     /// All CPUs that there have ever been in this QEMU; see [`Room::cpus_left`].
     pub(crate) cpus_ever: u32,
     pub(crate) ports: PortPlan,
@@ -46,6 +48,7 @@ impl Running {
             boot_memory: spec.memory,
             max_memory: spec.max_memory.or_else(|| LaunchPlan::free_max_memory(spec.memory)),
             max_cpus: Room::for_cpus(spec.cpus).max_cpus,
+            queues: spec.cpus.count(),
             cpus_ever: spec.cpus.count(),
             ports: PortPlan::fresh(nics, blk.map(|disk| &disk.name)),
             spec: spec.clone(),
@@ -57,6 +60,7 @@ impl Running {
     pub(super) fn room(&self) -> Room {
         Room {
             max_cpus: self.max_cpus,
+            queues: self.queues,
             plugged_memory: self.plugged_memory(),
             ports: Some(self.ports.clone()),
         }

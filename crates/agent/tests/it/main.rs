@@ -1,6 +1,7 @@
 //! The agent as the server sees it: through its endpoints, with real files and real QEMU.
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
+mod changes;
 mod datastores;
 mod images;
 mod joining;

@@ -157,7 +157,7 @@ async fn what_does_not_exist_or_is_taken_is_named() {
     )
     .await;
     check(&fleet, json!({"name": "web02", "imgae": "tiny"}), expect![[r#"
-        unknown field `imgae`, expected one of `name`, `labels`, `description`, `cpus`, `memory`, `firmware`, `cpu_model`, `boot_order`, `image`, `disk_size`, `disks`, `iso`, `nics`, `customization_spec`, `customization`, `restart`, `protected`, `host`, `datastore`, `start`
+        unknown field `imgae`, expected one of `name`, `labels`, `description`, `cpus`, `memory`, `max_memory`, `cpu_limit`, `firmware`, `cpu_model`, `boot_order`, `image`, `disk_size`, `disks`, `iso`, `nics`, `customization_spec`, `customization`, `restart`, `protected`, `host`, `datastore`, `start`
     "#]]).await;
     check(
         &fleet,
@@ -234,8 +234,8 @@ async fn wrong_states_are_told_with_what_would_be_right() {
     let plainly = VmDelete::default();
     text += &told(&vm::delete(world, &root(), &reference, plainly, &plain()).await.unwrap_err());
     text += &told(&vm::unregister(world, &root(), &reference, &plain()).await.unwrap_err());
-    let cpus = VmUpdate { cpus: Some(2.try_into().unwrap()), ..VmUpdate::default() };
-    let error = vm::update(world, &root(), &reference, cpus, None, &plain()).await.unwrap_err();
+    let limit = VmUpdate { cpu_limit: Some(1), ..VmUpdate::default() };
+    let error = vm::update(world, &root(), &reference, limit, None, &plain()).await.unwrap_err();
     text += &told(&error);
     expect![[r#"
         Conflict wrong_state: vm `web01` is stopped: it does not run
@@ -247,8 +247,7 @@ async fn wrong_states_are_told_with_what_would_be_right() {
         Conflict wrong_state: vm `web01` is running and is not deleted
         hint: let it be stopped first with `--stop`, or force the deletion, which pulls its plug
         Conflict wrong_state: vm `web01` is running and cannot be unregistered; it must be stopped or suspended or failed
-        Conflict wrong_state: vm `web01` is running: only labels, description, protection and restart policy change now
-        hint: stop it with `hostler vm stop web01`, then try again
+        Invalid invalid: 1 thousandths of a CPU are not possible; 10 to 1024000
     "#]].assert_eq(&text);
 }
 

@@ -1,5 +1,6 @@
 //! A VM's life, as a client sees it.
 
+use expect_test::expect;
 use futures::StreamExt as _;
 use hostler_agent_api::{ConsoleKind, code};
 use hostler_control::services::vm::{VmDelete, VmFilter, VmRegister, VmStop};
@@ -7,7 +8,7 @@ use hostler_control::services::{Options, PageRequest, console, task, vm};
 use hostler_control::{Actor, Class};
 use hostler_sim::{Fault, Fleet, vm_request};
 use hostler_types::{
-    Cores, ExecRequest, PowerState, StopMode, TaskKind, TaskState, Vm, VmKind, VmUpdate,
+    ByteSize, Cores, ExecRequest, PowerState, StopMode, TaskKind, TaskState, Vm, VmKind, VmUpdate,
 };
 
 fn root() -> Actor {
@@ -37,7 +38,7 @@ async fn a_vm_is_made_started_stopped_and_deleted() {
     fleet.done(&vm::reset(&fleet.world, &root(), &reference, &plain()).await.unwrap()).await;
     fleet.done(&vm::suspend(&fleet.world, &root(), &reference, &plain()).await.unwrap()).await;
     assert_eq!(fleet.show("web01").status.power, PowerState::Suspended);
-    let cpus = VmUpdate { cpus: Some(Cores::ONE), ..VmUpdate::default() };
+    let cpus = VmUpdate { cpus: Cores::try_from(2).ok(), ..VmUpdate::default() };
     let error = vm::update(&fleet.world, &root(), &reference, cpus, None, &plain()).await;
     assert_eq!(error.unwrap_err().code, "wrong_state", "its memory expects the same machine");
     fleet.done(&vm::resume(&fleet.world, &root(), &reference, &plain()).await.unwrap()).await;
@@ -166,12 +167,33 @@ async fn specs_and_names_change_and_come_back_when_the_host_refuses() {
 }
 
 #[tokio::test]
-async fn a_running_vm_changes_only_what_qemu_does_not_see() {
+async fn a_running_vm_changes_as_planned() {
     let fleet = Fleet::new().await;
     let reference = fleet.running_vm("web01").await.reference();
-    let cpus = VmUpdate { cpus: Some(Cores::ONE), ..VmUpdate::default() };
-    let error = vm::update(&fleet.world, &root(), &reference, cpus, None, &plain()).await;
-    assert_eq!(error.unwrap_err().code, "wrong_state");
+    let more = VmUpdate {
+        cpus: Cores::try_from(2).ok(),
+        memory: Some(ByteSize::gib(8)),
+        cpu_limit: Some(1500),
+        ..VmUpdate::default()
+    };
+    let plan = vm::plan(&fleet.world, &root(), &reference, &more).unwrap();
+    let plan: Vec<_> = plan.iter().map(ToString::to_string).collect();
+    expect![[r#"
+        [
+            "cpus: 1 -> 2: live, with the guest's help (the guest brings them online)",
+            "cpu-limit: none -> 1.5: live now",
+            "memory: 1GiB -> 8GiB: needs power off (it was started with room for 2GiB; give it room with `--max-memory` before its next start)",
+        ]
+    "#]]
+    .assert_debug_eq(&plan);
+    assert_eq!(fleet.show("web01").spec.cpus, Cores::ONE, "a plan changes nothing");
+    let changed = vm::update(&fleet.world, &root(), &reference, more, None, &plain()).await;
+    fleet.done(&changed.unwrap().task.unwrap()).await;
+    assert_eq!(fleet.show("web01").status.hardware.unwrap().cpus, 2);
+    let no_limit = VmUpdate { cpu_limit: Some(0), ..VmUpdate::default() };
+    let changed = vm::update(&fleet.world, &root(), &reference, no_limit, None, &plain()).await;
+    fleet.done(&changed.unwrap().task.unwrap()).await;
+    assert_eq!(fleet.show("web01").spec.cpu_limit, None);
     let protect = VmUpdate { protected: Some(true), ..VmUpdate::default() };
     let changed = vm::update(&fleet.world, &root(), &reference, protect, None, &plain()).await;
     fleet.done(&changed.unwrap().task.unwrap()).await;

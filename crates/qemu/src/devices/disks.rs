@@ -15,7 +15,9 @@ const SCSI: &str = "scsi0";
 
 pub(crate) fn add(args: &mut Arguments, plan: &LaunchPlan, ports: &Ports) -> Result<(), PlanError> {
     if plan.disks.iter().any(|disk| disk.bus == DiskBus::VirtioScsi) {
-        let mut controller = json!({ "driver": "virtio-scsi-pci", "id": SCSI });
+        let mut controller = json!({
+            "driver": "virtio-scsi-pci", "id": SCSI, "num_queues": plan.room.queues,
+        });
         match ports.port_if_any(SCSI) {
             Some(port) => controller["bus"] = port.into(),
             None => {
@@ -32,6 +34,7 @@ pub(crate) fn add(args: &mut Arguments, plan: &LaunchPlan, ports: &Ports) -> Res
         match disk.bus {
             DiskBus::VirtioBlk => {
                 device.insert("driver".to_owned(), "virtio-blk-pci".into());
+                device.insert("num-queues".to_owned(), plan.room.queues.into());
                 device.insert("bus".to_owned(), ports.port(&disk_id(&disk.name))?.into());
             }
             DiskBus::VirtioScsi => {
@@ -117,7 +120,7 @@ fn seed(args: &mut Arguments, plan: &LaunchPlan) -> Result<(), PlanError> {
     }));
     args.device(&json!({
         "driver": "virtio-blk-pci", "id": "seed", "bus": "pcie.0", "addr": "0x9", "drive": "seed",
-        "serial": "hostler-seed",
+        "serial": "hostler-seed", "num-queues": plan.room.queues,
     }));
     Ok(())
 }

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use hostler_qmp::{
-    EventsError, Qmp,
+    EventsError, Qmp, QmpError,
     command::{DeviceAdd, DeviceDel, HotpluggableCpu, QueryCpusFast, QueryHotpluggableCpus},
     event::Event,
 };
@@ -83,7 +83,12 @@ pub async fn unplug_cpus(
 async fn unplug(qmp: &Qmp, path: String, within: Duration) -> Result<Removal, MonitorError> {
     let before = cpus(qmp).await?;
     let mut events = qmp.subscribe();
-    qmp.execute(DeviceDel { id: path }).await?;
+    match qmp.execute(DeviceDel { id: path }).await {
+        Ok(_) => {}
+        // Its operating system has not said yet that it could.
+        Err(QmpError::Refused { .. }) => return Ok(Removal::Refused),
+        Err(error) => return Err(error.into()),
+    }
     let deadline = Instant::now() + within;
     loop {
         let left = deadline.saturating_duration_since(Instant::now());

@@ -16,4 +16,4 @@ pub use cpu::{cpus, plug_cpus, unplug_cpus};
 pub use device::{Devices, Removal, remove_device};
 pub use limit::limit_disk;
 pub use memory::{MEMORY_DEVICE, balloon, memory, plugged_memory, set_balloon, set_memory};
-pub use nic::{NicPlug, plug_nic, set_link, unplug_nic};
+pub use nic::{NicPlug, clear_nic, plug_nic, set_link, unplug_nic};

@@ -27,6 +27,9 @@ pub struct NicPlug<'a> {
     pub port: String,
     /// Whether its cable is in from the beginning.
     pub link: bool,
+    /// Whether it has the program for booting from the network, as cards that the machine was
+    /// started with have.
+    pub boot_program: bool,
 }
 
 /// Plugs a card in. One that is there already is left as it is.
@@ -38,17 +41,21 @@ pub async fn plug_nic(qmp: &Qmp, plug: NicPlug<'_>) -> Result<(), MonitorError> 
     if Devices::of(qmp).await?.has(&id) {
         return Ok(());
     }
-    remove_netdev(qmp, &netdev).await?;
+    clear_nic(qmp, plug.name).await?;
     qmp.execute_with_fds(Getfd { fdname: netdev.clone() }, vec![plug.tap]).await?;
     let back_end = NetdevAdd(json!({ "type": "tap", "id": netdev, "fd": netdev }));
     if let Err(error) = qmp.execute(back_end).await {
         let _ = qmp.execute(Closefd { fdname: netdev }).await;
         return Err(error.into());
     }
-    let device = DeviceAdd(json!({
+    let mut device = json!({
         "driver": "virtio-net-pci", "id": id, "bus": plug.port, "netdev": netdev,
-        "mac": plug.mac.to_string(), "romfile": "",
-    }));
+        "mac": plug.mac.to_string(),
+    });
+    if !plug.boot_program {
+        device["romfile"] = "".into();
+    }
+    let device = DeviceAdd(device);
     let plugged = async {
         // Before the guest sees the card.
         if !plug.link {
@@ -61,6 +68,21 @@ pub async fn plug_nic(qmp: &Qmp, plug: NicPlug<'_>) -> Result<(), MonitorError> 
         return Err(error.into());
     }
     Ok(())
+}
+
+/// Lets go of what is left of a card that is not there: whoever plugged it in (or took it out) died
+/// in the middle.
+///
+/// # Errors
+/// See [`MonitorError`].
+pub async fn clear_nic(qmp: &Qmp, name: &Name) -> Result<(), MonitorError> {
+    let netdev = netdev_id(name);
+    remove_netdev(qmp, &netdev).await?;
+    match qmp.execute(Closefd { fdname: netdev }).await {
+        Err(error) if error.is_closed() => Err(error.into()),
+        // There was none.
+        _ => Ok(()),
+    }
 }
 
 /// Takes a card out, and its back end after it.

@@ -1,5 +1,7 @@
 //! More CPUs, or fewer.
 
+use std::cmp::Ordering;
+
 use hostler_qemu::hotplug::{self, Removal, plug_cpus, unplug_cpus};
 use hostler_qmp::Qmp;
 use hostler_qmp::guest::{GetVcpus, GuestAgent, SetVcpus, Vcpu};
@@ -14,13 +16,17 @@ impl Actor {
     pub(super) async fn change_cpus(&mut self, qmp: &Qmp, agent: Option<&GuestAgent>) {
         let Some((running, asked)) = self.compared() else { return };
         let (now, wanted) = (running.spec.cpus.count(), asked.cpus.count());
-        if now == wanted || !self.is_live(CPUS) {
-            return;
+        match wanted.cmp(&now) {
+            Ordering::Greater if self.is_live(CPUS) => self.add_cpus(qmp, wanted).await,
+            Ordering::Less if self.is_live(CPUS) => self.remove_cpus(qmp, agent, wanted).await,
+            _ => {}
         }
-        if wanted > now {
-            self.add_cpus(qmp, agent, wanted).await;
-        } else {
-            self.remove_cpus(qmp, agent, wanted).await;
+        // Whoever plugged the last ones in may not have come to this.
+        if let (Some(agent), true) = (agent, wanted >= now) {
+            online(agent).await;
+        }
+        if now == wanted {
+            return;
         }
         if let Ok(cpus) = hotplug::cpus(qmp).await
             && let Ok(cpus) = Cores::try_from(cpus)
@@ -30,7 +36,7 @@ impl Actor {
         }
     }
 
-    async fn add_cpus(&mut self, qmp: &Qmp, agent: Option<&GuestAgent>, wanted: u32) {
+    async fn add_cpus(&mut self, qmp: &Qmp, wanted: u32) {
         if let Some(running) = &mut self.record.running {
             running.cpus_ever += wanted.saturating_sub(running.spec.cpus.count());
         }
@@ -41,10 +47,7 @@ impl Actor {
         match plug_cpus(qmp, wanted, GUEST).await {
             Ok(cpus) if cpus < wanted => self.refuse(CPUS, "the board takes no more"),
             Ok(_) => {}
-            Err(error) => return self.refuse_error(CPUS, &error),
-        }
-        if let Some(agent) = agent {
-            online(agent).await;
+            Err(error) => self.refuse_error(CPUS, &error),
         }
     }
 
@@ -56,7 +59,7 @@ impl Actor {
         };
         let why = match unplug_cpus(qmp, wanted, GUEST).await {
             Ok(Removal::Gone) => return,
-            Ok(Removal::Refused) => "the guest refuses to let a CPU go".to_owned(),
+            Ok(Removal::Refused) => "the guest does not let a CPU go".to_owned(),
             Ok(Removal::Waiting) => {
                 format!("the guest did not let a CPU go within {} s", GUEST.as_secs())
             }

@@ -16,6 +16,9 @@ const BALLOON: &str = "balloon";
 /// How long all of a change may take; a busy guest gives memory back slowly.
 const CHANGE: Duration = Duration::from_secs(60);
 
+/// How long a guest that gives memory back may pause. What it has not let go of by then it uses.
+const LET_GO: Duration = Duration::from_secs(3);
+
 /// A Linux that leaves new memory unused is told to use it. Nothing of it depends on what anyone
 /// asked for.
 const ONLINE: &str = "f=/sys/devices/system/memory/auto_online_blocks; \
@@ -31,7 +34,8 @@ impl Actor {
                 let exec = ExecRequest::new("/bin/sh").args(["-c", ONLINE]).within(GUEST);
                 let _not_a_linux = agent.exec(exec).await;
             }
-            match set_memory(qmp, size, GUEST, CHANGE).await {
+            let pause = if wanted > now { GUEST } else { LET_GO };
+            match set_memory(qmp, size, pause, CHANGE).await {
                 Ok(plugged) => {
                     let now = ByteSize(boot.bytes() + plugged.bytes());
                     if let Some(running) = &mut self.record.running {
@@ -45,9 +49,10 @@ impl Actor {
                 }
                 Err(error) => self.refuse_error(MEMORY, &error),
             }
-            if let Some(agent) = agent {
-                online(agent).await;
-            }
+        }
+        let plugged = self.compared().map(|(running, _)| running.plugged_memory());
+        if let (Some(agent), true) = (agent, plugged.is_some_and(|plugged| plugged > ByteSize(0))) {
+            online(agent).await;
         }
         self.change_balloon(qmp).await;
     }

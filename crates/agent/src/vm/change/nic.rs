@@ -1,14 +1,15 @@
 //! NICs come, go, move to other networks, and have their cables pulled.
 
 use hostler_host::TapName;
-use hostler_qemu::hotplug::{Devices, NicPlug, Removal, plug_nic, set_link, unplug_nic};
+use hostler_qemu::hotplug::{Devices, NicPlug, Removal, clear_nic, plug_nic, set_link, unplug_nic};
 use hostler_qemu::nic_id;
 use hostler_qmp::Qmp;
-use hostler_types::{LinkState, NicSpec};
+use hostler_types::{BootDevice, LinkState, NicSpec};
 
 use super::GUEST;
 use crate::fault::{Fault, chain};
 use crate::vm::actor::Actor;
+use crate::vm::hardware::Running;
 use crate::vm::nics::{Plug, plug, unplug};
 
 impl Actor {
@@ -66,13 +67,17 @@ impl Actor {
         plug(&self.host, &self.record, &place).await?;
         let tap = TapName::of(self.record.id(), place.slot);
         let network = &place.network;
+        let order = self.record.running.as_ref().map(|running| &running.spec.boot_order);
+        let boots = order.is_some_and(|order| order.contains(&BootDevice::Network));
+        clear_nic(qmp, &nic.name).await.map_err(|error| Fault::Qemu(chain(&error)))?;
         let tap = self.host.networks.open_tap(network.id, &network.spec, &tap).await?;
         let qemu = |error| Fault::Qemu(chain(&error));
         let devices = Devices::of(qmp).await.map_err(qemu)?;
         let port = devices.free_ports().into_iter().next();
         let port = port.ok_or_else(|| Fault::Qemu("no port is free".to_owned()))?;
         let (name, mac, link) = (&nic.name, nic.mac, nic.link.is_up());
-        let card = NicPlug { name, mac, tap: tap.fd, port: port.clone(), link };
+        let (tap, boot_program) = (tap.fd, boots);
+        let card = NicPlug { name, mac, tap, port: port.clone(), link, boot_program };
         plug_nic(qmp, card).await.map_err(qemu)?;
         if let Some(running) = &mut self.record.running {
             running.ports.devices.insert(nic_id(&nic.name), port);
@@ -119,7 +124,13 @@ impl Actor {
         let (kept, free): (Vec<_>, Vec<_>) =
             plugs.into_iter().partition(|plug| wanted.contains(plug) || used(plug));
         let mut kept = kept;
+        let qmp = self.machine.as_ref().map(|machine| machine.live.qmp.clone());
         for plug in free {
+            if let Some(qmp) = &qmp
+                && running_lacks(&self.record.running, &plug)
+            {
+                let _left_to_the_next_plug = clear_nic(qmp, &plug.nic).await;
+            }
             if let Err(error) = unplug(&self.host, &self.record, &plug).await {
                 tracing::warn!(nic = %plug.nic, %error, "cannot free what a NIC had");
                 kept.push(plug);
@@ -127,4 +138,10 @@ impl Actor {
         }
         self.record.plugs = Some(kept);
     }
+}
+
+/// Whether QEMU has no card of this name.
+fn running_lacks(running: &Option<Running>, plug: &Plug) -> bool {
+    let nics = running.iter().flat_map(|running| &running.spec.nics);
+    nics.into_iter().all(|nic| nic.name != plug.nic)
 }
