@@ -139,6 +139,15 @@ async fn qemu_a_running_guest_gets_and_gives() {
     assert!(memory <= ByteSize::mib(384), "{memory}");
     let address = report.nics[0].reserved.unwrap();
     assert!(address.to_string().starts_with("10.213.79."), "{address}");
+    // The tiny guest's DHCP client does not look at its cable.
+    let renew = "for p in $(pidof udhcpc); do kill -USR2 $p; kill -USR1 $p; done";
+    let request = hostler_types::ExecRequest {
+        command: ["/bin/sh", "-c", renew].map(str::to_owned).to_vec(),
+        stdin: String::new(),
+        timeout_seconds: 30,
+    };
+    let path = VmPath { vm };
+    world.client.call_with::<api::VmExec>(&path, &NoParams {}, request, long()).await.unwrap();
     world
         .wait_for("it has an address of its new network", vm, |report| {
             report.guest.as_ref().is_some_and(|guest| guest.addresses == [address])

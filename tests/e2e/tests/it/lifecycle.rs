@@ -36,9 +36,10 @@ fn qemu_a_vm_lives_from_create_to_delete() {
     hostler.ok(&["vm", "screenshot", "web01", &png.to_string_lossy()]);
     assert!(fs::read(&png).unwrap().starts_with(b"\x89PNG"));
 
-    // A running VM is neither deleted nor reconfigured.
+    // A running VM is not deleted, and says what it needs for a change.
     assert!(hostler.fails(4, &["vm", "delete", "web01", "--yes"]).contains("running"));
-    assert!(hostler.fails(4, &["vm", "set", "web01", "--cpus", "2"]).contains("running"));
+    let plan = hostler.ok(&["vm", "set", "web01", "--memory", "320MiB", "--plan"]);
+    assert!(plan.contains("needs power off"), "{plan}");
 
     hostler.ok(&["vm", "stop", "web01"]);
     assert_eq!(hostler.power("web01"), "stopped");

@@ -1,0 +1,64 @@
+//! Changes to a running VM, from the command line.
+
+use hostler_e2e::Instance;
+
+#[test]
+fn qemu_a_running_vm_changes_as_it_was_said() {
+    let hostler = Instance::start();
+    hostler.import_tiny();
+    let iso = hostler.path().join("tools.iso");
+    let mut bytes = vec![0; 1 << 20];
+    bytes[32_768..32_775].copy_from_slice(b"\x01CD001\x01");
+    std::fs::write(&iso, bytes).unwrap();
+    hostler.ok(&["image", "import", "tools", &iso.to_string_lossy()]);
+    let create =
+        ["vm", "create", "web01", "--image", "tiny", "--iso", "tools", "--memory", "256MiB"];
+    hostler.ok(&[&create[..], &["--max-memory", "1GiB", "--start", "--wait=guest"]].concat());
+
+    let change = ["vm", "set", "web01", "--cpus", "3", "--memory", "768MiB", "--firmware", "uefi"];
+    let plan = hostler.ok(&[&change[..], &["--plan"]].concat());
+    for line in ["cpus", "memory", "firmware", "needs power off", "with the guest's help"] {
+        assert!(plan.contains(line), "{plan}");
+    }
+    assert_eq!(hostler.ok(&["vm", "exec", "web01", "--", "nproc"]).trim(), "1");
+    let said = hostler.ok(&change);
+    assert!(said.contains("cpus: 3, done") && said.contains("3 CPUs online"), "{said}");
+    assert!(said.contains("firmware: uefi at the next start"), "{said}");
+    assert_eq!(hostler.ok(&["vm", "exec", "web01", "--", "nproc"]).trim(), "3");
+    let vm = hostler.json(&["vm", "show", "web01"]);
+    assert_eq!(vm["status"]["pending"][0]["subject"], "firmware");
+    assert_eq!(vm["status"]["hardware"]["memory"], 768 << 20);
+    // Asked for the old one again, nothing is pending.
+    hostler.ok(&["vm", "set", "web01", "--firmware", "bios"]);
+    assert!(hostler.json(&["vm", "show", "web01"])["status"].get("pending").is_none());
+
+    hostler.ok(&["vm", "nic", "add", "web01", "--network", "default"]);
+    let nics = hostler.ok(&["vm", "nic", "list", "web01"]);
+    assert!(nics.contains("nic1") && nics.contains("eth1"), "{nics}");
+    hostler.ok(&["vm", "nic", "set", "web01", "nic1", "--link", "down"]);
+    let carrier = ["vm", "exec", "web01", "--", "cat", "/sys/class/net/eth1/carrier"];
+    assert_eq!(hostler.ok(&carrier).trim(), "0");
+    hostler.ok(&["vm", "nic", "remove", "web01", "nic1"]);
+    assert_eq!(
+        hostler.json(&["vm", "show", "web01"])["status"]["nics"].as_array().unwrap().len(),
+        1
+    );
+    hostler.ok(&["vm", "set", "web01", "--cpu-limit", "0.5", "--balloon", "700MiB"]);
+    let refused = hostler.fails(3, &["vm", "nic", "remove", "web01", "nic7"]);
+    assert!(refused.contains("nic0"), "{refused}");
+
+    // A medium comes and goes; the guest sees a drive all the time.
+    for iso in [["--no-iso"].as_slice(), &["--iso", "tools"]] {
+        let said = hostler.ok(&[&["vm", "set", "web01"], iso].concat());
+        assert!(said.contains("cdrom cdrom0"), "{said}");
+    }
+
+    // What runs now is what it starts with.
+    hostler.ok(&["vm", "set", "web01", "--cpu-limit", "none", "--balloon", "none"]);
+    hostler.ok(&["vm", "stop", "web01"]);
+    hostler.ok(&["vm", "start", "web01", "--wait=guest"]);
+    assert_eq!(hostler.ok(&["vm", "exec", "web01", "--", "nproc"]).trim(), "3");
+    hostler.ok(&["vm", "stop", "web01", "--power-off"]);
+    hostler.ok(&["vm", "delete", "web01", "--yes", "--now"]);
+    hostler.assert_clean();
+}
