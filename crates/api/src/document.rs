@@ -45,6 +45,7 @@ fn vms(document: Document) -> Document {
         .endpoint::<vm::Create>()
         .endpoint::<vm::Show>()
         .endpoint::<vm::Update>()
+        .endpoint::<vm::Renew>()
         .endpoint::<vm::PlanDeletion>()
         .endpoint::<vm::Plan>()
         .endpoint::<vm::Delete>()

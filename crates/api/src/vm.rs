@@ -218,6 +218,39 @@ impl Endpoint for Plan {
     type Body = Json<hostler_types::VmUpdate>;
     type Answer = Json<ChangePlan>;
 }
+/// How long a VM may stay from now on.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RenewRequest {
+    /// Absent: as long as the lease before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1)]
+    pub seconds: Option<u64>,
+    /// Without an end.
+    #[serde(default)]
+    pub never: bool,
+}
+
+/// Renew a VM's lease, give it one, or take it away.
+#[derive(Debug)]
+pub struct Renew;
+
+impl Endpoint for Renew {
+    const ID: &'static str = "vm_renew";
+    const METHOD: Method = Method::Post;
+    const PATH: &'static str = "/v1/vms/{vm}/renew";
+    const SUMMARY: &'static str = "Renew a VM's lease, give it one, or take it away";
+    const TAG: &'static str = "vm";
+    const ACCESS: &'static str = "operator";
+    type Path = VmPath;
+    type Query = NoParams;
+    type Body = Json<RenewRequest>;
+    type Answer = Json<Vm>;
+
+    fn revision(answer: &Vm) -> Option<u64> {
+        Some(answer.metadata.revision.0)
+    }
+}
 /// Say what deleting a VM would do.
 #[derive(Debug)]
 pub struct PlanDeletion;

@@ -74,6 +74,15 @@ pub struct ServerOptions {
     )]
     pub recycle_retention: Duration,
 
+    /// How long after the end of its lease a VM goes to the recycle bin, such as 12h or 7d
+    #[arg(
+        long,
+        value_name = "DURATION",
+        default_value = "7d",
+        value_parser = crate::duration::parse
+    )]
+    pub lease_grace: Duration,
+
     #[command(flatten)]
     pub log: LogOptions,
 }

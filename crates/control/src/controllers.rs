@@ -6,7 +6,7 @@ use hostler_tasks::Engine;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::world::Core;
+use crate::world::{Core, Settings};
 
 mod deadlines;
 mod hosts;
@@ -20,12 +20,12 @@ pub(crate) struct Controllers {
 }
 
 impl Controllers {
-    pub(crate) fn start(core: &Arc<Core>, engine: &Engine<Core>) -> Self {
+    pub(crate) fn start(core: &Arc<Core>, engine: &Engine<Core>, settings: &Settings) -> Self {
         let (tracker, stopping) = (TaskTracker::new(), CancellationToken::new());
         let hosts = hosts::run(core.clone(), stopping.clone());
         tracker.spawn(hosts);
         let housekeeping = housekeeping::run(core.clone(), engine.clone());
-        let deadlines = deadlines::run(core.clone(), engine.clone());
+        let deadlines = deadlines::run(core.clone(), engine.clone(), settings.clone());
         let until = stopping.clone();
         tracker.spawn(async move {
             // Cancel-safe: every commit is whole.

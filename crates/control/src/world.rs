@@ -47,11 +47,16 @@ pub struct WorldOptions {
 pub struct Settings {
     /// How long a deleted VM stays in the recycle bin.
     pub retention: SignedDuration,
+    /// How long after the end of its lease a VM goes to the recycle bin.
+    pub lease_grace: SignedDuration,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { retention: SignedDuration::from_hours(24) }
+        Self {
+            retention: SignedDuration::from_hours(24),
+            lease_grace: SignedDuration::from_hours(7 * 24),
+        }
     }
 }
 
@@ -127,7 +132,7 @@ impl World {
         if recovered > 0 {
             tracing::info!(recovered, "tasks go on where they were");
         }
-        let controllers = Controllers::start(&self.core, &self.engine);
+        let controllers = Controllers::start(&self.core, &self.engine, &self.settings);
         Ok(Running { engine: self.engine.clone(), controllers })
     }
 }

@@ -109,7 +109,8 @@ fn server_credentials(ca: &Ca, options: &ServerOptions) -> Result<CredentialFile
 fn settings(options: &ServerOptions) -> Result<Settings> {
     let retention =
         options.recycle_retention.try_into().context("--recycle-retention is too long")?;
-    Ok(Settings { retention })
+    let lease_grace = options.lease_grace.try_into().context("--lease-grace is too long")?;
+    Ok(Settings { retention, lease_grace })
 }
 
 /// What clients may call this machine.

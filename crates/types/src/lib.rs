@@ -12,6 +12,7 @@ mod host;
 mod id;
 mod image;
 mod layer;
+mod lease;
 mod lifecycle;
 mod limits;
 mod name;
@@ -50,6 +51,7 @@ pub use image::{
     ImageStatus, Sha256,
 };
 pub use layer::{Layer, LayerFile, LayerFileError, LayerOwner};
+pub use lease::{Lease, LeaseStage};
 pub use lifecycle::{DeletionPlan, Dependent, PlannedDisk, PlannedNic, Recycled};
 pub use limits::{IoLimits, Millicpus};
 pub use name::{Name, NameError, Ref};

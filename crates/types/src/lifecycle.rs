@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::id::VmId;
+use crate::lease::Lease;
 use crate::name::Name;
 use crate::network::MacAddress;
 use crate::object::Labels;
@@ -49,7 +50,10 @@ impl Vm {
 
     /// When something is to be done with it by itself.
     pub fn next_deadline(&self) -> Option<Timestamp> {
-        self.spec.recycled.as_ref().map(|recycled| recycled.until)
+        match &self.spec.recycled {
+            Some(recycled) => Some(recycled.until),
+            None => self.spec.lease.as_ref().map(Lease::next),
+        }
     }
 
     /// What people call it: in the recycle bin, the name it had before.

@@ -23,6 +23,7 @@ use crate::address::NicAddress;
 use crate::customization::{Customization, CustomizationStatus};
 use crate::id::{DatastoreId, HostId, ImageId, NetworkId};
 use crate::layer::Layer;
+use crate::lease::Lease;
 use crate::lifecycle::Recycled;
 use crate::limits::{IoLimits, Millicpus};
 use crate::name::Name;
@@ -121,6 +122,9 @@ pub struct VmSpec {
     /// It is in the recycle bin. Set by deleting it, taken away by undeleting it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recycled: Option<Recycled>,
+    /// How long it may stay; absent: for ever.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease: Option<Lease>,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

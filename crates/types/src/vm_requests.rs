@@ -85,6 +85,9 @@ pub struct VmCreate {
     /// Start it when it is made.
     #[serde(default)]
     pub start: bool,
+    /// How long it may stay; absent: for ever.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease_seconds: Option<u64>,
 }
 
 impl VmCreate {

@@ -87,6 +87,7 @@ fn hardware(spec: &VmSpec) -> VmSpec {
         restart: RestartPolicy::default(),
         protected: false,
         recycled: None,
+        lease: None,
         ..spec.clone()
     }
 }

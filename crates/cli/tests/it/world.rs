@@ -114,6 +114,7 @@ pub(crate) fn vm(name: &str, n: u8) -> Vm {
         restart: Default::default(),
         protected: false,
         recycled: None,
+        lease: None,
     };
     let status = VmStatus {
         hardware: None,

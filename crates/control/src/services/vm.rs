@@ -22,6 +22,7 @@ mod create;
 mod delete;
 mod files;
 mod guest;
+mod lease;
 mod mac;
 mod update;
 
@@ -31,6 +32,7 @@ pub(crate) use delete::{require_deletable, told_names};
 pub(crate) use files::expect;
 pub use files::{VmRegister, register, unregister, unregistered};
 pub use guest::{exec, log, screenshot};
+pub use lease::{Renewal, renew};
 pub(crate) use mac::MacReservations;
 pub use update::{plan, rename, update};
 
@@ -91,6 +93,7 @@ pub async fn start(
     let allowed = [PowerState::Stopped, PowerState::Suspended, PowerState::Failed];
     power(world, actor, options, "start", vm, &(), |vm| {
         require_power(vm, "started", &allowed)?;
+        lease::require_lease(vm)?;
         Ok(vm_start::order(vm))
     })
     .await
@@ -109,6 +112,7 @@ pub async fn resume(
     authorize(actor, Role::Operator, "resume VMs")?;
     power(world, actor, options, "resume", vm, &(), |vm| {
         require_power(vm, "resumed", &[PowerState::Suspended])?;
+        lease::require_lease(vm)?;
         Ok(vm_start::order(vm))
     })
     .await

@@ -5,8 +5,8 @@
 
 use hostler_store::Write;
 use hostler_tasks::{Definition, Outcome, Step as TaskStep, StepResult};
-use hostler_types::{Name, Recycled, Vm, VmId};
-use jiff::SignedDuration;
+use hostler_types::{Lease, Name, Recycled, Vm, VmId};
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::command::{Step, vm, vm_if_there};
@@ -30,6 +30,13 @@ pub(crate) fn order(vm: &Vm, name: &Name) -> Order {
     let mut restored = vm.clone();
     restored.metadata.name = name.clone();
     let recycled = restored.spec.recycled.take();
+    // A lease that has ended would put it back at once.
+    if let Some(lease) = &mut restored.spec.lease {
+        let grace = lease.recycle_at.duration_since(lease.expires_at);
+        if let Ok(again) = Lease::begin(lease.seconds, grace, Timestamp::now()) {
+            *lease = again;
+        }
+    }
     Order::new("vm.undelete", &restored, &Input { vm: vm.id(), recycled })
         .limit(LIMIT)
         .with(Write::update(&restored))

@@ -228,6 +228,7 @@ async fn vm_services(w: &World, a: &Actor) -> Vec<(&'static str, Role, Said)> {
         ("vm::rename", Operator, said(vm::rename(w, a, vm, name, None, o).await)),
         ("vm::deletion_plan", Viewer, said(vm::deletion_plan(w, a, vm))),
         ("vm::delete", Operator, said(vm::delete(w, a, vm, VmDelete::default(), o).await)),
+        ("vm::renew", Operator, said(vm::renew(w, a, vm, vm::Renewal::Never).await)),
         ("vm::recycled", Viewer, said(vm::recycled(w, a, &page))),
         ("vm::undelete", Operator, said(vm::undelete(w, a, vm, None, o).await)),
         ("vm::purge", Operator, said(vm::purge(w, a, vm, o).await)),

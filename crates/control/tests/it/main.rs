@@ -11,6 +11,7 @@ mod harness;
 mod hosts;
 mod images;
 mod inventory;
+mod leases;
 mod lifecycle;
 mod recycle_bin;
 mod remote;

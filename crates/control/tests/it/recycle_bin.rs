@@ -171,7 +171,7 @@ async fn the_plan_tells_what_goes_and_what_is_in_the_way() {
 #[tokio::test]
 async fn what_is_over_goes_by_itself_also_after_a_restart() {
     let retention = SignedDuration::from_millis(300);
-    let fleet = Fleet::with_settings(Settings { retention }).await;
+    let fleet = Fleet::with_settings(Settings { retention, ..Settings::default() }).await;
     let first = recycled(&fleet, "web01").await;
     fleet.until("it is gone", |now| now.get::<VmKind>(first.id()).is_none()).await;
     let second = recycled(&fleet, "web02").await;
@@ -183,7 +183,7 @@ async fn what_is_over_goes_by_itself_also_after_a_restart() {
 #[tokio::test]
 async fn a_deletion_that_fails_is_not_ordered_again_at_once() {
     let retention = SignedDuration::from_millis(50);
-    let fleet = Fleet::with_settings(Settings { retention }).await;
+    let fleet = Fleet::with_settings(Settings { retention, ..Settings::default() }).await;
     let kept = recycled(&fleet, "web01").await;
     for _ in 0..50 {
         fleet.host.fault("vm_remove", Fault::refuse(409, code::WRONG_STATE, "not now"));

@@ -1,10 +1,10 @@
 //! Virtual machines.
 
 use hostler_api::vm::{
-    ChangePlan, Create, Delete, Exec, Explanation, List, Log, Plan, PlanDeletion, Rename, Reset,
-    Resume, Screenshot, Show, Start, Stop, Suspend, Unregister, Update, VmCreated, Why,
+    ChangePlan, Create, Delete, Exec, Explanation, List, Log, Plan, PlanDeletion, Rename, Renew,
+    Reset, Resume, Screenshot, Show, Start, Stop, Suspend, Unregister, Update, VmCreated, Why,
 };
-use hostler_control::services::vm::{self, VmDelete, VmFilter, VmStop};
+use hostler_control::services::vm::{self, Renewal, VmDelete, VmFilter, VmStop};
 use hostler_control::services::{Changed, Options};
 use hostler_endpoint::{ByteStream, Call, Page, Problem, Routes};
 use hostler_types::{DeletionPlan, ExecAnswer, Revision, Task, Vm};
@@ -18,6 +18,7 @@ pub(crate) fn add(routes: Routes<App>) -> Routes<App> {
         .serve::<Create, _>(create)
         .serve::<Show, _>(show)
         .serve::<Update, _>(update)
+        .serve::<Renew, _>(renew)
         .serve::<PlanDeletion, _>(plan_deletion)
         .serve::<Plan, _>(plan)
         .serve::<Delete, _>(delete)
@@ -79,6 +80,20 @@ async fn rename(app: App, call: Call<Rename>) -> Result<Task, Problem> {
     let name = call.body.name;
     let changed = vm::rename(&app.world, actor, &call.path.vm, name, expected, &options);
     task_of(changed.await.map_err(problem)?)
+}
+
+async fn renew(app: App, call: Call<Renew>) -> Result<Vm, Problem> {
+    let renewal = match (call.body.never, call.body.seconds) {
+        (true, None) => Renewal::Never,
+        (false, Some(seconds)) => Renewal::For(seconds),
+        (false, None) => Renewal::Again,
+        (true, Some(_)) => {
+            let detail = "`never` and `seconds` exclude each other";
+            return Err(hostler_api::code::INVALID.problem(detail));
+        }
+    };
+    let actor = actor(&call.extensions)?;
+    vm::renew(&app.world, actor, &call.path.vm, renewal).await.map(shown).map_err(problem)
 }
 
 async fn plan_deletion(app: App, call: Call<PlanDeletion>) -> Result<DeletionPlan, Problem> {

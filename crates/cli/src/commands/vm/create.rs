@@ -102,6 +102,11 @@ pub(crate) struct Create {
     #[arg(long, value_name = "TEXT")]
     description: Option<String>,
 
+    /// How long it may stay, such as 12h or 30d: then it is stopped, and recycled some time after
+    /// (see `hostler vm renew --help`) [default: for ever]
+    #[arg(long, value_name = "DURATION", value_parser = crate::duration::parse)]
+    lease: Option<std::time::Duration>,
+
     /// Refuse to delete it until this is taken away (`hostler vm set --no-protect`)
     #[arg(long)]
     protect: bool,
@@ -251,6 +256,7 @@ impl Create {
         request.restart = self.restart.map_or(request.restart, RestartPolicy::from);
         request.labels.extend(self.labels.iter().map(Label::pair));
         request.protected |= self.protect;
+        request.lease_seconds = self.lease.map(|l| l.as_secs()).or(request.lease_seconds);
         request.start |= self.start;
         if let Some(description) = &self.description {
             request.description.clone_from(description);

@@ -63,13 +63,23 @@ impl List {
             ..vm::VmListQuery::default()
         };
         let (vms, names) = futures::try_join!(all(session, query), Names::hosts(session))?;
+        // Where nobody has a lease, nobody needs the column.
+        let leases = vms.iter().any(|vm| vm.spec.lease.is_some());
+        let header: &[&str] =
+            &["NAME", "STATE", "CPUS", "MEMORY", "HOST", "ADDRESS", "GUEST", "LEASE"];
+        let header = &header[..header.len() - usize::from(!leases)];
+        let now = Timestamp::now();
         session.output.list(
             &vms,
             &Listing {
-                header: &["NAME", "STATE", "CPUS", "MEMORY", "HOST", "ADDRESS", "GUEST"],
+                header,
                 empty: "no VMs",
                 name: &|vm| vm.metadata.name.to_string(),
-                row: &|vm| row(vm, &names),
+                row: &|vm| {
+                    let mut row = row(vm, &names);
+                    row.extend(leases.then(|| super::lease::left(vm.spec.lease.as_ref(), now)));
+                    row
+                },
             },
         )
     }
@@ -168,6 +178,7 @@ pub(super) fn fields(vm: &Vm, names: &Names, now: Timestamp) -> Vec<(&'static st
             )),
         ),
         ("Message", optional(status.message.as_deref().unwrap_or_default())),
+        ("Lease", spec.lease.iter().map(super::lease::sentence).collect()),
         ("Recycle bin", spec.recycled.iter().map(|bin| recycled(bin, now)).collect()),
         ("Host", one(names.of(status.host))),
         ("Datastore", one(names.of(status.datastore))),

@@ -5,6 +5,7 @@ mod console;
 mod create;
 mod delete;
 mod exec;
+mod lease;
 mod list;
 mod log;
 mod nic;
@@ -55,6 +56,7 @@ enum VmCommand {
     Resume(power::Resume),
     Set(Box<set::Set>),
     Rename(set::Rename),
+    Renew(lease::Renew),
     Nic(nic::NicArgs),
     Console(console::Console),
     Vnc(console::Vnc),
@@ -97,6 +99,7 @@ impl VmArgs {
             VmCommand::Resume(command) => command.run(session).await,
             VmCommand::Set(command) => command.run(session).await,
             VmCommand::Rename(command) => command.run(session).await,
+            VmCommand::Renew(command) => command.run(session).await,
             VmCommand::Nic(command) => command.run(session).await,
             VmCommand::Console(command) => return command.run(session).await,
             VmCommand::Vnc(command) => command.run(session).await,

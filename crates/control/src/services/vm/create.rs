@@ -6,9 +6,9 @@ use hostler_policy::{Decision, HostCandidate, Placement, PlacementInput, Refusal
 use hostler_store::Write;
 use hostler_types::{
     ByteSize, CdromSpec, Cores, Customization, DatastoreKind, DiskSource, DiskSpec, Epoch, Host,
-    HostKind, HostState, Image, ImageKind, ImageMedia, ImageState, IoLimits, LinkState, Name,
-    NetworkKind, NetworkSpec, NicSpec, PowerState, Ref, Role, Vm, VmCreate, VmDisk, VmId, VmKind,
-    VmNic, VmSpec, VmStatus, validate_labels,
+    HostKind, HostState, Image, ImageKind, ImageMedia, ImageState, IoLimits, Lease, LinkState,
+    Name, NetworkKind, NetworkSpec, NicSpec, PowerState, Ref, Role, Vm, VmCreate, VmDisk, VmId,
+    VmKind, VmNic, VmSpec, VmStatus, validate_labels,
 };
 use jiff::Timestamp;
 
@@ -46,7 +46,11 @@ pub async fn create(
     let key = keyed(&request);
     let ordered = order_with(world, actor, options, "vm.create", &key, |snapshot| {
         macs.release();
-        let vm = plan(snapshot, &mut macs, &request, customization.clone())?;
+        let mut vm = plan(snapshot, &mut macs, &request, customization.clone())?;
+        vm.spec.lease = (request.lease_seconds)
+            .map(|seconds| Lease::begin(seconds, world.settings.lease_grace, Timestamp::now()))
+            .transpose()
+            .map_err(|error| ServiceError::invalid("lease_seconds", error.reason))?;
         let mut order = vm_create::order(&vm, request.start);
         order.writes.push(Write::create(&vm));
         order.writes.extend(images(&vm).map(expect_image));
@@ -116,6 +120,7 @@ fn plan(
         restart: request.restart,
         protected: request.protected,
         recycled: None,
+        lease: None,
     };
     validate(&spec).map_err(|error| as_asked(error, request))?;
     let (decision, explanation) = decide(snapshot, &spec, request)?;
