@@ -3,7 +3,8 @@
 use hostler_endpoint::Document;
 
 use crate::{
-    console, datastore, event, host, image, network, recycle_bin, system, task, token, user, vm,
+    console, datastore, event, host, image, naming_rule, network, recycle_bin, system, task, token,
+    user, vm,
 };
 
 const DESCRIPTION: &str = "Manages virtual machines on Linux hosts. Long work answers `202` with a \
@@ -84,6 +85,11 @@ fn inventory(document: Document) -> Document {
         .endpoint::<datastore::Delete>()
         .endpoint::<datastore::Unregistered>()
         .endpoint::<datastore::Register>()
+        .endpoint::<naming_rule::List>()
+        .endpoint::<naming_rule::Create>()
+        .endpoint::<naming_rule::Show>()
+        .endpoint::<naming_rule::Delete>()
+        .endpoint::<naming_rule::Next>()
         .endpoint::<network::List>()
         .endpoint::<network::Create>()
         .endpoint::<network::Show>()

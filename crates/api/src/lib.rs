@@ -11,6 +11,7 @@ mod document;
 pub mod event;
 pub mod host;
 pub mod image;
+pub mod naming_rule;
 pub mod network;
 pub mod recycle_bin;
 pub mod system;

@@ -11,8 +11,8 @@ use futures::FutureExt as _;
 use hostler_store::{Change, Feed, Record, Store, StoreError};
 use hostler_types::{
     CustomizationSpecKind, DatastoreKind, HostId, HostKind, Id, ImageId, ImageKind, JoinTokenKind,
-    Kind, KindName, MacAddress, Name, NetworkId, NetworkKind, Object, ObjectId, Ref, Revision,
-    TaskId, TaskKind, TokenKind, UserKind, Vm, VmId, VmKind,
+    Kind, KindName, MacAddress, Name, NamingRuleKind, NetworkId, NetworkKind, Object, ObjectId,
+    Ref, Revision, TaskId, TaskKind, TokenKind, UserKind, Vm, VmId, VmKind,
 };
 use jiff::Timestamp;
 use tokio::sync::watch;
@@ -107,6 +107,7 @@ pub struct Snapshot {
     tokens: Collection<TokenKind>,
     join_tokens: Collection<JoinTokenKind>,
     customization_specs: Collection<CustomizationSpecKind>,
+    naming_rules: Collection<NamingRuleKind>,
     indexes: Indexes,
 }
 
@@ -216,6 +217,7 @@ impl Snapshot {
             KindName::User => self.put_plain::<UserKind>(record)?,
             KindName::Token => self.put_plain::<TokenKind>(record)?,
             KindName::JoinToken => self.put_plain::<JoinTokenKind>(record)?,
+            KindName::NamingRule => self.put_plain::<NamingRuleKind>(record)?,
             KindName::CustomizationSpec => self.put_plain::<CustomizationSpecKind>(record)?,
         }
         Ok(())
@@ -243,6 +245,7 @@ impl Snapshot {
             KindName::User => drop(self.users.remove(id.typed())),
             KindName::Token => drop(self.tokens.remove(id.typed())),
             KindName::JoinToken => drop(self.join_tokens.remove(id.typed())),
+            KindName::NamingRule => drop(self.naming_rules.remove(id.typed())),
             KindName::CustomizationSpec => drop(self.customization_specs.remove(id.typed())),
         }
     }

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use hostler_store::Record;
 use hostler_types::{
     Customization, CustomizationSpecKind, DatastoreKind, HostKind, Image, ImageKind, ImageSource,
-    JoinTokenKind, KindName, NetworkKind, Object, SecretText, TaskKind, TokenKind, UserKind,
-    VmKind,
+    JoinTokenKind, KindName, NamingRuleKind, NetworkKind, Object, SecretText, TaskKind, TokenKind,
+    UserKind, VmKind,
 };
 use serde_json::{Value, json};
 
@@ -29,6 +29,12 @@ impl Shown for VmKind {
         let mut shown = Object::clone(vm);
         shown.spec = shown.spec.redacted();
         Arc::new(shown)
+    }
+}
+
+impl Shown for NamingRuleKind {
+    fn shown(rule: &Arc<Object<Self>>) -> Arc<Object<Self>> {
+        rule.clone()
     }
 }
 
@@ -133,7 +139,7 @@ pub(crate) fn record(record: &Record) -> Value {
         }
         KindName::User => remove(&mut status, "password_hash"),
         KindName::Token | KindName::JoinToken => remove(&mut status, "secret_hash"),
-        KindName::Host | KindName::Datastore | KindName::Network => {}
+        KindName::Host | KindName::Datastore | KindName::Network | KindName::NamingRule => {}
     }
     json!({
         "metadata": {

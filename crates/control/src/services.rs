@@ -20,6 +20,7 @@ pub mod event;
 pub mod host;
 pub mod image;
 pub mod join_token;
+pub mod naming_rule;
 pub mod network;
 pub mod task;
 pub mod token;

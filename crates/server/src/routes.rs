@@ -12,6 +12,7 @@ mod datastore;
 mod event;
 mod host;
 mod image;
+mod naming_rule;
 mod network;
 mod recycle_bin;
 mod system;
@@ -24,7 +25,7 @@ mod vm;
 fn routes(app: App) -> Routes<App> {
     let routes = Routes::new(app).gate(gate);
     let routes = datastore::add(image::add(console::add(vm::add(routes))));
-    let routes = recycle_bin::add(routes);
+    let routes = naming_rule::add(recycle_bin::add(routes));
     let routes = task::add(host::add(network::add(routes)));
     system::add(token::add(user::add(event::add(routes))))
 }

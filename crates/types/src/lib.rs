@@ -16,6 +16,7 @@ mod lease;
 mod lifecycle;
 mod limits;
 mod name;
+mod naming_rule;
 mod network;
 mod object;
 mod operations;
@@ -55,6 +56,7 @@ pub use lease::{Lease, LeaseStage};
 pub use lifecycle::{DeletionPlan, Dependent, PlannedDisk, PlannedNic, Recycled};
 pub use limits::{IoLimits, Millicpus};
 pub use name::{Name, NameError, Ref};
+pub use naming_rule::{NamingRule, NamingRuleKind, NamingRuleSpec, NamingRuleStatus};
 pub use network::{
     Ipv4Net, Ipv4NetError, MacAddress, MacError, Network, NetworkKind, NetworkSpec, NetworkState,
     NetworkStatus,

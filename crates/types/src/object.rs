@@ -31,10 +31,11 @@ pub enum KindName {
     Token,
     JoinToken,
     CustomizationSpec,
+    NamingRule,
 }
 
 impl KindName {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Vm,
         Self::Host,
         Self::Image,
@@ -45,6 +46,7 @@ impl KindName {
         Self::Token,
         Self::JoinToken,
         Self::CustomizationSpec,
+        Self::NamingRule,
     ];
 
     pub const fn as_str(self) -> &'static str {
@@ -59,6 +61,7 @@ impl KindName {
             Self::Token => "token",
             Self::JoinToken => "join-token",
             Self::CustomizationSpec => "customization-spec",
+            Self::NamingRule => "naming-rule",
         }
     }
 }

@@ -11,6 +11,7 @@ mod image;
 mod import;
 mod login;
 mod manual;
+mod naming_rule;
 mod network;
 mod recycle_bin;
 mod server;
@@ -76,6 +77,7 @@ enum Command {
     Network(network::NetworkArgs),
     Datastore(datastore::DatastoreArgs),
     RecycleBin(recycle_bin::RecycleBinArgs),
+    NamingRule(naming_rule::NamingRuleArgs),
     Host(host::HostArgs),
     Task(task::TaskArgs),
     Event(event::EventArgs),
@@ -127,6 +129,7 @@ async fn run_client(command: Command, globals: &GlobalOptions) -> Result<ExitCod
         Command::Network(command) => command.run(&open()?).await,
         Command::Datastore(command) => command.run(&open()?).await,
         Command::RecycleBin(command) => command.run(&open()?).await,
+        Command::NamingRule(command) => command.run(&open()?).await,
         Command::Host(command) => command.run(&open()?).await,
         Command::Task(command) => command.run(&open()?).await,
         Command::Event(command) => command.run(&open()?).await,

@@ -1,8 +1,8 @@
 //! Where each kind lies in a snapshot.
 
 use hostler_types::{
-    CustomizationSpecKind, DatastoreKind, HostKind, ImageKind, JoinTokenKind, NetworkKind,
-    TaskKind, TokenKind, UserKind, VmKind,
+    CustomizationSpecKind, DatastoreKind, HostKind, ImageKind, JoinTokenKind, NamingRuleKind,
+    NetworkKind, TaskKind, TokenKind, UserKind, VmKind,
 };
 
 use super::{Collection, Held, Snapshot};
@@ -94,5 +94,14 @@ impl Held for CustomizationSpecKind {
     }
     fn of_mut(snapshot: &mut Snapshot) -> &mut Collection<Self> {
         &mut snapshot.customization_specs
+    }
+}
+
+impl Held for NamingRuleKind {
+    fn of(snapshot: &Snapshot) -> &Collection<Self> {
+        &snapshot.naming_rules
+    }
+    fn of_mut(snapshot: &mut Snapshot) -> &mut Collection<Self> {
+        &mut snapshot.naming_rules
     }
 }

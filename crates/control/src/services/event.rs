@@ -130,6 +130,7 @@ pub(super) fn may_see(actor: &Actor, kind: KindName) -> bool {
         | KindName::Datastore
         | KindName::Network
         | KindName::CustomizationSpec
+        | KindName::NamingRule
         | KindName::Task => true,
     }
 }

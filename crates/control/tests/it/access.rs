@@ -9,8 +9,8 @@ use hostler_control::services::token::TokenCreate;
 use hostler_control::services::user::{UserCreate, UserUpdate};
 use hostler_control::services::vm::{VmDelete, VmFilter, VmRegister, VmStop};
 use hostler_control::services::{
-    Options, PageRequest, console, datastore, event, host, image, join_token, network, task, token,
-    user, vm, watch,
+    Options, PageRequest, console, datastore, event, host, image, join_token, naming_rule, network,
+    task, token, user, vm, watch,
 };
 use hostler_control::{Actor, ServiceError, World, authenticate};
 use hostler_sim::{Fleet, vm_request};
@@ -279,7 +279,7 @@ async fn image_services(w: &World, a: &Actor) -> Vec<(&'static str, Role, Said)>
 }
 
 async fn host_services(w: &World, a: &Actor) -> Vec<(&'static str, Role, Said)> {
-    use Role::{Admin, Viewer};
+    use Role::{Admin, Operator, Viewer};
     let (it, page) = (&none(), PageRequest::default());
     let name: hostler_types::Name = "none".parse().unwrap();
     let new_datastore = datastore::DatastoreCreate {
@@ -294,6 +294,14 @@ async fn host_services(w: &World, a: &Actor) -> Vec<(&'static str, Role, Said)> 
     let new_network = network::NetworkCreate { name, labels: Labels::new(), spec };
     let (hosts, stores) = (host::HostFilter::default(), datastore::DatastoreFilter::default());
     let life = Some(SignedDuration::ZERO);
+    let bad_rule = naming_rule::NamingRuleCreate {
+        name: "none".parse().unwrap(),
+        spec: hostler_types::NamingRuleSpec {
+            selector: Labels::new(),
+            pattern: "(".to_owned(),
+            template: None,
+        },
+    };
     vec![
         ("host::list", Viewer, said(host::list(w, a, &hosts, &page))),
         ("host::show", Viewer, said(host::show(w, a, it))),
@@ -307,6 +315,11 @@ async fn host_services(w: &World, a: &Actor) -> Vec<(&'static str, Role, Said)> 
             said(datastore::update(w, a, it, DatastoreUpdate::default(), None).await),
         ),
         ("datastore::delete", Admin, said(datastore::delete(w, a, it).await)),
+        ("naming_rule::list", Viewer, said(naming_rule::list(w, a, &page))),
+        ("naming_rule::show", Viewer, said(naming_rule::show(w, a, it))),
+        ("naming_rule::create", Admin, said(naming_rule::create(w, a, bad_rule).await)),
+        ("naming_rule::delete", Admin, said(naming_rule::delete(w, a, it).await)),
+        ("naming_rule::next", Operator, said(naming_rule::next(w, a, it).await)),
         ("network::list", Viewer, said(network::list(w, a, &page))),
         ("network::show", Viewer, said(network::show(w, a, it))),
         ("network::create", Admin, said(network::create(w, a, new_network).await)),

@@ -13,6 +13,7 @@ mod images;
 mod inventory;
 mod leases;
 mod lifecycle;
+mod naming_rules;
 mod recycle_bin;
 mod remote;
 mod secrets;

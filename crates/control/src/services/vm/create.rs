@@ -18,9 +18,9 @@ use crate::customize;
 use crate::error::{Class, ServiceError};
 use crate::inventory::{Snapshot, images};
 use crate::redact::Shown;
-use crate::services::datastore;
 use crate::services::submit::{Ordered, Planned, order_with};
 use crate::services::{Changed, Options};
+use crate::services::{datastore, naming_rule};
 use crate::tasks::vm_create;
 use crate::world::World;
 
@@ -99,6 +99,7 @@ fn plan(
     if snapshot.all::<VmKind>().get_by_name(&request.name).is_some() {
         return Err(name_taken(&request.name));
     }
+    naming_rule::require_allowed(snapshot, &request.name, &request.labels)?;
     let vm = VmId::generate();
     let from_image =
         request.image.is_some() || request.disks.iter().any(|disk| disk.image.is_some());

@@ -20,6 +20,7 @@ use crate::customize;
 use crate::error::{Class, ServiceError};
 use crate::inventory::{Snapshot, images};
 use crate::redact::Shown;
+use crate::services::naming_rule;
 use crate::services::submit::{Ordered, Planned, order_with};
 use crate::services::{Changed, Options, require_revision};
 use crate::tasks::naming::named_change;
@@ -106,6 +107,7 @@ pub async fn rename(
         if holder.is_some_and(|holder| holder.id() != old.id()) {
             return Err(name_taken(&name));
         }
+        naming_rule::require_allowed(snapshot, &name, &old.metadata.labels)?;
         let mut new = Vm::clone(old);
         new.metadata.name = name.clone();
         Ok(planned(old, new))
