@@ -3,8 +3,8 @@
 use hostler_endpoint::Document;
 
 use crate::{
-    console, datastore, event, host, image, naming_rule, network, recycle_bin, system, task, token,
-    user, vm,
+    console, datastore, disk, event, host, image, naming_rule, network, recycle_bin, system, task,
+    token, user, vm,
 };
 
 const DESCRIPTION: &str = "Manages virtual machines on Linux hosts. Long work answers `202` with a \
@@ -49,6 +49,11 @@ fn vms(document: Document) -> Document {
         .endpoint::<vm::Renew>()
         .endpoint::<vm::PlanDeletion>()
         .endpoint::<vm::Plan>()
+        .endpoint::<disk::Add>()
+        .endpoint::<disk::Update>()
+        .endpoint::<disk::Detach>()
+        .endpoint::<disk::Attach>()
+        .endpoint::<disk::Remove>()
         .endpoint::<vm::Delete>()
         .endpoint::<recycle_bin::List>()
         .endpoint::<recycle_bin::Undelete>()

@@ -7,6 +7,7 @@
 pub mod code;
 pub mod console;
 pub mod datastore;
+pub mod disk;
 mod document;
 pub mod event;
 pub mod host;

@@ -16,6 +16,7 @@ pub(crate) mod image_delete;
 pub(crate) mod image_import;
 pub(crate) mod vm_create;
 pub(crate) mod vm_delete;
+pub(crate) mod vm_disk;
 pub(crate) mod vm_recycle;
 pub(crate) mod vm_register;
 pub(crate) mod vm_reset;
@@ -28,7 +29,7 @@ pub(crate) mod vm_update;
 
 /// All actions.
 pub(crate) fn registry() -> Registry<Core> {
-    Registry::new()
+    let registry = Registry::new()
         .with(image_delete::definition())
         .with(image_import::definition())
         .with(vm_create::definition())
@@ -41,5 +42,6 @@ pub(crate) fn registry() -> Registry<Core> {
         .with(vm_suspend::definition())
         .with(vm_undelete::definition())
         .with(vm_unregister::definition())
-        .with(vm_update::definition())
+        .with(vm_update::definition());
+    vm_disk::definitions().fold(registry, Registry::with)
 }

@@ -46,6 +46,17 @@ pub fn vm_create(vm: &Vm, start: bool) -> Submit {
 pub fn vm_register(vm: &Vm) -> Submit {
     submit(tasks::vm_register::order(vm).with(Write::create(vm)))
 }
+/// Detaches a disk.
+pub fn disk_detach(old: &Vm, new: &Vm, disk: &hostler_types::Name) -> Submit {
+    let subject = format!("disk {disk}");
+    submit(tasks::vm_disk::order("vm.disk_detach", old, subject, None).with(Write::update(new)))
+}
+
+/// Removes a disk, which `new` has detached.
+pub fn disk_remove(old: &Vm, new: &Vm, disk: &hostler_types::Name) -> Submit {
+    submit(tasks::vm_disk::order_remove(old, disk).with(Write::update(new)))
+}
+
 pub fn vm_update(old: &Vm, new: &Vm) -> Submit {
     submit(tasks::vm_update::order(old).with(Write::update(new)))
 }

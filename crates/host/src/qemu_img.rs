@@ -120,6 +120,28 @@ impl QemuImg {
         Self { program: program.into() }
     }
 
+    /// Makes a qcow2 whose whole size is on the file system: reserved, or written with zeros. A
+    /// file that is there is replaced.
+    ///
+    /// # Errors
+    /// There is no room, or it cannot be written.
+    pub async fn create_whole(
+        &self,
+        disk: &Path,
+        size: ByteSize,
+        zeroed: bool,
+    ) -> Result<(), QemuImgError> {
+        /// At the slowest storage we accept, 20 MB/s.
+        const SLOWEST: u64 = 20_000_000;
+        let mode = if zeroed { "preallocation=full" } else { "preallocation=falloc" };
+        let arguments = ["create", "-q", "-f", "qcow2", "-o", mode, "--"].map(OsString::from);
+        let tail = [absolute(disk)?, size.bytes().to_string().into()];
+        let limit = QUICK + Duration::from_secs(size.bytes() / SLOWEST);
+        let run = Run::new(&self.program, arguments.into_iter().chain(tail), limit);
+        run.output().await?;
+        Ok(())
+    }
+
     /// Grows a disk of ours. Shrinking is refused by QEMU.
     ///
     /// # Errors

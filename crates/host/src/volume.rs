@@ -9,7 +9,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use hostler_types::{ByteSize, DatastoreId, DiskSpec, LayerFile};
+use hostler_types::{ByteSize, DatastoreId, DiskSpec, LayerFile, Provisioning};
 
 use crate::datastore::{DatastoreError, VmDir, is_full};
 use crate::file::{Access, is_not_plain, open_plain, set_access, sync_directory, temporary_in};
@@ -31,6 +31,8 @@ pub enum VolumeError {
     OtherDisk(PathBuf),
     #[error("{} is not a plain file of its own", .0.display())]
     NotAFile(PathBuf),
+    #[error("cannot write the whole of {}", .path.display())]
+    Fill { path: PathBuf, source: QemuImgError },
     #[error("cannot grow {}", .path.display())]
     Grow { path: PathBuf, source: QemuImgError },
     #[error("{} is not a usable qcow2 disk: {reason}", .path.display())]
@@ -89,6 +91,39 @@ pub fn create_layer(
 /// [`VolumeError::Full`], or another disk of that name.
 pub fn create_blank(vm: &VmDir, disk: &DiskSpec, owner: VmUid) -> Result<(), VolumeError> {
     create(vm, &vm.disk(&disk.name), disk.size, None, owner)
+}
+
+/// As [`create_blank`], with all of its size on the datastore from the beginning. Made beside its
+/// place and put there when it is whole.
+///
+/// # Errors
+/// As [`create_blank`].
+pub async fn create_whole(
+    qemu_img: &QemuImg,
+    vm: &VmDir,
+    disk: &DiskSpec,
+    owner: VmUid,
+) -> Result<(), VolumeError> {
+    vm.datastore().check()?;
+    let path = vm.disk(&disk.name);
+    if fs::symlink_metadata(&path).is_ok() {
+        return adopt(&path, disk.size, None, owner);
+    }
+    let space = vm.datastore().space()?;
+    if space.free < disk.size {
+        return Err(VolumeError::Full { datastore: vm.datastore().id(), free: space.free, path });
+    }
+    let temporary = temporary_in(vm.path())
+        .map_err(|source| io_error("make a file beside", &path, source))?
+        .into_temp_path();
+    let zeroed = disk.provisioning == Provisioning::Zeroed;
+    let made = qemu_img.create_whole(&temporary, disk.size, zeroed).await;
+    made.map_err(|source| VolumeError::Fill { path: path.clone(), source })?;
+    set_owner(&temporary, owner)?;
+    temporary
+        .persist_noclobber(&path)
+        .map_err(|error| io_error("put into place", &path, error.error))?;
+    sync_directory(vm.path()).map_err(|source| io_error("flush", &path, source))
 }
 
 /// Grows a disk that no QEMU has open. One that is as large already stays as it is.

@@ -53,7 +53,7 @@ mod vm;
 pub use accel::{Probe, ProbeError, ProbeOptions, probe};
 pub use command_line::command_line;
 pub use machine::MACHINE_TYPE;
-pub use names::{cdrom_id, disk_id, disk_serial, layer_file_node, layer_node, netdev_id, nic_id};
+pub use names::{cdrom_id, disk_id, layer_file_node, layer_node, netdev_id, nic_id};
 pub use plan::{
     CdromPlan, DiskCache, DiskPlan, FirmwarePlan, LaunchPlan, LayerPlan, NicPlan, PlanError,
     PortPlan, Room, Start,

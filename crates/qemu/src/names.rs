@@ -1,13 +1,10 @@
 //! The ids that devices and nodes have within QEMU: made from a disk's or NIC's name, so that they
 //! stay the same over restarts and can be found by hot-plug, snapshots and events.
 
-use hostler_types::{LayerFile, Name};
+use hostler_types::{LayerFile, Name, shorten};
 
 /// QEMU's limit for the names of block nodes.
 const MAX_NODE_NAME: usize = 31;
-
-/// virtio-blk's limit for serial numbers.
-const MAX_SERIAL: usize = 20;
 
 /// The device of a disk.
 #[must_use]
@@ -26,12 +23,6 @@ pub fn layer_node(disk: &Name, file: &LayerFile) -> String {
 #[must_use]
 pub fn layer_file_node(node: &str) -> String {
     format!("{node}-file")
-}
-
-/// A disk's serial number, as the guest sees it: its name, or as much of it as fits.
-#[must_use]
-pub fn disk_serial(name: &Name) -> String {
-    shorten(name.as_str(), MAX_SERIAL)
 }
 
 /// The drive of a CD.
@@ -58,19 +49,6 @@ pub(crate) fn cdrom_node(name: &Name, suffix: &str) -> String {
     format!("{prefix}{}{suffix}", shorten(name.as_str(), MAX_NODE_NAME - prefix.len() - 6))
 }
 
-/// A text of at most `most` bytes that differs for different names: the end of a long one is
-/// replaced by a hash of the whole.
-fn shorten(text: &str, most: usize) -> String {
-    if text.len() <= most {
-        return text.to_owned();
-    }
-    let hash = fnv1a(&[text]);
-    // Of 64 bits, half are enough to tell the devices of one VM apart.
-    let hash = (hash >> 32) ^ (hash & 0xffff_ffff);
-    let head: String = text.chars().take(most - 9).collect();
-    format!("{head}.{hash:08x}")
-}
-
 /// FNV-1a: stable over versions, which the standard library's hashers are not.
 fn fnv1a(parts: &[&str]) -> u64 {
     let bytes = parts.iter().flat_map(|part| part.bytes().chain([0]));
@@ -81,6 +59,10 @@ fn fnv1a(parts: &[&str]) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use hostler_types::disk_serial;
+
+    /// virtio-blk's limit for serial numbers.
+    const MAX_SERIAL: usize = 20;
     use super::*;
 
     #[test]

@@ -189,6 +189,8 @@ pub struct DiskPlan {
     pub layers: Vec<LayerPlan>,
     /// How the guest sees it.
     pub bus: DiskBus,
+    /// The place of a virtio-scsi disk; `None`: the next one.
+    pub lun: Option<u32>,
     /// Whether writes are refused.
     pub read_only: bool,
     /// How the host caches it.

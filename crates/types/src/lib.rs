@@ -55,7 +55,7 @@ pub use layer::{Layer, LayerFile, LayerFileError, LayerOwner};
 pub use lease::{Lease, LeaseStage};
 pub use lifecycle::{DeletionPlan, Dependent, PlannedDisk, PlannedNic, Recycled};
 pub use limits::{IoLimits, Millicpus};
-pub use name::{Name, NameError, Ref};
+pub use name::{Name, NameError, Ref, shorten};
 pub use naming_rule::{NamingRule, NamingRuleKind, NamingRuleSpec, NamingRuleStatus};
 pub use network::{
     Ipv4Net, Ipv4NetError, MacAddress, MacError, Network, NetworkKind, NetworkSpec, NetworkState,
@@ -70,10 +70,10 @@ pub use task::{
 pub use user::{Token, TokenKind, TokenSpec, TokenStatus, User, UserKind, UserSpec, UserStatus};
 pub use vm::{
     BootDevice, CdromSpec, Cores, DiskBus, DiskSource, DiskSpec, DiskStatus, Firmware, GuestNic,
-    GuestReport, IllegalTransition, LinkState, NicSpec, NicStatus, PowerState, RestartPolicy, Vm,
-    VmKind, VmSpec, VmStatus,
+    GuestReport, IllegalTransition, LinkState, NicSpec, NicStatus, PowerState, Provisioning,
+    RestartPolicy, Vm, VmKind, VmSpec, VmStatus, disk_serial,
 };
 pub use vm_change::{ChangeWhen, Hardware, MEMORY_STEP, VmChange, plan_changes};
 pub use vm_requests::{
-    ExecAnswer, ExecRequest, SpecError, StopMode, VmCreate, VmDisk, VmNic, VmUpdate,
+    DiskUpdate, ExecAnswer, ExecRequest, SpecError, StopMode, VmCreate, VmDisk, VmNic, VmUpdate,
 };

@@ -144,6 +144,23 @@ impl utoipa::__dev::ComposeSchema for Ref {
 }
 impl ToSchema for Ref {}
 
+/// A text of at most `most` bytes that differs for different texts: the end of a long one is
+/// replaced by a hash of the whole.
+pub fn shorten(text: &str, most: usize) -> String {
+    if text.len() <= most {
+        return text.to_owned();
+    }
+    // FNV-1a: stable over versions, which the standard library's hashers are not.
+    let bytes = text.bytes().chain([0]);
+    let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    // Of 64 bits, half are enough to tell the devices of one VM apart.
+    let hash = (hash >> 32) ^ (hash & 0xffff_ffff);
+    let head: String = text.chars().take(most - 9).collect();
+    format!("{head}.{hash:08x}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

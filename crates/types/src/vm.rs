@@ -26,7 +26,7 @@ use crate::layer::Layer;
 use crate::lease::Lease;
 use crate::lifecycle::Recycled;
 use crate::limits::{IoLimits, Millicpus};
-use crate::name::Name;
+use crate::name::{Name, shorten};
 use crate::network::MacAddress;
 use crate::object::{Kind, KindName, Object};
 use crate::operations::Epoch;
@@ -106,6 +106,9 @@ pub struct VmSpec {
     #[serde(default = "BootDevice::default_order")]
     pub boot_order: Vec<BootDevice>,
     pub disks: Vec<DiskSpec>,
+    /// Disks that are the VM's and not plugged in.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub detached: Vec<DiskSpec>,
     #[serde(default)]
     pub cdroms: Vec<CdromSpec>,
     #[serde(default)]
@@ -188,6 +191,49 @@ pub struct DiskSpec {
     pub bus: DiskBus,
     #[serde(default, skip_serializing_if = "IoLimits::is_unlimited")]
     pub limits: IoLimits,
+    #[serde(default, skip_serializing_if = "Provisioning::is_thin")]
+    pub provisioning: Provisioning,
+}
+
+/// What of a disk's size is on the datastore from the beginning.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Provisioning {
+    /// Only what is written.
+    #[default]
+    Thin,
+    /// All of it is reserved, and none of it written.
+    Reserved,
+    /// All of it is written with zeros.
+    Zeroed,
+}
+
+impl Provisioning {
+    pub fn is_thin(&self) -> bool {
+        *self == Self::Thin
+    }
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Thin => "thin",
+            Self::Reserved => "reserved",
+            Self::Zeroed => "zeroed",
+        }
+    }
+}
+
+/// A disk's serial number, as the guest sees it: its name, or as much of it as fits.
+pub fn disk_serial(name: &Name) -> String {
+    /// virtio-blk's limit.
+    const MOST: usize = 20;
+    shorten(name.as_str(), MOST)
+}
+
+impl VmSpec {
+    /// All disks that are the VM's, plugged in or not.
+    pub fn own_disks(&self) -> impl Iterator<Item = &DiskSpec> {
+        self.disks.iter().chain(&self.detached)
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

@@ -10,7 +10,10 @@ use crate::name::{Name, Ref};
 use crate::network::MacAddress;
 use crate::object::Labels;
 use crate::size::ByteSize;
-use crate::vm::{BootDevice, Cores, DiskBus, Firmware, LinkState, RestartPolicy, VmSpec};
+use crate::vm::{
+    BootDevice, Cores, DiskBus, DiskSource, Firmware, LinkState, Provisioning, RestartPolicy,
+    VmSpec,
+};
 
 /// A request that cannot be fulfilled, whatever the inventory holds.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -115,6 +118,23 @@ pub struct VmDisk {
     pub bus: DiskBus,
     #[serde(default, skip_serializing_if = "IoLimits::is_unlimited")]
     pub limits: IoLimits,
+    /// How much of a blank disk is on the datastore from the beginning.
+    #[serde(default, skip_serializing_if = "Provisioning::is_thin")]
+    pub provisioning: Provisioning,
+}
+
+/// Changes to a disk. An absent field stays as it is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct DiskUpdate {
+    /// At least what it has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub size: Option<ByteSize>,
+    /// All limits anew; an empty object: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limits: Option<IoLimits>,
+    /// Also grow the last partition and its file system, through the guest's agent.
+    pub grow_file_system: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -237,13 +257,17 @@ impl VmSpec {
             ));
         }
         self.validate_limits()?;
-        if self.disks.len() > 64 || self.nics.len() > 16 || self.cdroms.len() > 4 {
+        if self.own_disks().count() > 64 || self.nics.len() > 16 || self.cdroms.len() > 4 {
             return Err(SpecError::new(
                 "disks",
                 "a VM has at most 64 disks, 16 NICs and 4 CD-ROM drives",
             ));
         }
-        for (index, disk) in self.disks.iter().enumerate() {
+        for (index, disk) in self.own_disks().enumerate() {
+            if !disk.provisioning.is_thin() && disk.source != DiskSource::Blank {
+                let reason = "only a blank disk can be provisioned in full";
+                return Err(SpecError::new(format!("disks[{index}].provisioning"), reason));
+            }
             if !DISK.contains(&disk.size.bytes()) || !disk.size.bytes().is_multiple_of(512) {
                 let reason =
                     format!("{} is not possible; 1MiB to 64TiB in whole sectors", disk.size);
@@ -252,7 +276,7 @@ impl VmSpec {
         }
         unique(
             "disks",
-            self.disks.iter().map(|d| &d.name).chain(self.cdroms.iter().map(|c| &c.name)),
+            self.own_disks().map(|d| &d.name).chain(self.cdroms.iter().map(|c| &c.name)),
         )?;
         unique("nics", self.nics.iter().map(|nic| &nic.name))?;
         if let Some(model) = &self.cpu_model

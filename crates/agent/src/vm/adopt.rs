@@ -126,6 +126,9 @@ impl Actor {
         }
         self.observe().await;
         self.free_nics().await;
+        if let Some(qmp) = self.machine.as_ref().map(|machine| machine.live.qmp.clone()) {
+            self.close_disks(&qmp).await;
+        }
     }
 
     async fn attach(&mut self, process: Process) -> Result<(), Fault> {

@@ -11,6 +11,7 @@
 
 mod cdrom;
 mod cpu;
+mod disk;
 mod limits;
 mod memory;
 mod nic;
@@ -52,9 +53,11 @@ impl Actor {
         }
         // What is taken out first makes room for what is put in.
         self.unplug_nics(&qmp).await;
+        self.unplug_disks(&qmp).await;
         self.change_cpus(&qmp, agent.as_ref()).await;
         self.change_memory(&qmp, agent.as_ref()).await;
         self.change_nics(&qmp).await;
+        self.change_disks(&qmp).await;
         self.change_media(&qmp).await;
         self.change_limits(&qmp).await;
         self.hear_guest(agent.as_ref()).await;
@@ -130,6 +133,9 @@ impl Actor {
         };
         if changed {
             self.free_nics().await;
+            if let Some(qmp) = self.machine.as_ref().map(|machine| machine.live.qmp.clone()) {
+                self.close_disks(&qmp).await;
+            }
             self.save_or_log().await;
             self.publish();
         }

@@ -116,6 +116,11 @@ impl Actor {
         // failure is looked at: taking back must not race with making.
         let (files, plugged) = tokio::join!(files, plug_all(&self.host, &self.record));
         files.and(plugged)?;
+        let record = self.record.clone();
+        let whole = record.definition.vm.spec.disks.iter().filter(|d| !d.provisioning.is_thin());
+        for disk in whole {
+            self.ensure_disk(&record, disk).await?;
+        }
         let (host, record) = (self.host.clone(), self.record.clone());
         blocking(move || Ok(vm_dir(&host, &record)?.write_definition(&record.definition.vm)?)).await
     }
@@ -132,12 +137,12 @@ impl Actor {
             let found = dir.read_definition().map_err(|e| Fault::WrongState(chain(&e)))?;
             Ok(found.map(|vm| vm.status.disks).unwrap_or_default())
         });
-        layers::settle(&mut self.record.definition.vm, &disks.await?);
+        layers::settle(&mut self.record.definition.vm, &disks.await?, None);
         let (host, record) = (self.host.clone(), self.record.clone());
         blocking(move || {
             let dir = vm_dir(&host, &record)?;
             let spec = &record.definition.vm.spec;
-            for disk in &spec.disks {
+            for disk in spec.own_disks() {
                 let files = layers::of(&record, &disk.name);
                 layers::check(&dir, files)?;
                 let own =
@@ -278,8 +283,8 @@ pub(super) fn make_disk(
 }
 
 fn make_disks(host: &HostContext, dir: &VmDir, record: &VmRecord) -> Result<(), Fault> {
-    let spec = &record.definition.vm.spec;
-    spec.disks.iter().try_for_each(|disk| make_disk(host, dir, record, disk))
+    let disks = record.definition.vm.spec.disks.iter().filter(|disk| disk.provisioning.is_thin());
+    disks.into_iter().try_for_each(|disk| make_disk(host, dir, record, disk))
 }
 
 /// Writes the seed, if the guest is to be told something. Blocks.

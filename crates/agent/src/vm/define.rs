@@ -1,8 +1,10 @@
 //! A VM gets another definition.
 
+use std::path::PathBuf;
+
 use hostler_agent_api::VmDefinition;
 use hostler_host::volume;
-use hostler_types::{RestartPolicy, VmSpec};
+use hostler_types::{DiskSpec, RestartPolicy, VmSpec};
 
 use super::actor::Actor;
 use super::create::{make_disk, vm_dir, write_seed};
@@ -17,7 +19,9 @@ impl Actor {
     /// can get; the rest is pending until its next start from nothing.
     pub(super) async fn define(&mut self, mut definition: VmDefinition) -> Result<(), Fault> {
         let before = &self.record.definition;
-        layers::settle(&mut definition.vm, &before.vm.status.disks);
+        let running = self.record.running.as_ref().map(|running| &running.spec);
+        layers::settle(&mut definition.vm, &before.vm.status.disks, running);
+        let discarded = layers::discarded(&before.vm, &definition.vm);
         if definition.vm.status.datastore != before.vm.status.datastore {
             return Err(Fault::Invalid("a definition cannot move a VM".to_owned()));
         }
@@ -32,8 +36,13 @@ impl Actor {
             record = self.settled(record).await?;
         }
         let (host, written) = (self.host.clone(), record.clone());
-        blocking(move || Ok(vm_dir(&host, &written)?.write_definition(&written.definition.vm)?))
-            .await?;
+        blocking(move || {
+            let dir = vm_dir(&host, &written)?;
+            // First, so that nothing is left that no record knows of.
+            layers::discard(&dir, &discarded)?;
+            Ok(dir.write_definition(&written.definition.vm)?)
+        })
+        .await?;
         let changes = record.unsettled;
         self.record = record;
         if changes {
@@ -53,27 +62,46 @@ impl Actor {
     }
 
     async fn settled(&self, mut record: VmRecord) -> Result<VmRecord, Fault> {
+        let known = record.definition.vm.clone();
+        layers::settle(&mut record.definition.vm, &known.status.disks, None);
+        let discarded = layers::discarded(&known, &record.definition.vm);
+        if !discarded.is_empty() {
+            let (host, old) = (self.host.clone(), record.clone());
+            blocking(move || layers::discard(&vm_dir(&host, &old)?, &discarded)).await?;
+        }
         self.fit_files(&record).await?;
         record.plugs = Some(nics::settle(&self.host, &record).await?);
         record.unsettled = false;
         Ok(record)
     }
 
+    /// Makes a disk's file if it is not there; the active one's path.
+    pub(super) async fn ensure_disk(
+        &self,
+        record: &VmRecord,
+        disk: &DiskSpec,
+    ) -> Result<PathBuf, Fault> {
+        let (host, owned, spec) = (self.host.clone(), record.clone(), disk.clone());
+        let dir = blocking(move || {
+            let dir = vm_dir(&host, &owned)?;
+            if !dir.disk(&spec.name).exists() && spec.provisioning.is_thin() {
+                make_disk(&host, &dir, &owned, &spec)?;
+            }
+            Ok(dir)
+        });
+        let dir = dir.await?;
+        if !disk.provisioning.is_thin() && !dir.disk(&disk.name).exists() {
+            volume::create_whole(&self.host.qemu_img, &dir, disk, record.uid).await?;
+        }
+        let active = layers::of(record, &disk.name).first().map(|layer| &layer.file);
+        let path = active.map(|file| hostler_host::layers::path(dir.datastore(), file));
+        Ok(path.unwrap_or_else(|| dir.disk(&disk.name)))
+    }
+
     async fn fit_files(&self, record: &VmRecord) -> Result<(), Fault> {
         for disk in &record.definition.vm.spec.disks {
-            let (host, record, disk) = (self.host.clone(), record.clone(), disk.clone());
-            let path = blocking(move || {
-                let dir = vm_dir(&host, &record)?;
-                if !dir.disk(&disk.name).exists() {
-                    make_disk(&host, &dir, &record, &disk)?;
-                }
-                let active = layers::of(&record, &disk.name).first().map(|layer| &layer.file);
-                let path = active.map(|file| hostler_host::layers::path(dir.datastore(), file));
-                Ok((path, disk.size))
-            });
-            if let (Some(path), size) = path.await? {
-                volume::grow(&self.host.qemu_img, &path, size).await?;
-            }
+            let path = self.ensure_disk(record, disk).await?;
+            volume::grow(&self.host.qemu_img, &path, disk.size).await?;
         }
         let (host, record) = (self.host.clone(), record.clone());
         blocking(move || write_seed(&vm_dir(&host, &record)?, &record)).await

@@ -10,7 +10,8 @@ use hostler_qemu::hotplug::{self, Devices};
 use hostler_qemu::{LaunchPlan, MonitorError, PortPlan, Room, disk_id, nic_id};
 use hostler_qmp::Qmp;
 use hostler_types::{
-    Accelerator, ByteSize, Cores, DiskBus, Hardware, VmChange, VmSpec, plan_changes,
+    Accelerator, ByteSize, Cores, DiskBus, DiskSpec, Hardware, IoLimits, VmChange, VmSpec,
+    plan_changes,
 };
 use serde::{Deserialize, Serialize};
 
@@ -33,6 +34,9 @@ pub(crate) struct Running {
     /// All CPUs that there have ever been in this QEMU; see [`Room::cpus_left`].
     pub(crate) cpus_ever: u32,
     pub(crate) ports: PortPlan,
+    /// The places of virtio-scsi disks, by device id.
+    #[serde(default)]
+    pub(crate) luns: BTreeMap<String, u32>,
     /// Why a change that was tried did not come about, by its subject.
     #[serde(default)]
     pub(crate) refused: BTreeMap<String, String>,
@@ -51,6 +55,7 @@ impl Running {
             queues: spec.cpus.count(),
             cpus_ever: spec.cpus.count(),
             ports: PortPlan::fresh(nics, blk.map(|disk| &disk.name)),
+            luns: luns(spec),
             spec: spec.clone(),
             refused: BTreeMap::new(),
         }
@@ -122,11 +127,23 @@ impl Running {
         self.spec.disks.retain(disk_there);
         for disk in asked.disks.iter().filter(|disk| disk_there(disk)) {
             if self.spec.disks.iter().all(|known| known.name != disk.name) {
-                self.spec.disks.push(disk.clone());
+                // Whether its limits had been set is not known; they are set again.
+                self.spec.disks.push(DiskSpec { limits: IoLimits::default(), ..disk.clone() });
+            }
+            if disk.bus == DiskBus::VirtioScsi
+                && let Some(lun) = hotplug::lun_of(qmp, &disk.name).await?
+            {
+                self.luns.insert(disk_id(&disk.name), lun);
             }
         }
         Ok(())
     }
+}
+
+/// One place after the other.
+fn luns(spec: &VmSpec) -> BTreeMap<String, u32> {
+    let scsi = spec.disks.iter().filter(|disk| disk.bus == DiskBus::VirtioScsi);
+    scsi.map(|disk| disk_id(&disk.name)).zip(0..).collect()
 }
 
 impl VmRecord {

@@ -4,10 +4,11 @@
 //! recorded VM, so that it goes into the definition beside the disks too; what a server sends as
 //! status is never taken for it.
 
+use hostler_host::layers::LayerGraph;
 use hostler_host::{VmDir, VolumeError};
 use hostler_qemu::{LayerPlan, layer_node};
 use hostler_types::{
-    ByteSize, DiskSource, DiskSpec, DiskStatus, Layer, LayerFile, LayerOwner, Name, Vm,
+    ByteSize, DiskSource, DiskSpec, DiskStatus, Layer, LayerFile, LayerOwner, Name, Vm, VmSpec,
 };
 
 use super::record::VmRecord;
@@ -20,8 +21,8 @@ pub(super) fn of<'a>(record: &'a VmRecord, disk: &Name) -> &'a [Layer] {
 }
 
 /// Gives each disk of the spec a chain: the one that `known` has, or that of a disk just made; and
-/// takes away what is no disk any more.
-pub(super) fn settle(vm: &mut Vm, known: &[DiskStatus]) {
+/// takes away what is no disk any more. What still runs keeps its chain.
+pub(super) fn settle(vm: &mut Vm, known: &[DiskStatus], running: Option<&VmSpec>) {
     let id = vm.id();
     let status = |disk: &DiskSpec| {
         let known = known.iter().find(|status| status.name == disk.name);
@@ -34,7 +35,43 @@ pub(super) fn settle(vm: &mut Vm, known: &[DiskStatus]) {
             },
         }
     };
-    vm.status.disks = vm.spec.disks.iter().map(status).collect();
+    let mut disks: Vec<_> = vm.spec.own_disks().map(status).collect();
+    let runs =
+        |name: &Name| running.is_some_and(|spec| spec.disks.iter().any(|disk| disk.name == *name));
+    let rest = known.iter().filter(|known| runs(&known.name));
+    let rest: Vec<_> =
+        rest.filter(|known| disks.iter().all(|disk| disk.name != known.name)).cloned().collect();
+    disks.extend(rest);
+    vm.status.disks = disks;
+}
+
+/// The disks that were the VM's and are not any more.
+pub(super) fn discarded(before: &Vm, after: &Vm) -> Vec<DiskStatus> {
+    let kept = |name: &Name| after.status.disks.iter().any(|disk| disk.name == *name);
+    before.status.disks.iter().filter(|disk| !kept(&disk.name)).cloned().collect()
+}
+
+/// Removes the files of disks, the active ones first. Refuses, and removes nothing, when anything
+/// else on the datastore lies on one of them: the disks say so themselves. Blocks.
+pub(super) fn discard(dir: &VmDir, disks: &[DiskStatus]) -> Result<(), Fault> {
+    if disks.is_empty() {
+        return Ok(());
+    }
+    let own = |layer: &&Layer| layer.file.owner() == LayerOwner::Vm(dir.id());
+    let layers = disks.iter().flat_map(|disk| &disk.layers).filter(own);
+    let files: Vec<&LayerFile> = layers.map(|layer| &layer.file).collect();
+    let graph = LayerGraph::read(dir.datastore())?;
+    for file in &files {
+        if let Some(user) = graph.dependents(file).find(|user| !files.contains(user)) {
+            let text = format!("{user} lies on {file}, which therefore stays");
+            return Err(Fault::WrongState(text));
+        }
+    }
+    for file in files {
+        let path = hostler_host::layers::path(dir.datastore(), file);
+        hostler_host::volume::remove(dir, &path)?;
+    }
+    Ok(())
 }
 
 /// The chain of a disk that was just made.

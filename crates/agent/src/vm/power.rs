@@ -10,11 +10,11 @@ use hostler_host::uid::IMAGE_GID;
 use hostler_host::{Tap, TapName, VmDir, VmUid};
 use hostler_qemu::{
     CdromPlan, ChildFd, Credentials, DiskCache, DiskPlan, FirmwarePlan, InheritedFds, LaunchPlan,
-    Lifetime, NicPlan, Process, QEMU, Spawn, Start, command_line,
+    Lifetime, NicPlan, Process, QEMU, Spawn, Start, command_line, disk_id,
 };
 use hostler_qmp::command::{Cont, QueryStatus, SystemReset};
 use hostler_qmp::{Events, Options, Qmp};
-use hostler_types::{Accelerator, Firmware, PowerState, VmSpec};
+use hostler_types::{Accelerator, DiskSpec, Firmware, PowerState, VmSpec};
 use jiff::Timestamp;
 use tokio::net::UnixStream;
 
@@ -138,8 +138,8 @@ impl Actor {
     async fn launch(&self, resume: bool) -> Result<(Machine, Running), Fault> {
         let accelerator = self.host.facts.accelerator().await?;
         let running = self.record.to_launch(accelerator, resume);
-        let (host, record, spec) = (self.host.clone(), self.record.clone(), running.spec.clone());
-        let prepare = blocking(move || prepare(&host, &record, &spec));
+        let (host, record, machine) = (self.host.clone(), self.record.clone(), running.clone());
+        let prepare = blocking(move || prepare(&host, &record, &machine));
         let taps = open_taps(&self.host, &self.record, &running.spec);
         let (prepared, taps) = tokio::try_join!(prepare, taps)?;
         let (record, machine) = (self.record.clone(), running.clone());
@@ -164,18 +164,19 @@ struct Connected {
 }
 
 /// Checks and opens all that does not need the network. Blocks.
-fn prepare(host: &HostContext, record: &VmRecord, spec: &VmSpec) -> Result<Prepared, Fault> {
+fn prepare(host: &HostContext, record: &VmRecord, running: &Running) -> Result<Prepared, Fault> {
+    let spec = &running.spec;
     let id = record.id();
     let failed = |error: std::io::Error| Fault::internal("prepare QEMU's sockets", &error);
     let dir = vm_dir(host, record)?;
-    let running = host.cgroups.pids(id).map_err(|error| Fault::internal("cgroup", &error))?;
-    if !running.is_empty() {
-        let text = format!("processes of the VM run already: {running:?}");
+    let processes = host.cgroups.pids(id).map_err(|error| Fault::internal("cgroup", &error))?;
+    if !processes.is_empty() {
+        let text = format!("processes of the VM run already: {processes:?}");
         return Err(Fault::WrongState(text));
     }
     let sockets = Sockets::new(host.vm_runtime(id));
     sockets.create(record.uid).map_err(failed)?;
-    let disks = disk_plans(&dir, record, spec)?;
+    let disks = disk_plans(&dir, record, running)?;
     let cdroms = cdrom_plans(host, record, spec)?;
     let firmware = firmware_plan(host, &dir, record, spec)?;
     let seed = spec.customization.as_ref().map(|_| dir.seed());
@@ -320,21 +321,28 @@ fn launch_plan(
     }
 }
 
-fn disk_plans(dir: &VmDir, record: &VmRecord, spec: &VmSpec) -> Result<Vec<DiskPlan>, Fault> {
-    let plan = |disk: &hostler_types::DiskSpec| {
-        let layers = layers::of(record, &disk.name);
-        layers::check(dir, layers)?;
-        let active =
-            layers.first().map(|layer| hostler_host::layers::path(dir.datastore(), &layer.file));
-        Ok(DiskPlan {
-            name: disk.name.clone(),
-            cache: active.map_or(DiskCache::PageCache, |path| DiskCache::for_file(&path)),
-            layers: layers.iter().map(|layer| layers::plan(dir, &disk.name, layer)).collect(),
-            bus: disk.bus,
-            read_only: false,
-        })
+fn disk_plans(dir: &VmDir, record: &VmRecord, running: &Running) -> Result<Vec<DiskPlan>, Fault> {
+    let plan = |disk: &DiskSpec| {
+        layers::check(dir, layers::of(record, &disk.name))?;
+        let lun = running.luns.get(&disk_id(&disk.name)).copied();
+        Ok(DiskPlan { lun, ..disk_plan(dir, record, disk) })
     };
-    spec.disks.iter().map(plan).collect()
+    running.spec.disks.iter().map(plan).collect()
+}
+
+/// A disk as QEMU is told of it.
+pub(super) fn disk_plan(dir: &VmDir, record: &VmRecord, disk: &DiskSpec) -> DiskPlan {
+    let layers = layers::of(record, &disk.name);
+    let active =
+        layers.first().map(|layer| hostler_host::layers::path(dir.datastore(), &layer.file));
+    DiskPlan {
+        name: disk.name.clone(),
+        cache: active.map_or(DiskCache::PageCache, |path| DiskCache::for_file(&path)),
+        layers: layers.iter().map(|layer| layers::plan(dir, &disk.name, layer)).collect(),
+        bus: disk.bus,
+        lun: None,
+        read_only: false,
+    }
 }
 
 fn cdrom_plans(

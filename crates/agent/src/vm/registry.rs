@@ -249,7 +249,8 @@ impl Vms {
     fn actor(&self, mut record: VmRecord) -> (Handle, Actor) {
         let host = self.0.host.clone();
         let known = std::mem::take(&mut record.definition.vm.status.disks);
-        layers::settle(&mut record.definition.vm, &known);
+        let running = record.running.as_ref().map(|running| running.spec.clone());
+        layers::settle(&mut record.definition.vm, &known, running.as_ref());
         let (to_self, inbox) = mpsc::channel(INBOX);
         let power = match record.state {
             RecordedState::Creating { .. } | RecordedState::Registering => PowerState::Creating,

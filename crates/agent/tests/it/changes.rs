@@ -6,8 +6,8 @@ use hostler_agent_api as api;
 use hostler_agent_api::{NetworkDefinition, VmDefinition, VmPath, VmReport};
 use hostler_endpoint::{NoParams, Problem};
 use hostler_types::{
-    ByteSize, ChangeWhen, Cores, DiskSource, IoLimits, LinkState, NetworkId, NicSpec, PowerState,
-    StopMode, VmId,
+    ByteSize, ChangeWhen, Cores, DiskBus, DiskSource, DiskSpec, IoLimits, LinkState, NetworkId,
+    NicSpec, PowerState, Provisioning, StopMode, VmId,
 };
 
 use crate::world::{World, command, eventually, long, nat, problem};
@@ -284,6 +284,127 @@ async fn qemu_what_a_guest_refuses_is_pending_until_it_is_powered_off() {
         world.client.call::<api::NetworkRemove>(&path, &NoParams {}, ()).await.ok()
     })
     .await;
+    world.assert_nothing_left();
+    world.end_agent().await;
+}
+
+fn disk(name: &str, size: ByteSize, bus: DiskBus) -> DiskSpec {
+    DiskSpec {
+        name: name.parse().unwrap(),
+        size,
+        source: DiskSource::Blank,
+        bus,
+        limits: IoLimits::default(),
+        provisioning: Provisioning::Thin,
+    }
+}
+
+async fn in_guest(world: &World, vm: VmId, script: &str) -> String {
+    let request = hostler_types::ExecRequest {
+        command: ["/bin/sh", "-c", script].map(str::to_owned).to_vec(),
+        stdin: String::new(),
+        timeout_seconds: 30,
+    };
+    let path = VmPath { vm };
+    let answer = world.client.call_with::<api::VmExec>(&path, &NoParams {}, request, long());
+    answer.await.unwrap().stdout.trim().to_owned()
+}
+
+/// Its size in sectors, found by its serial number.
+const SECTORS: &str = "for d in /sys/block/*; do \
+    [ \"$(cat $d/serial 2>/dev/null)\" = data ] && cat $d/size; done; true";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn qemu_disks_come_grow_and_go() {
+    let mut world = World::start_process().await;
+    let mut definition = small(&world, &[]).await;
+    let vm = definition.vm.id();
+    world.create(&definition).await.unwrap();
+    world.vm_start(vm).await.unwrap();
+    guest_answers(&world, vm).await;
+    let folder = world.path(&format!("store/vms/{vm}"));
+    let file = |name: &str| folder.join(format!("{name}.qcow2"));
+
+    // One on each bus, one of them reserved as a whole; the guest sees it, and its limits hold.
+    let mut data = disk("data", ByteSize::mib(64), DiskBus::VirtioBlk);
+    data.provisioning = Provisioning::Reserved;
+    data.limits.iops = Some(100);
+    definition.vm.spec.disks.push(data);
+    definition.vm.spec.disks.push(disk("log", ByteSize::mib(64), DiskBus::VirtioScsi));
+    let report = define(&world, &definition).await.unwrap();
+    assert_eq!(report.pending, []);
+    assert_eq!(in_guest(&world, vm, SECTORS).await, (64 << 11).to_string());
+    assert!(hostler_host::volume::allocated(&file("data")).unwrap() >= ByteSize::mib(64));
+    in_guest(
+        &world,
+        vm,
+        "d=$(grep -l data /sys/block/*/serial | cut -d/ -f4); \
+        echo kept | dd of=/dev/$d bs=512 conv=sync,fsync",
+    )
+    .await;
+
+    // It grows, and another agent finds it.
+    definition.vm.spec.disks[1].size = ByteSize::mib(128);
+    world.end_agent().await;
+    world.spawn_agent().await;
+    guest_answers(&world, vm).await;
+    let report = define(&world, &definition).await.unwrap();
+    assert_eq!(report.pending, []);
+    assert_eq!(in_guest(&world, vm, SECTORS).await, (128 << 11).to_string());
+
+    // A suspended guest resumes with its disks where they were.
+    let path = VmPath { vm };
+    let suspend = world.client.call_with::<api::VmSuspend>(&path, &NoParams {}, command(1), long());
+    suspend.await.unwrap();
+    world.vm_start(vm).await.unwrap();
+    guest_answers(&world, vm).await;
+    assert_eq!(in_guest(&world, vm, SECTORS).await, (128 << 11).to_string());
+
+    // Detached it stays, attached it is as it was, removed it is gone.
+    let data = definition.vm.spec.disks.remove(1);
+    definition.vm.spec.detached.push(data);
+    assert_eq!(define(&world, &definition).await.unwrap().pending, []);
+    assert_eq!(in_guest(&world, vm, SECTORS).await, "");
+    assert!(file("data").exists());
+    let data = definition.vm.spec.detached.remove(0);
+    definition.vm.spec.disks.push(data);
+    assert_eq!(define(&world, &definition).await.unwrap().pending, []);
+    let read = "d=$(grep -l data /sys/block/*/serial | cut -d/ -f4); head -c 4 /dev/$d";
+    assert_eq!(in_guest(&world, vm, read).await, "kept");
+    definition.vm.spec.disks.truncate(1);
+    let report = define(&world, &definition).await.unwrap();
+    assert_eq!(report.pending, [], "{report:?}");
+    assert_eq!(report.disks.len(), 3, "what was running a moment ago is not deleted yet");
+    let report = define(&world, &definition).await.unwrap();
+    assert_eq!(report.disks.len(), 1);
+    assert!(!file("data").exists() && !file("log").exists());
+    world.remove(vm, false, true).await.unwrap();
+    world.assert_nothing_left();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disk_that_another_lies_on_is_not_deleted() {
+    let mut world = World::start().await;
+    let mut definition = world.vm(DiskSource::Blank);
+    let vm = definition.vm.id();
+    definition.vm.spec.detached.push(disk("data", ByteSize::mib(64), DiskBus::VirtioBlk));
+    definition.vm.spec.disks.push(definition.vm.spec.detached[0].clone());
+    definition.vm.spec.detached.clear();
+    world.create(&definition).await.unwrap();
+    let folder = world.path(&format!("store/vms/{vm}"));
+    let overlay = std::process::Command::new("qemu-img")
+        .args(["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", "data.qcow2", "other.qcow2"])
+        .current_dir(&folder)
+        .status();
+    assert!(overlay.unwrap().success());
+    definition.vm.spec.disks.truncate(1);
+    let refused = define(&world, &definition).await.unwrap_err();
+    assert!(refused.detail.contains("lies on"), "{refused:?}");
+    assert!(folder.join("data.qcow2").exists());
+    std::fs::remove_file(folder.join("other.qcow2")).unwrap();
+    define(&world, &definition).await.unwrap();
+    assert!(!folder.join("data.qcow2").exists());
+    world.remove(vm, false, false).await.unwrap();
     world.assert_nothing_left();
     world.end_agent().await;
 }

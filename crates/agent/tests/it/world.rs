@@ -210,6 +210,7 @@ impl World {
     pub(crate) fn vm(&self, source: DiskSource) -> VmDefinition {
         let disk = DiskSpec {
             limits: Default::default(),
+            provisioning: Default::default(),
             name: "disk0".parse().unwrap(),
             size: ByteSize::gib(1),
             source,

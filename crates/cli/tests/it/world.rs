@@ -87,6 +87,7 @@ pub(crate) fn image() -> Image {
 pub(crate) fn vm(name: &str, n: u8) -> Vm {
     let spec = VmSpec {
         max_memory: None,
+        detached: Vec::new(),
         balloon: None,
         cpu_limit: None,
         description: String::new(),
@@ -101,6 +102,7 @@ pub(crate) fn vm(name: &str, n: u8) -> Vm {
             source: DiskSource::Image(image().id()),
             bus: Default::default(),
             limits: Default::default(),
+            provisioning: Default::default(),
         }],
         cdroms: Vec::new(),
         nics: vec![NicSpec {

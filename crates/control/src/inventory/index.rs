@@ -123,7 +123,7 @@ impl Indexes {
 
 /// The images that a VM's disks and CD-ROMs come from.
 pub(crate) fn images(vm: &Vm) -> impl Iterator<Item = ImageId> {
-    let disks = vm.spec.disks.iter().filter_map(|disk| match disk.source {
+    let disks = vm.spec.own_disks().filter_map(|disk| match disk.source {
         DiskSource::Image(image) => Some(image),
         DiskSource::Blank => None,
     });

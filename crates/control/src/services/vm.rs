@@ -20,6 +20,7 @@ use crate::world::World;
 
 mod create;
 mod delete;
+pub mod disk;
 mod files;
 mod guest;
 mod lease;

@@ -67,7 +67,7 @@ async fn remove(step: Step) -> StepResult {
 }
 
 fn tell_what_went(step: &Step, vm: &Vm) {
-    for disk in &vm.spec.disks {
+    for disk in vm.spec.own_disks() {
         let told = vm.status.disks.iter().find(|told| told.name == disk.name);
         let freed = told.map(|told| format!(", {} freed", told.allocated)).unwrap_or_default();
         step.message(format!("removed disk {}: {}{freed}", disk.name, disk.size));

@@ -300,6 +300,33 @@ async fn vm_update() {
     Case::new(Given::Vm(PowerState::Stopped), Compare::Everything, submit).check().await;
 }
 
+/// As it is with its disk detached.
+fn detached(vm: &Vm) -> (Vm, hostler_types::Name) {
+    let mut new = vm.clone();
+    let disk = new.spec.disks.remove(0);
+    let name = disk.name.clone();
+    new.spec.detached.push(disk);
+    (new, name)
+}
+
+#[tokio::test]
+async fn disk_detach() {
+    let submit = |objects: &Objects| {
+        let (new, disk) = detached(&objects.vm);
+        testing::disk_detach(&objects.vm, &new, &disk)
+    };
+    Case::new(Given::Vm(PowerState::Running), Compare::Everything, submit).check().await;
+}
+
+#[tokio::test]
+async fn disk_remove() {
+    let submit = |objects: &Objects| {
+        let (new, disk) = detached(&objects.vm);
+        testing::disk_remove(&objects.vm, &new, &disk)
+    };
+    Case::new(Given::Vm(PowerState::Running), Compare::Everything, submit).check().await;
+}
+
 #[tokio::test]
 async fn vm_register() {
     let submit = |objects: &Objects| testing::vm_register(&objects.vm);

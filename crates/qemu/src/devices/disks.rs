@@ -1,17 +1,17 @@
 //! Disks. Every node has a name, the one of the file beneath too: jobs and reopening need it.
 
-use hostler_types::{BootDevice, DiskBus};
+use hostler_types::{BootDevice, DiskBus, disk_serial};
 use serde_json::{Map, Value, json};
 
 use super::{boot_index, ports::Ports};
 use crate::{
     argument::{Arguments, path_text},
-    names::{disk_id, disk_serial, layer_file_node},
+    names::{disk_id, layer_file_node},
     plan::{DiskCache, DiskPlan, LaunchPlan, LayerPlan, PlanError},
 };
 
 /// The controller of the virtio-scsi disks.
-const SCSI: &str = "scsi0";
+pub(crate) const SCSI: &str = "scsi0";
 
 pub(crate) fn add(args: &mut Arguments, plan: &LaunchPlan, ports: &Ports) -> Result<(), PlanError> {
     if plan.disks.iter().any(|disk| disk.bus == DiskBus::VirtioScsi) {
@@ -29,7 +29,7 @@ pub(crate) fn add(args: &mut Arguments, plan: &LaunchPlan, ports: &Ports) -> Res
     }
     let mut scsi = 0;
     for (nth, disk) in plan.disks.iter().enumerate() {
-        nodes(args, disk)?;
+        layer_nodes(disk)?.iter().for_each(|node| args.blockdev(node));
         let mut device = device(disk)?;
         match disk.bus {
             DiskBus::VirtioBlk => {
@@ -40,8 +40,9 @@ pub(crate) fn add(args: &mut Arguments, plan: &LaunchPlan, ports: &Ports) -> Res
             DiskBus::VirtioScsi => {
                 device.insert("driver".to_owned(), "scsi-hd".into());
                 device.insert("bus".to_owned(), "scsi0.0".into());
-                device.insert("lun".to_owned(), scsi.into());
-                scsi += 1;
+                let lun = disk.lun.unwrap_or(scsi);
+                device.insert("lun".to_owned(), lun.into());
+                scsi = scsi.max(lun) + 1;
             }
         }
         if let Some(index) = boot_index(plan, BootDevice::Disk, nth) {
@@ -53,7 +54,7 @@ pub(crate) fn add(args: &mut Arguments, plan: &LaunchPlan, ports: &Ports) -> Res
 }
 
 /// What both buses have in common.
-fn device(disk: &DiskPlan) -> Result<Map<String, Value>, PlanError> {
+pub(crate) fn device(disk: &DiskPlan) -> Result<Map<String, Value>, PlanError> {
     let active = disk.layers.first().ok_or_else(|| PlanError::NoLayer(disk.name.clone()))?;
     let fields = [
         ("id", disk_id(&disk.name).into()),
@@ -64,16 +65,16 @@ fn device(disk: &DiskPlan) -> Result<Map<String, Value>, PlanError> {
 }
 
 /// The nodes of a disk's layers, from the lowest to the active one.
-fn nodes(args: &mut Arguments, disk: &DiskPlan) -> Result<(), PlanError> {
-    let mut beneath = Value::Null;
+pub(crate) fn layer_nodes(disk: &DiskPlan) -> Result<Vec<Value>, PlanError> {
+    let (mut beneath, mut nodes) = (Value::Null, Vec::new());
     for (depth, layer) in disk.layers.iter().enumerate().rev() {
         let read_only = disk.read_only || depth > 0;
         let cache = if layer.shared { DiskCache::PageCache } else { disk.cache };
-        args.blockdev(&file_node(layer, cache, read_only)?);
-        args.blockdev(&layer_options(layer, cache, read_only, &beneath));
+        nodes.push(file_node(layer, cache, read_only)?);
+        nodes.push(layer_options(layer, cache, read_only, &beneath));
         beneath = layer.node.as_str().into();
     }
-    Ok(())
+    Ok(nodes)
 }
 
 /// The node of a layer's file. One that is read-only is opened for writing when a merge needs it.

@@ -7,6 +7,7 @@
 mod cdrom;
 mod cpu;
 mod device;
+mod disk;
 mod limit;
 mod memory;
 mod nic;
@@ -14,6 +15,7 @@ mod nic;
 pub use cdrom::{MediumChange, change_medium};
 pub use cpu::{cpus, plug_cpus, unplug_cpus};
 pub use device::{Devices, Removal, remove_device};
+pub use disk::{clear_disk, lun_of, plug_disk, resize_disk, unplug_disk};
 pub use limit::limit_disk;
 pub use memory::{MEMORY_DEVICE, balloon, memory, plugged_memory, set_balloon, set_memory};
 pub use nic::{NicPlug, clear_nic, plug_nic, set_link, unplug_nic};

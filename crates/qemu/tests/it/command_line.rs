@@ -46,6 +46,7 @@ fn disk(name: &str, bus: DiskBus, backing: Option<&str>) -> DiskPlan {
         name: name.parse().unwrap(),
         layers: [active].into_iter().chain(base).collect(),
         bus,
+        lun: None,
         read_only: false,
         cache: DiskCache::PageCache,
     }

@@ -126,6 +126,7 @@ impl Machine {
             disks: vec![DiskPlan {
                 name: "root".parse().unwrap(),
                 bus: DiskBus::VirtioBlk,
+                lun: None,
                 read_only: false,
                 cache: DiskCache::for_file(&path),
                 layers: vec![
@@ -294,6 +295,7 @@ fn everything(plan: &mut LaunchPlan, dir: &Path) {
         name: name.parse().unwrap(),
         layers: vec![layer(&name[..4], blank(&format!("{name}.qcow2"), "8M"), false)],
         bus,
+        lun: None,
         read_only,
         cache: DiskCache::PageCache,
     };

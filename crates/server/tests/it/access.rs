@@ -19,6 +19,8 @@ fn body(id: &str) -> Option<Value> {
     Some(match id {
         "vm_create" => json!({"name": "new", "cpus": 1024, "memory": "1GiB"}),
         "vm_update" | "vm_plan" => json!({"description": "x"}),
+        "disk_add" => json!({"size": "1GiB"}),
+        "disk_update" => json!({"size": "1GiB"}),
         "vm_rename" => json!({"name": "other"}),
         "vm_exec" => json!({"command": ["true"]}),
         "vm_console_ticket" => json!({"kind": "serial"}),
@@ -39,6 +41,7 @@ fn path(meta: &Meta) -> String {
     meta.path
         .replace("{datastore}/unregistered/{vm}", &format!("nowhere/unregistered/{id}"))
         .replace("{vm}", "no-such-vm")
+        .replace("{disk}", "no-such-disk")
         .replace("{image}", "no-such-image")
         .replace("{datastore}", "nowhere")
         .replace("{network}", "no-such-network")

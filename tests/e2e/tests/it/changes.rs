@@ -2,6 +2,10 @@
 
 use hostler_e2e::Instance;
 
+/// The size of the disk `data` in sectors.
+const SECTORS: &str = "for d in /sys/block/*; do \
+    [ \"$(cat $d/serial 2>/dev/null)\" = data ] && cat $d/size; done; true";
+
 #[test]
 fn qemu_a_running_vm_changes_as_it_was_said() {
     let hostler = Instance::start();
@@ -52,6 +56,26 @@ fn qemu_a_running_vm_changes_as_it_was_said() {
         let said = hostler.ok(&[&["vm", "set", "web01"], iso].concat());
         assert!(said.contains("cdrom cdrom0"), "{said}");
     }
+
+    // A disk comes, grows with its file system, goes aside, comes back and goes for good.
+    hostler.ok(&["vm", "disk", "add", "web01", "--name", "data", "--size", "64MiB"]);
+    let size = ["vm", "exec", "web01", "--", "sh", "-c", SECTORS];
+    assert_eq!(hostler.ok(&size).trim(), (64 << 11).to_string());
+    let grown = hostler.hostler(&["vm", "disk", "resize", "web01", "data", "96MiB", "--grow-fs"]);
+    assert!(grown.status.success());
+    let said = String::from_utf8_lossy(&grown.stderr).into_owned();
+    assert!(said.contains("not the file system"), "it has none: {said}");
+    assert_eq!(hostler.ok(&size).trim(), (96 << 11).to_string());
+    hostler.fails(2, &["vm", "disk", "resize", "web01", "data", "32MiB"]);
+    hostler.ok(&["vm", "disk", "set", "web01", "data", "--iops", "200", "--iops-burst", "400"]);
+    hostler.ok(&["vm", "disk", "detach", "web01", "data"]);
+    assert!(hostler.ok(&["vm", "disk", "list", "web01"]).contains("detached"));
+    assert_eq!(hostler.ok(&size).trim(), "");
+    hostler.ok(&["vm", "disk", "attach", "web01", "data"]);
+    let unsure = hostler.fails(4, &["vm", "disk", "remove", "web01", "data"]);
+    assert!(unsure.contains("for good"), "{unsure}");
+    hostler.ok(&["vm", "disk", "remove", "web01", "data", "--delete-data"]);
+    assert!(!hostler.ok(&["vm", "disk", "list", "web01"]).contains("data"));
 
     // What runs now is what it starts with.
     hostler.ok(&["vm", "set", "web01", "--cpu-limit", "none", "--balloon", "none"]);

@@ -7,7 +7,7 @@ use hostler_api::vm::{self, VmCreateQuery, VmCreated, VmPath};
 use hostler_endpoint::NoParams;
 use hostler_types::{
     ByteSize, Cores, Customization, DiskBus, Firmware, GuestUser, IoLimits, LinkState, Millicpus,
-    Name, Ref, RestartPolicy, SecretText, VmCreate, VmDisk, VmNic,
+    Name, Provisioning, Ref, RestartPolicy, SecretText, VmCreate, VmDisk, VmNic,
 };
 
 use crate::error::{CliError, Exit};
@@ -283,6 +283,7 @@ impl Create {
             image: None,
             bus: DiskBus::default(),
             limits: IoLimits::default(),
+            provisioning: Provisioning::Thin,
         }));
     }
 

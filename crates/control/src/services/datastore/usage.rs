@@ -18,7 +18,7 @@ impl Usages {
         let mut all: HashMap<DatastoreId, DatastoreUsage> = HashMap::new();
         for vm in snapshot.all::<VmKind>().iter() {
             let usage = all.entry(vm.status.datastore).or_default();
-            let disks = vm.spec.disks.iter().map(|disk| disk.size.0);
+            let disks = vm.spec.own_disks().map(|disk| disk.size.0);
             usage.provisioned = ByteSize(disks.fold(usage.provisioned.0, u64::saturating_add));
             usage.vms += 1;
         }

@@ -7,8 +7,8 @@ use hostler_store::Write;
 use hostler_types::{
     ByteSize, CdromSpec, Cores, Customization, DatastoreKind, DiskSource, DiskSpec, Epoch, Host,
     HostKind, HostState, Image, ImageKind, ImageMedia, ImageState, IoLimits, Lease, LinkState,
-    Name, NetworkKind, NetworkSpec, NicSpec, PowerState, Ref, Role, Vm, VmCreate, VmDisk, VmId,
-    VmKind, VmNic, VmSpec, VmStatus, validate_labels,
+    Name, NetworkKind, NetworkSpec, NicSpec, PowerState, Provisioning, Ref, Role, Vm, VmCreate,
+    VmDisk, VmId, VmKind, VmNic, VmSpec, VmStatus, validate_labels,
 };
 use jiff::Timestamp;
 
@@ -104,6 +104,7 @@ fn plan(
     let from_image =
         request.image.is_some() || request.disks.iter().any(|disk| disk.image.is_some());
     let spec = VmSpec {
+        detached: Vec::new(),
         description: request.description.clone(),
         cpus: request.cpus,
         memory: request.memory,
@@ -183,6 +184,7 @@ fn disks(snapshot: &Snapshot, request: &VmCreate) -> Result<Vec<DiskSpec>, Servi
         image: Some(image.clone()),
         bus: hostler_types::DiskBus::default(),
         limits: IoLimits::default(),
+        provisioning: Provisioning::Thin,
     });
     if first.is_none() && request.disk_size.is_some() {
         return Err(ServiceError::invalid(
@@ -202,20 +204,30 @@ fn disks(snapshot: &Snapshot, request: &VmCreate) -> Result<Vec<DiskSpec>, Servi
             Some(name) => name.clone(),
             None => numbered("disk", index),
         };
-        let (source, size) = match &disk.image {
-            Some(image) => {
-                let image = usable(snapshot, &field.0, image, ImageMedia::Disk)?;
-                (DiskSource::Image(image.id()), overlay_size(image, disk.size, &field.1)?)
-            }
-            None => {
-                let missing =
-                    || ServiceError::invalid(field.1.clone(), "a blank disk needs a size");
-                (DiskSource::Blank, disk.size.ok_or_else(missing)?)
-            }
-        };
-        Ok(DiskSpec { name, size, source, bus: disk.bus, limits: disk.limits })
+        disk_spec(snapshot, disk, name, &field)
     })
     .collect()
+}
+
+/// A disk as it is asked for; the `fields` are what the client calls its image and its size.
+pub(super) fn disk_spec(
+    snapshot: &Snapshot,
+    disk: &VmDisk,
+    name: Name,
+    field: &(String, String),
+) -> Result<DiskSpec, ServiceError> {
+    let (source, size) = match &disk.image {
+        Some(image) => {
+            let image = usable(snapshot, &field.0, image, ImageMedia::Disk)?;
+            (DiskSource::Image(image.id()), overlay_size(image, disk.size, &field.1)?)
+        }
+        None => {
+            let missing = || ServiceError::invalid(field.1.clone(), "a blank disk needs a size");
+            (DiskSource::Blank, disk.size.ok_or_else(missing)?)
+        }
+    };
+    let (bus, limits, provisioning) = (disk.bus, disk.limits, disk.provisioning);
+    Ok(DiskSpec { name, size, source, bus, limits, provisioning })
 }
 
 fn overlay_size(

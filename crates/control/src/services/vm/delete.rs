@@ -50,7 +50,7 @@ pub fn deletion_plan(world: &World, actor: &Actor, vm: &Ref) -> Result<DeletionP
     authorize(actor, Role::Viewer, "see what deleting a VM would do")?;
     let snapshot = world.snapshot();
     let vm = find(&snapshot, vm)?;
-    let disks = vm.spec.disks.iter().map(|disk| PlannedDisk {
+    let disks = vm.spec.own_disks().map(|disk| PlannedDisk {
         name: disk.name.clone(),
         size: disk.size,
         allocated: (vm.status.disks.iter())

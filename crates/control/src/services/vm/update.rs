@@ -117,7 +117,7 @@ pub async fn rename(
 }
 
 /// Memory that is saved expects the machine it was saved from.
-fn require_changeable(old: &Vm, new: &Vm) -> Result<(), ServiceError> {
+pub(super) fn require_changeable(old: &Vm, new: &Vm) -> Result<(), ServiceError> {
     let power = old.status.power;
     let settled = match power {
         PowerState::Running | PowerState::Paused | PowerState::Stopped | PowerState::Failed => true,

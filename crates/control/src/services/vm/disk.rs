@@ -1,0 +1,249 @@
+//! The disks of a VM, one by one. Each change is one of the VM's spec, and reaches a running guest
+//! like every other; but a disk that a guest does not take, or does not let go of, is no disk that is
+//! pending: the task fails and puts everything back.
+
+use std::sync::Arc;
+
+use hostler_store::Write;
+use hostler_types::{
+    ByteSize, DatastoreKind, DiskSpec, DiskUpdate, Layer, LayerOwner, Name, Ref, Role, Task, Vm,
+    VmDisk, VmKind,
+};
+use serde::Serialize;
+
+use super::create::{disk_spec, validate};
+use super::delete::require_not_recycled;
+use super::update::require_changeable;
+use super::{require_host, require_idle};
+use crate::actor::{Actor, authorize};
+use crate::error::{Class, ServiceError};
+use crate::inventory::{Snapshot, images};
+use crate::services::Options;
+use crate::services::datastore::require_room;
+use crate::services::submit::{Order, order};
+use crate::tasks::vm_disk::{self, Grow};
+use crate::world::World;
+
+/// Gives a VM another disk: blank, or on an image.
+///
+/// # Errors
+/// `forbidden`, `not_found`, `invalid`, `name_taken`, `no_capacity`, `wrong_state`, `busy`.
+pub async fn add(
+    world: &World,
+    actor: &Actor,
+    vm: &Ref,
+    disk: &VmDisk,
+    options: &Options,
+) -> Result<Arc<Task>, ServiceError> {
+    change(world, actor, options, "vm.disk_add", vm, disk, |snapshot, old| {
+        let mut new = Vm::clone(old);
+        let taken = |name: &Name| old.spec.own_disks().any(|disk| disk.name == *name);
+        let free = (0..).map(numbered).find(|name| !taken(name));
+        let name = disk.name.clone().or(free).unwrap_or_else(|| numbered(0));
+        if taken(&name) {
+            let message = format!("vm `{}` has a disk `{name}` already", old.name());
+            return Err(ServiceError::conflict("name_taken", message).hint("choose another name"));
+        }
+        let spec = disk_spec(snapshot, disk, name, &("image".to_owned(), "size".to_owned()))?;
+        room(snapshot, old, spec.size)?;
+        let subject = format!("disk {}", spec.name);
+        new.spec.disks.push(spec);
+        Ok((vm_disk::order("vm.disk_add", old, subject, None), new))
+    })
+    .await
+}
+
+/// Grows a disk, or sets its limits anew.
+///
+/// # Errors
+/// `forbidden`, `not_found`, `invalid`, `no_capacity`, `wrong_state`, `busy`.
+pub async fn update(
+    world: &World,
+    actor: &Actor,
+    vm: &Ref,
+    disk: &Name,
+    request: &DiskUpdate,
+    options: &Options,
+) -> Result<Arc<Task>, ServiceError> {
+    change(world, actor, options, "vm.disk_change", vm, &(disk, request), |snapshot, old| {
+        let mut new = Vm::clone(old);
+        let found = plugged(&mut new, disk)?;
+        if let Some(size) = request.size {
+            if size < found.size {
+                let reason = format!(
+                    "disk `{disk}` has {} and does not shrink: what lies at its end would be lost",
+                    found.size
+                );
+                return Err(ServiceError::invalid("size", reason));
+            }
+            room(snapshot, old, ByteSize(size.bytes() - found.size.bytes()))?;
+            found.size = size;
+        }
+        if let Some(limits) = request.limits {
+            found.limits = limits;
+        }
+        let grow = request.grow_file_system.then(|| Grow { disk: disk.clone() });
+        if grow.is_some() && !old.status.power.is_live() {
+            let message =
+                format!("vm `{}` does not run, so nobody grows its file system", old.name());
+            return Err(ServiceError::conflict("wrong_state", message)
+                .hint("leave it out: most guests grow their file system when they boot"));
+        }
+        Ok((vm_disk::order("vm.disk_change", old, format!("disk {disk}"), grow), new))
+    })
+    .await
+}
+
+/// Unplugs a disk; it stays the VM's.
+///
+/// # Errors
+/// `forbidden`, `not_found`, `wrong_state`, `busy`.
+pub async fn detach(
+    world: &World,
+    actor: &Actor,
+    vm: &Ref,
+    disk: &Name,
+    options: &Options,
+) -> Result<Arc<Task>, ServiceError> {
+    change(world, actor, options, "vm.disk_detach", vm, disk, |_, old| {
+        let mut new = Vm::clone(old);
+        plugged(&mut new, disk)?;
+        take_out(&mut new, disk);
+        Ok((vm_disk::order("vm.disk_detach", old, format!("disk {disk}"), None), new))
+    })
+    .await
+}
+
+/// Plugs a detached disk in again.
+///
+/// # Errors
+/// `forbidden`, `not_found`, `wrong_state`, `busy`.
+pub async fn attach(
+    world: &World,
+    actor: &Actor,
+    vm: &Ref,
+    disk: &Name,
+    options: &Options,
+) -> Result<Arc<Task>, ServiceError> {
+    change(world, actor, options, "vm.disk_attach", vm, disk, |_, old| {
+        let mut new = Vm::clone(old);
+        let Some(at) = new.spec.detached.iter().position(|known| known.name == *disk) else {
+            plugged(&mut new, disk)?;
+            let message = format!("disk `{disk}` of vm `{}` is attached already", old.name());
+            return Err(ServiceError::conflict("wrong_state", message));
+        };
+        let found = new.spec.detached.remove(at);
+        new.spec.disks.push(found);
+        Ok((vm_disk::order("vm.disk_attach", old, format!("disk {disk}"), None), new))
+    })
+    .await
+}
+
+/// Unplugs a disk, if it is plugged in, and deletes its data.
+///
+/// # Errors
+/// `forbidden`, `not_found`, `confirmation_needed`, `protected`, `in_use`, `wrong_state`, `busy`.
+pub async fn remove(
+    world: &World,
+    actor: &Actor,
+    vm: &Ref,
+    disk: &Name,
+    delete_data: bool,
+    options: &Options,
+) -> Result<Arc<Task>, ServiceError> {
+    let request = (disk, delete_data);
+    change(world, actor, options, "vm.disk_remove", vm, &request, |_, old| {
+        let mut new = Vm::clone(old);
+        if old.spec.detached.iter().all(|known| known.name != *disk) {
+            plugged(&mut new, disk)?;
+        }
+        if !delete_data {
+            let message = format!(
+                "removing disk `{disk}` of vm `{}` deletes what is on it, for good",
+                old.name()
+            );
+            return Err(ServiceError::conflict("confirmation_needed", message)
+                .hint("say so with `delete_data`, or detach it and keep it"));
+        }
+        if old.spec.protected {
+            let message = format!("vm `{}` is protected, and its disks with it", old.name());
+            return Err(ServiceError::conflict("protected", message)
+                .hint(format!("first run `hostler vm set {} --no-protect`", old.name())));
+        }
+        require_single_file(old, disk)?;
+        take_out(&mut new, disk);
+        Ok((vm_disk::order_remove(old, disk), new))
+    })
+    .await
+}
+
+/// Orders a change of one VM's disks. `plan` makes the order and the VM as it is to be.
+async fn change(
+    world: &World,
+    actor: &Actor,
+    options: &Options,
+    action: &'static str,
+    reference: &Ref,
+    request: &impl Serialize,
+    plan: impl Fn(&Snapshot, &Arc<Vm>) -> Result<(Order, Vm), ServiceError>,
+) -> Result<Arc<Task>, ServiceError> {
+    authorize(actor, Role::Operator, "change VMs")?;
+    order(world, actor, options, action, &(reference, request), |snapshot| {
+        let old = snapshot.find::<VmKind>(reference)?;
+        require_not_recycled(old)?;
+        require_idle(snapshot, old)?;
+        require_host(snapshot, old)?;
+        let (mut order, new) = plan(snapshot, old)?;
+        require_changeable(old, &new)?;
+        validate(&new.spec)?;
+        order.writes.push(Write::update(&new));
+        order.writes.extend(images(&new).map(|i| Write::ExpectUnlocked { object: i.untyped() }));
+        Ok(order)
+    })
+    .await
+}
+
+fn plugged<'a>(vm: &'a mut Vm, disk: &Name) -> Result<&'a mut DiskSpec, ServiceError> {
+    let name = vm.name().clone();
+    let detached = vm.spec.detached.iter().any(|known| known.name == *disk);
+    let names: Vec<_> = vm.spec.own_disks().map(|disk| disk.name.to_string()).collect();
+    let found = vm.spec.disks.iter_mut().find(|known| known.name == *disk);
+    found.ok_or_else(|| {
+        if detached {
+            let message = format!("disk `{disk}` of vm `{name}` is detached");
+            return ServiceError::conflict("wrong_state", message)
+                .hint(format!("`hostler vm disk attach {name} {disk}`"));
+        }
+        let message = format!("vm `{name}` has no disk `{disk}`");
+        let has = if names.is_empty() { "no disk at all".to_owned() } else { names.join(", ") };
+        ServiceError::new(Class::NotFound, "not_found", message).hint(format!("it has {has}"))
+    })
+}
+
+/// From the plugged-in disks to the detached ones.
+fn take_out(vm: &mut Vm, disk: &Name) {
+    if let Some(at) = vm.spec.disks.iter().position(|known| known.name == *disk) {
+        let found = vm.spec.disks.remove(at);
+        vm.spec.detached.push(found);
+    }
+}
+
+/// A disk of several files of the VM has states of its own (snapshots), which would be lost with it.
+fn require_single_file(vm: &Vm, disk: &Name) -> Result<(), ServiceError> {
+    let own = |layer: &&Layer| layer.file.owner() == LayerOwner::Vm(vm.id());
+    let status = vm.status.disks.iter().find(|status| status.name == *disk);
+    if status.map_or(0, |status| status.layers.iter().filter(own).count()) <= 1 {
+        return Ok(());
+    }
+    let message = format!("disk `{disk}` of vm `{}` is part of snapshots", vm.name());
+    Err(ServiceError::conflict("in_use", message).hint("delete the snapshots first, or detach it"))
+}
+
+fn room(snapshot: &Snapshot, vm: &Vm, more: ByteSize) -> Result<(), ServiceError> {
+    let datastore = snapshot.find::<DatastoreKind>(&Ref::by_id(vm.status.datastore))?;
+    require_room(snapshot, datastore, &[more]).map(drop)
+}
+
+fn numbered(number: usize) -> Name {
+    format!("disk{number}").parse().expect("letters and digits are a name")
+}

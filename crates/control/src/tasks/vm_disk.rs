@@ -1,0 +1,164 @@
+//! `vm.disk_add`, `vm.disk_change`, `vm.disk_detach`, `vm.disk_attach`: Change one disk of a VM.
+//!
+//! 1. `define`: the agent replaces the VM's definition and changes the running guest; a guest that
+//!    does not take the disk, or does not let it go, fails the step. Undone by putting the spec back.
+//! 2. `grow`: if asked for, a command in the guest grows partition and file system. The disk has
+//!    grown by then and cannot shrink, so what goes wrong here is told and fails nothing.
+//!
+//! `vm.disk_remove`: Removes a disk with its data.
+//!
+//! 1. `define`: detaches it, as above.
+//! 2. `discard`: the agent deletes its file, after a look at what lies on it. There is no way back.
+
+use hostler_agent_api::VmCreateRequest;
+use hostler_tasks::{Definition, Outcome, Step as TaskStep, StepError, StepResult};
+use hostler_types::{ExecRequest, Name, Vm, VmId, VmSpec};
+use jiff::SignedDuration;
+use serde::{Deserialize, Serialize};
+
+use super::command::{Step, ask, command, definition as define, link, told, vm, vm_if_there};
+use super::naming::named_change;
+use crate::services::Order;
+use crate::world::Core;
+
+const LIMIT: SignedDuration = SignedDuration::from_mins(30);
+
+/// Whose file system is to be grown.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Grow {
+    pub(crate) disk: Name,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Input {
+    vm: VmId,
+    /// As it was before.
+    spec: VmSpec,
+    /// The change that must come about.
+    subject: String,
+    grow: Option<Grow>,
+    /// To be deleted in the end.
+    discard: Option<Name>,
+}
+
+pub(crate) fn definitions() -> impl Iterator<Item = Definition<Core>> {
+    let changes = ["vm.disk_add", "vm.disk_change", "vm.disk_detach", "vm.disk_attach"];
+    let change = |action| {
+        Definition::new(action)
+            .step(TaskStep::new("define", apply).undo(put_back))
+            .step(TaskStep::new("grow", grow))
+    };
+    let remove = Definition::new("vm.disk_remove")
+        .step(TaskStep::new("define", apply).undo(put_back))
+        .step(TaskStep::new("discard", discard).no_return());
+    changes.into_iter().map(change).chain([remove])
+}
+
+/// The caller adds the write of the new spec.
+pub(crate) fn order(action: &'static str, old: &Vm, subject: String, grow: Option<Grow>) -> Order {
+    let (vm, spec) = (old.id(), old.spec.clone());
+    Order::new(action, old, &Input { vm, spec, subject, grow, discard: None }).limit(LIMIT)
+}
+
+/// The caller adds the write of the spec in which the disk is detached.
+pub(crate) fn order_remove(old: &Vm, disk: &Name) -> Order {
+    let (vm, spec, subject) = (old.id(), old.spec.clone(), format!("disk {disk}"));
+    let input = Input { vm, spec, subject, grow: None, discard: Some(disk.clone()) };
+    Order::new("vm.disk_remove", old, &input).limit(LIMIT)
+}
+
+async fn apply(step: Step) -> StepResult {
+    let input: Input = step.input()?;
+    let vm = vm(&step, input.vm).await?;
+    define_at_host(&step, vm, Some(&input.subject)).await
+}
+
+async fn put_back(step: Step) -> StepResult {
+    let input: Input = step.input()?;
+    let Some(mut vm) = vm_if_there(&step, input.vm).await? else { return Ok(Outcome::none()) };
+    vm.spec = input.spec;
+    define_at_host(&step, vm, None).await
+}
+
+async fn define_at_host(step: &Step, vm: Vm, subject: Option<&str>) -> StepResult {
+    let (link, command) = (link(step, &vm)?, command(step, &vm));
+    let request = VmCreateRequest { command, definition: define(step, &vm)? };
+    let report = ask(step, &link, command.op, link.vm_define(vm.id(), request)).await?;
+    // `disk data`, `disk data size`, but not `disk database`.
+    let missed = report.pending.iter().find(|change| {
+        let rest = subject.and_then(|subject| change.subject.strip_prefix(subject));
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(' '))
+    });
+    if let Some(missed) = missed {
+        let missed = named_change(&step.world().snapshot(), missed.clone());
+        let why = missed.reason.unwrap_or_else(|| "the guest did not join in".to_owned());
+        return Err(StepError::failed("guest_refused", format!("{}: {why}", missed.subject)));
+    }
+    Ok(Outcome::none().with(told(step, vm, &report)))
+}
+
+async fn discard(step: Step) -> StepResult {
+    let input: Input = step.input()?;
+    let Some(mut vm) = vm_if_there(&step, input.vm).await? else { return Ok(Outcome::none()) };
+    let told = vm.status.disks.iter().find(|disk| Some(&disk.name) == input.discard.as_ref());
+    if let Some(disk) = told {
+        step.message(format!("deleted disk {}: {} freed", disk.name, disk.allocated));
+    }
+    vm.spec.detached.retain(|disk| Some(&disk.name) != input.discard.as_ref());
+    define_at_host(&step, vm, None).await
+}
+
+/// Finds a disk by its serial number ($1), grows its last partition, if it has any, and the file
+/// system in it.
+const GROW: &str = r#"
+serial=$1
+for block in /sys/block/*; do
+  found=$(cat "$block/serial" "$block/device/serial" 2>/dev/null | head -n 1)
+  [ "$found" = "$serial" ] && device=${block##*/}
+done
+if [ -z "$device" ]; then
+  for link in /dev/disk/by-id/*_"$serial"; do
+    [ -e "$link" ] && device=$(basename "$(readlink -f "$link")")
+  done
+fi
+[ -n "$device" ] || { echo "no disk with the serial number $serial" >&2; exit 1; }
+node=/dev/$device last=0
+for part in /sys/block/"$device"/"$device"*; do
+  [ -e "$part/partition" ] || continue
+  start=$(cat "$part/start")
+  [ "$start" -ge "$last" ] && { last=$start node=/dev/${part##*/} number=$(cat "$part/partition"); }
+done
+if [ -n "$number" ]; then
+  said=$(growpart "/dev/$device" "$number" 2>&1) || case $said in
+    NOCHANGE*) ;;
+    *) echo "$said" >&2; exit 1 ;;
+  esac
+fi
+kind=$(blkid -o value -s TYPE "$node" 2>/dev/null)
+case $kind in
+ext2 | ext3 | ext4) resize2fs "$node" ;;
+xfs) xfs_growfs "$(findmnt -n -o TARGET "$node")" ;;
+btrfs) btrfs filesystem resize max "$(findmnt -n -o TARGET "$node")" ;;
+*) echo "no file system on $node that could be grown (${kind:-none found})" >&2; exit 1 ;;
+esac
+"#;
+
+async fn grow(step: Step) -> StepResult {
+    let input: Input = step.input()?;
+    let Some(Grow { disk }) = input.grow else { return Ok(Outcome::none()) };
+    let vm = vm(&step, input.vm).await?;
+    let serial = hostler_types::disk_serial(&disk);
+    let command = ["/bin/sh", "-c", GROW, "sh", &serial].map(str::to_owned).to_vec();
+    let request = ExecRequest { command, stdin: String::new(), timeout_seconds: 120 };
+    let said = match link(&step, &vm)?.vm_exec(vm.id(), request).await {
+        Ok(answer) if answer.exit_code == Some(0) => {
+            step.message(format!("the file system on disk {disk} has grown"));
+            return Ok(Outcome::none());
+        }
+        Ok(answer) => answer.stderr.lines().next_back().unwrap_or("it failed").to_owned(),
+        Err(error) => error.to_string(),
+    };
+    let said: String = said.chars().filter(|c| !c.is_control()).take(300).collect();
+    step.message(format!("disk {disk} has grown, but not the file system on it: {said}"));
+    Ok(Outcome::none())
+}

@@ -1,0 +1,50 @@
+//! Disks of VMs.
+
+use hostler_api::disk::{Add, Attach, Detach, Remove, Update};
+use hostler_control::services::vm::disk;
+use hostler_endpoint::{Call, Problem, Routes};
+use hostler_types::Task;
+
+use crate::app::{App, actor, keyed, shown};
+use crate::problem::problem;
+
+pub(crate) fn add(routes: Routes<App>) -> Routes<App> {
+    routes
+        .serve::<Add, _>(disk_add)
+        .serve::<Update, _>(update)
+        .serve::<Detach, _>(detach)
+        .serve::<Attach, _>(attach)
+        .serve::<Remove, _>(remove)
+}
+
+async fn disk_add(app: App, call: Call<Add>) -> Result<Task, Problem> {
+    let (options, actor) = (keyed(call.idempotency_key), actor(&call.extensions)?);
+    let task = disk::add(&app.world, actor, &call.path.vm, &call.body, &options).await;
+    task.map(shown).map_err(problem)
+}
+
+async fn update(app: App, call: Call<Update>) -> Result<Task, Problem> {
+    let (options, actor) = (keyed(call.idempotency_key), actor(&call.extensions)?);
+    let (vm, disk) = (&call.path.vm, &call.path.disk);
+    let task = disk::update(&app.world, actor, vm, disk, &call.body, &options).await;
+    task.map(shown).map_err(problem)
+}
+
+async fn detach(app: App, call: Call<Detach>) -> Result<Task, Problem> {
+    let (options, actor) = (keyed(call.idempotency_key), actor(&call.extensions)?);
+    let task = disk::detach(&app.world, actor, &call.path.vm, &call.path.disk, &options).await;
+    task.map(shown).map_err(problem)
+}
+
+async fn attach(app: App, call: Call<Attach>) -> Result<Task, Problem> {
+    let (options, actor) = (keyed(call.idempotency_key), actor(&call.extensions)?);
+    let task = disk::attach(&app.world, actor, &call.path.vm, &call.path.disk, &options).await;
+    task.map(shown).map_err(problem)
+}
+
+async fn remove(app: App, call: Call<Remove>) -> Result<Task, Problem> {
+    let (options, actor) = (keyed(call.idempotency_key), actor(&call.extensions)?);
+    let (vm, disk, delete) = (&call.path.vm, &call.path.disk, call.query.delete_data);
+    let task = disk::remove(&app.world, actor, vm, disk, delete, &options).await;
+    task.map(shown).map_err(problem)
+}
