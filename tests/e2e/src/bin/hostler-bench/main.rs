@@ -5,6 +5,7 @@
 #![expect(clippy::print_stdout, reason = "a program for people")]
 
 mod api;
+mod change;
 mod create;
 mod figure;
 mod footprint;
@@ -37,11 +38,12 @@ type Measure = fn(usize) -> Result<Vec<Figure>>;
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
     rustls::crypto::ring::default_provider().install_default().ok();
-    let measures: [(&str, Measure); 4] = [
+    let measures: [(&str, Measure); 5] = [
         ("start", start::measure),
         ("create", create::measure),
         ("footprint", footprint::measure),
         ("inventory", inventory::measure),
+        ("change", change::measure),
     ];
     let mut figures = Vec::new();
     for (name, measure) in measures {
