@@ -49,6 +49,9 @@ pub fn vm_register(vm: &Vm) -> Submit {
 pub fn vm_update(old: &Vm, new: &Vm) -> Submit {
     submit(tasks::vm_update::order(old).with(Write::update(new)))
 }
+pub fn vm_customize(old: &Vm, new: &Vm, reboot: bool) -> Submit {
+    submit(tasks::vm_customize::order(old, reboot).with(Write::update(new)))
+}
 pub fn vm_start(vm: &Vm) -> Submit {
     submit(tasks::vm_start::order(vm))
 }

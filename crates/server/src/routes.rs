@@ -8,6 +8,7 @@ use crate::app::App;
 use crate::gate::gate;
 
 mod console;
+mod customization_spec;
 mod datastore;
 mod event;
 mod host;
@@ -25,7 +26,7 @@ mod vm;
 fn routes(app: App) -> Routes<App> {
     let routes = Routes::new(app).gate(gate);
     let routes = datastore::add(image::add(console::add(vm::add(routes))));
-    let routes = naming_rule::add(recycle_bin::add(routes));
+    let routes = customization_spec::add(naming_rule::add(recycle_bin::add(routes)));
     let routes = task::add(host::add(network::add(routes)));
     system::add(token::add(user::add(event::add(routes))))
 }

@@ -18,6 +18,7 @@ impl Actor {
     pub(super) async fn define(&mut self, mut definition: VmDefinition) -> Result<(), Fault> {
         let before = &self.record.definition;
         layers::settle(&mut definition.vm, &before.vm.status.disks);
+        self.record.settle(&mut definition.vm.spec);
         if definition.vm.status.datastore != before.vm.status.datastore {
             return Err(Fault::Invalid("a definition cannot move a VM".to_owned()));
         }

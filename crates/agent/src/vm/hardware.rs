@@ -51,7 +51,8 @@ impl Running {
             queues: spec.cpus.count(),
             cpus_ever: spec.cpus.count(),
             ports: PortPlan::fresh(nics, blk.map(|disk| &disk.name)),
-            spec: spec.clone(),
+            // What QEMU runs with is no place for secrets.
+            spec: spec.clone().without_secrets(),
             refused: BTreeMap::new(),
         }
     }

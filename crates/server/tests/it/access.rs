@@ -20,6 +20,12 @@ fn body(id: &str) -> Option<Value> {
         "vm_create" => json!({"name": "new", "cpus": 1024, "memory": "1GiB"}),
         "vm_update" | "vm_plan" => json!({"description": "x"}),
         "vm_rename" => json!({"name": "other"}),
+        "vm_customize" => json!({"reboot": false}),
+        "customization_spec_create" => {
+            json!({"name": "s", "spec": {"networks": [{"static": {"address": "10.0.0.1"}}]}})
+        }
+        "customization_spec_update" => json!({}),
+        "network_set_pool" => json!({"pool": null}),
         "vm_exec" => json!({"command": ["true"]}),
         "vm_console_ticket" => json!({"kind": "serial"}),
         "image_create" => json!({"name": "i", "source": {"url": "ftp://x"}}),
@@ -42,6 +48,7 @@ fn path(meta: &Meta) -> String {
         .replace("{image}", "no-such-image")
         .replace("{datastore}", "nowhere")
         .replace("{network}", "no-such-network")
+        .replace("{spec}", "no-such-spec")
         .replace("{host}", "no-such-host")
         .replace("{task}", &id)
         .replace("{token}", "no-such-token")

@@ -3,6 +3,7 @@
 mod change;
 mod console;
 mod create;
+mod customize;
 mod delete;
 mod exec;
 mod lease;
@@ -58,6 +59,7 @@ enum VmCommand {
     Rename(set::Rename),
     Renew(lease::Renew),
     Nic(nic::NicArgs),
+    Customize(customize::Customize),
     Console(console::Console),
     Vnc(console::Vnc),
     Log(log::Log),
@@ -101,6 +103,7 @@ impl VmArgs {
             VmCommand::Rename(command) => command.run(session).await,
             VmCommand::Renew(command) => command.run(session).await,
             VmCommand::Nic(command) => command.run(session).await,
+            VmCommand::Customize(command) => command.run(session).await,
             VmCommand::Console(command) => return command.run(session).await,
             VmCommand::Vnc(command) => command.run(session).await,
             VmCommand::Log(command) => command.run(session).await,
