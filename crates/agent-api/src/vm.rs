@@ -2,8 +2,8 @@
 
 use hostler_endpoint::{Empty, Endpoint, Json, Method, NoParams, Stream};
 use hostler_types::{
-    DatastoreId, DiskStatus, Epoch, ExecAnswer, ExecRequest, GuestReport, Hardware, ImageId,
-    NicStatus, OperationId, PowerState, StopMode, Vm, VmChange, VmId,
+    CustomizationStatus, DatastoreId, DiskStatus, Epoch, ExecAnswer, ExecRequest, GuestReport,
+    Hardware, ImageId, NicStatus, OperationId, PowerState, StopMode, Vm, VmChange, VmId,
 };
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -34,6 +34,9 @@ pub struct VmDefinition {
     pub images: Vec<(ImageId, DatastoreId)>,
     /// Each network that the spec names.
     pub networks: Vec<NetworkDefinition>,
+    /// Of what the guest is told; the guest reports it. Absent: from a server of before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub customization_hash: Option<String>,
 }
 
 /// What the agent reports of a VM, in answers and events.
@@ -54,6 +57,9 @@ pub struct VmReport {
     /// What is asked for and does not run yet.
     #[serde(default)]
     pub pending: Vec<VmChange>,
+    /// What became of the customization, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub customization: Option<CustomizationStatus>,
 }
 
 /// `POST /agent/v1/vms/{vm}/create`: makes the directory, the overlay disks, the seed and the

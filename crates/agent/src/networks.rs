@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use hostler_host::network::{NetworkError, Networks as HostNetworks, Tap, TapName};
-use hostler_types::{MacAddress, Name, NetworkId, NetworkSpec};
+use hostler_host::network::{NetworkError, Networks as HostNetworks, Port, Tap, TapName};
+use hostler_types::{NetworkId, NetworkSpec};
 use std::net::Ipv4Addr;
 
 use crate::blocking::blocking;
@@ -85,11 +85,10 @@ impl Networks {
         id: NetworkId,
         spec: &NetworkSpec,
         tap: &TapName,
-        mac: MacAddress,
-        hostname: Option<&Name>,
+        port: Port<'_>,
     ) -> Result<Option<Ipv4Addr>, Fault> {
         self.ensure_once(id, spec).await?;
-        Ok(self.0.host.plug(id, spec, tap, mac, hostname).await?)
+        Ok(self.0.host.plug(id, spec, tap, port).await?)
     }
 
     pub(crate) async fn unplug(

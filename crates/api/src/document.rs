@@ -3,8 +3,8 @@
 use hostler_endpoint::Document;
 
 use crate::{
-    console, datastore, disk, event, host, image, naming_rule, network, recycle_bin, system, task,
-    token, user, vm,
+    console, customization_spec, datastore, disk, event, host, image, naming_rule, network,
+    recycle_bin, system, task, token, user, vm,
 };
 
 const DESCRIPTION: &str = "Manages virtual machines on Linux hosts. Long work answers `202` with a \
@@ -98,7 +98,15 @@ fn inventory(document: Document) -> Document {
         .endpoint::<network::List>()
         .endpoint::<network::Create>()
         .endpoint::<network::Show>()
+        .endpoint::<network::SetPool>()
         .endpoint::<network::Delete>()
+        .endpoint::<customization_spec::List>()
+        .endpoint::<customization_spec::Create>()
+        .endpoint::<customization_spec::Show>()
+        .endpoint::<customization_spec::Update>()
+        .endpoint::<customization_spec::Delete>()
+        .endpoint::<customization_spec::Render>()
+        .endpoint::<customization_spec::Customize>()
         .endpoint::<host::List>()
         .endpoint::<host::Show>()
         .endpoint::<host::Delete>()

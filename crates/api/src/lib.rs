@@ -6,6 +6,7 @@
 
 pub mod code;
 pub mod console;
+pub mod customization_spec;
 pub mod datastore;
 pub mod disk;
 mod document;

@@ -1,7 +1,7 @@
 //! Networks that NICs are plugged into.
 
 use hostler_endpoint::{Empty, Endpoint, Json, Method, NoParams, Page};
-use hostler_types::{Labels, Name, Network, NetworkSpec, Ref};
+use hostler_types::{AddressPool, Labels, Name, Network, NetworkSpec, Ref};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
@@ -96,6 +96,35 @@ impl Endpoint for Show {
     type Path = NetworkPath;
     type Query = NoParams;
     type Body = Empty;
+    type Answer = Json<Network>;
+
+    fn revision(answer: &Network) -> Option<u64> {
+        Some(answer.metadata.revision.0)
+    }
+}
+/// The static addresses that a network gives to NICs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PoolRequest {
+    /// Null: none. Addresses that NICs have stay theirs.
+    pub pool: Option<AddressPool>,
+}
+
+/// Give a network an address pool, or take it away.
+#[derive(Debug)]
+pub struct SetPool;
+
+impl Endpoint for SetPool {
+    const ID: &'static str = "network_set_pool";
+    const METHOD: Method = Method::Put;
+    const PATH: &'static str = "/v1/networks/{network}/pool";
+    const SUMMARY: &'static str = "Give a network an address pool, or take it away";
+    const TAG: &'static str = "network";
+    const ACCESS: &'static str = "admin";
+    const CONDITIONAL: bool = true;
+    type Path = NetworkPath;
+    type Query = NoParams;
+    type Body = Json<PoolRequest>;
     type Answer = Json<Network>;
 
     fn revision(answer: &Network) -> Option<u64> {

@@ -11,6 +11,7 @@ mod address;
 mod commands;
 mod connection;
 mod contexts;
+mod customize;
 mod daemon;
 mod duration;
 mod error;

@@ -11,7 +11,7 @@ use hostler_api::event::{Watch as ChangeWatch, WatchQuery};
 use hostler_api::task::{Cancel, TaskPath, Watch as TaskWatch};
 use hostler_api::vm::{Show as VmShow, VmPath};
 use hostler_endpoint::{ClientError, EventStream, NoParams};
-use hostler_types::{KindName, PowerState, Task, TaskState, Vm};
+use hostler_types::{CustomizationState, KindName, PowerState, Task, TaskState, Vm};
 use tokio::time::Instant;
 
 use crate::error::{CliError, Exit};
@@ -42,7 +42,8 @@ impl WaitOptions {
 /// Of commands that start a VM.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct StartWaitOptions {
-    /// What to wait for; --wait=guest until the guest agent answers
+    /// What to wait for; --wait=guest until the guest agent answers, --wait=customized until the
+    /// guest has proved that it is what it was told to be
     #[arg(
         long,
         value_enum,
@@ -68,21 +69,48 @@ impl StartWaitOptions {
         !self.no_wait
     }
 
-    pub(crate) fn for_guest(&self) -> bool {
-        self.waits() && self.wait == WaitFor::Guest
+    /// More than the task's end.
+    pub(crate) fn for_more(&self) -> bool {
+        self.waits() && self.wait != WaitFor::Task
     }
 
-    /// `work` within the time allowed.
+    pub(crate) fn for_customized(&self) -> bool {
+        self.waits() && self.wait == WaitFor::Customized
+    }
+
+    /// The VM, when its guest has come as far as is waited for.
+    pub(crate) async fn guest(&self, session: &Session, path: &VmPath) -> Result<Vm, CliError> {
+        match self.wait {
+            WaitFor::Task => session.call::<VmShow>(path, &NoParams {}, ()).await,
+            WaitFor::Guest => guest(session, path, "waiting for the guest agent", judge).await,
+            WaitFor::Customized => {
+                let activity = "waiting for the guest to be customized";
+                guest(session, path, activity, judge_customized).await
+            }
+        }
+    }
+
+    /// `work` within the time allowed; without one, a guest has 20 minutes to be customized.
     pub(crate) async fn limit<T>(
         &self,
+        session: &Session,
+        path: &VmPath,
         work: impl Future<Output = Result<T, CliError>>,
     ) -> Result<T, CliError> {
-        let Some(limit) = self.timeout else { return work.await };
-        tokio::time::timeout(limit, work).await.unwrap_or_else(|_| {
-            let message = format!("not done within {} s", limit.as_secs());
-            Err(CliError::new(Exit::Timeout, message)
-                .hint("what was ordered goes on: see `hostler task list --active`"))
-        })
+        let limit = self.timeout.or(self.for_customized().then_some(CUSTOMIZED));
+        let Some(limit) = limit else { return work.await };
+        if let Ok(done) = tokio::time::timeout(limit, work).await {
+            return done;
+        }
+        let mut message = format!("not done within {} s", limit.as_secs());
+        if self.for_customized()
+            && let Ok(vm) = session.call::<VmShow>(path, &NoParams {}, ()).await
+            && let Some(reason) = vm.status.customization.and_then(|status| status.reason)
+        {
+            message = format!("{message}: {reason}");
+        }
+        Err(CliError::new(Exit::Timeout, message)
+            .hint("what was ordered goes on: see `hostler task list --active`"))
     }
 }
 
@@ -93,7 +121,12 @@ enum WaitFor {
     Task,
     /// Also, the guest agent answers
     Guest,
+    /// Also, the guest has proved its customization; fails with the guest's reason
+    Customized,
 }
+
+/// How long a guest may take to be customized, unless another time is given.
+const CUSTOMIZED: Duration = Duration::from_secs(20 * 60);
 
 /// Waits for the end of a task.
 ///
@@ -136,18 +169,26 @@ async fn cancel(session: &Session, path: &TaskPath, progress: &Progress) -> Resu
     Ok(())
 }
 
-/// Waits until the guest agent of a running VM answers.
+/// What a VM's state says of what is waited for: it is there, it never will be, or it is not yet.
+type Judge = fn(Vm) -> Result<Option<Vm>, CliError>;
+
+/// Waits until a VM's guest has come as far as `judge` wants it.
 ///
 /// # Errors
 /// The VM has stopped or failed meanwhile.
-pub(crate) async fn guest(session: &Session, path: &VmPath) -> Result<Vm, CliError> {
+async fn guest(
+    session: &Session,
+    path: &VmPath,
+    activity: &str,
+    judge: Judge,
+) -> Result<Vm, CliError> {
     let name = session.call::<VmShow>(path, &NoParams {}, ()).await?.metadata.name;
     let title = format!("vm {name}");
     let mut progress = Progress::new(&session.output, session.draws, &title);
-    progress.activity("waiting for the guest agent", None);
+    progress.activity(activity, None);
     let mut lost = None;
     loop {
-        match follow_guest(session, path).await {
+        match follow_guest(session, path, judge).await {
             Ok(Some(verdict)) => return verdict,
             Ok(None) => lost = None,
             Err(error) => {
@@ -167,6 +208,7 @@ pub(crate) async fn guest(session: &Session, path: &VmPath) -> Result<Vm, CliErr
 async fn follow_guest(
     session: &Session,
     path: &VmPath,
+    judge: Judge,
 ) -> Result<Option<Result<Vm, CliError>>, ClientError> {
     let client = &session.connection.client;
     let vm = client.call::<VmShow>(path, &NoParams {}, ()).await?;
@@ -215,6 +257,29 @@ fn judge(vm: Vm) -> Result<Option<Vm>, CliError> {
         | PowerState::Suspending
         | PowerState::Unknown => Ok(None),
     }
+}
+
+/// The VM, when its guest has proved its customization; an error, when it never will.
+fn judge_customized(vm: Vm) -> Result<Option<Vm>, CliError> {
+    let name = &vm.metadata.name;
+    let Some(customization) = &vm.spec.customization else {
+        return Err(CliError::new(Exit::Usage, format!("vm {name} has no customization")));
+    };
+    let status = vm.status.customization.as_ref();
+    let status = status.filter(|status| status.run == customization.run);
+    match status.map(|status| status.state) {
+        Some(CustomizationState::Applied) => return Ok(Some(vm)),
+        Some(CustomizationState::Failed) => {
+            let why = status.and_then(|status| status.reason.clone()).unwrap_or_default();
+            let message = format!("the guest of vm {name} could not be customized: {why}");
+            return Err(CliError::new(Exit::Failed, message).hint(format!(
+                "see `hostler vm log {name}`; once the cause is gone: `hostler vm customize {name} --reboot`"
+            )));
+        }
+        Some(CustomizationState::Pending) | None => {}
+    }
+    // That it answers is not enough here, but that it never will is.
+    judge(vm).map(|_| None)
 }
 
 /// A task's stream of states, taken up again when it breaks.

@@ -1,80 +1,16 @@
-//! Customizations on their way from a client to a guest: their secrets are sealed as soon as they
-//! are here, and opened only in what is sent to the VM's host.
+//! Customizations on their way from a client to a guest.
+//!
+//! 1. [`sealed`]: what the client sent is checked, and its secrets are sealed;
+//! 2. [`Customizing::resolve`]: it is laid over a customization spec, the host name is decided and
+//!    NICs get their addresses. What it gives nobody else is given, until the VM is in the inventory
+//!    or the request has come to nothing. Whatever makes VMs (also clones) calls this;
+//! 3. [`open`]: secrets are opened in what is sent to the VM's host, and nowhere else.
 
-use hostler_pki::{Vault, VaultError};
-use hostler_types::{Customization, SecretText};
+mod addresses;
+mod overlay;
+mod resolve;
+mod secrets;
 
-use crate::error::ServiceError;
-
-/// What a client sent, checked, its secrets sealed. A secret that is the placeholder of views stays
-/// what it was in `before`.
-///
-/// # Errors
-/// `invalid`.
-pub(crate) fn sealed(
-    vault: &Vault,
-    asked: &Customization,
-    before: Option<&Customization>,
-) -> Result<Customization, ServiceError> {
-    asked.validate_request("customization")?;
-    let mut customization = asked.clone();
-    for secret in customization.secrets_mut().filter(|secret| !secret.is_redacted()) {
-        *secret = vault.seal(secret);
-    }
-    if let Some(before) = before {
-        keep(&mut customization, before.clone());
-        customization.origin.clone_from(&before.origin);
-        customization.run = before.run;
-    }
-    if customization.secrets_mut().any(|secret| secret.is_redacted()) {
-        let reason = format!(
-            "`{}` stands for a secret that is not shown, and there was none before",
-            SecretText::REDACTED
-        );
-        return Err(ServiceError::invalid("customization", reason));
-    }
-    Ok(customization)
-}
-
-/// Puts the sealed secrets back where a client returned their placeholders.
-fn keep(customization: &mut Customization, mut before: Customization) {
-    let put = |to: &mut Option<SecretText>, from: Option<SecretText>| {
-        if to.as_ref().is_some_and(SecretText::is_redacted) && from.is_some() {
-            *to = from;
-        }
-    };
-    for user in &mut customization.users {
-        let same = before.users.iter_mut().find(|before| before.name == user.name);
-        put(&mut user.password, same.and_then(|before| before.password.take()));
-    }
-    if let (Some(join), Some(before)) = (&mut customization.domain_join, before.domain_join)
-        && join.password.is_redacted()
-    {
-        join.password = before.password;
-    }
-    if let (Some(windows), Some(before)) = (&mut customization.windows, before.windows) {
-        put(&mut windows.administrator_password, before.administrator_password);
-        put(&mut windows.product_key, before.product_key);
-        put(&mut windows.unattend, before.unattend);
-    }
-    put(&mut customization.user_data, before.user_data);
-}
-
-/// Seals what was found in clear, such as in a definition of an older version.
-pub(crate) fn seal(vault: &Vault, customization: Option<&mut Customization>) {
-    let secrets = customization.into_iter().flat_map(Customization::secrets_mut);
-    for secret in secrets.filter(|secret| !secret.is_sealed()) {
-        *secret = vault.seal(secret);
-    }
-}
-
-/// As the guest is to be told.
-///
-/// # Errors
-/// The key is not there, or a secret was changed.
-pub(crate) fn open(vault: &Vault, customization: &mut Customization) -> Result<(), VaultError> {
-    for secret in customization.secrets_mut() {
-        *secret = vault.open(secret)?;
-    }
-    Ok(())
-}
+pub(crate) use overlay::overlay;
+pub(crate) use resolve::{Customizing, GuestWish, Reservations};
+pub(crate) use secrets::{open, seal, sealed};

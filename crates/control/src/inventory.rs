@@ -4,15 +4,16 @@
 //! One task follows the store's change log and publishes a new snapshot per burst of changes, so
 //! that a snapshot is always the state at exactly one revision.
 
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use futures::FutureExt as _;
 use hostler_store::{Change, Feed, Record, Store, StoreError};
 use hostler_types::{
-    CustomizationSpecKind, DatastoreKind, HostId, HostKind, Id, ImageId, ImageKind, JoinTokenKind,
-    Kind, KindName, MacAddress, Name, NamingRuleKind, NetworkId, NetworkKind, Object, ObjectId,
-    Ref, Revision, TaskId, TaskKind, TokenKind, UserKind, Vm, VmId, VmKind,
+    AddressRange, CustomizationSpecKind, DatastoreKind, HostId, HostKind, Id, ImageId, ImageKind,
+    JoinTokenKind, Kind, KindName, MacAddress, Name, NamingRuleKind, NetworkId, NetworkKind,
+    Object, ObjectId, Ref, Revision, TaskId, TaskKind, TokenKind, UserKind, Vm, VmId, VmKind,
 };
 use jiff::Timestamp;
 use tokio::sync::watch;
@@ -21,7 +22,9 @@ use crate::error::ServiceError;
 use index::Indexes;
 pub(crate) use index::images;
 
+mod addresses;
 mod held;
+mod hostnames;
 mod index;
 
 /// Changes that become visible at once.
@@ -167,6 +170,30 @@ impl Snapshot {
     /// When the time of the next VM comes, of those whose time has not come yet.
     pub(crate) fn next_deadline(&self, now: Timestamp) -> Option<Timestamp> {
         self.indexes.deadline_after(now)
+    }
+
+    /// The VMs whose NICs have an address, or may have it put back by an unfinished task.
+    pub fn vms_with_address(
+        &self,
+        network: NetworkId,
+        address: Ipv4Addr,
+    ) -> impl Iterator<Item = &Arc<Vm>> {
+        self.indexes.addresses.holders(network, address).filter_map(|vm| self.vms.get(vm))
+    }
+
+    /// The first address of a range that no VM has and `keep_out` does not hold.
+    pub(crate) fn free_address(
+        &self,
+        network: NetworkId,
+        range: AddressRange,
+        keep_out: impl Fn(Ipv4Addr) -> bool,
+    ) -> Option<Ipv4Addr> {
+        self.indexes.addresses.first_free(network, range, keep_out)
+    }
+
+    /// The highest number of a VM whose host name is `prefix` and a number.
+    pub(crate) fn highest_hostname(&self, prefix: &str) -> Option<u64> {
+        self.indexes.hostnames.highest(prefix)
     }
 
     /// The unfinished task that holds an object.

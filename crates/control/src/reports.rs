@@ -94,6 +94,10 @@ pub(crate) fn absorb(status: &mut VmStatus, report: &VmReport) -> bool {
     new.guest.clone_from(&report.guest);
     new.hardware = report.hardware;
     new.pending.clone_from(&report.pending);
+    // An agent of the version before says nothing of it.
+    if report.customization.is_some() {
+        new.customization.clone_from(&report.customization);
+    }
     let grown = disks_differ(status, report);
     if new == *status && !grown {
         return false;
@@ -165,6 +169,7 @@ mod tests {
             guest: None,
             hardware: None,
             pending: Vec::new(),
+            customization: None,
         }
     }
 

@@ -15,6 +15,7 @@ use crate::inventory::Snapshot;
 use crate::redact::Shown;
 
 pub mod console;
+pub mod customization_spec;
 pub mod datastore;
 pub mod event;
 pub mod host;

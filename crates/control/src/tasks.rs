@@ -15,6 +15,7 @@ pub(crate) mod naming;
 pub(crate) mod image_delete;
 pub(crate) mod image_import;
 pub(crate) mod vm_create;
+pub(crate) mod vm_customize;
 pub(crate) mod vm_delete;
 pub(crate) mod vm_disk;
 pub(crate) mod vm_recycle;
@@ -33,6 +34,7 @@ pub(crate) fn registry() -> Registry<Core> {
         .with(image_delete::definition())
         .with(image_import::definition())
         .with(vm_create::definition())
+        .with(vm_customize::definition())
         .with(vm_delete::definition())
         .with(vm_recycle::definition())
         .with(vm_register::definition())

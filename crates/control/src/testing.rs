@@ -60,6 +60,9 @@ pub fn disk_remove(old: &Vm, new: &Vm, disk: &hostler_types::Name) -> Submit {
 pub fn vm_update(old: &Vm, new: &Vm) -> Submit {
     submit(tasks::vm_update::order(old).with(Write::update(new)))
 }
+pub fn vm_customize(old: &Vm, new: &Vm, reboot: bool) -> Submit {
+    submit(tasks::vm_customize::order(old, reboot).with(Write::update(new)))
+}
 pub fn vm_start(vm: &Vm) -> Submit {
     submit(tasks::vm_start::order(vm))
 }

@@ -16,6 +16,7 @@ use crate::actor::Actor;
 use crate::agents::{AgentError, AgentLink, Agents, Connector};
 use crate::attempts::Attempts;
 use crate::controllers::Controllers;
+use crate::customize::{Customizing, Reservations};
 use crate::error::{Class, ServiceError};
 use crate::idempotency::KeyLocks;
 use crate::inventory::{Held, Inventory, Snapshot};
@@ -85,6 +86,7 @@ pub struct World {
     pub(crate) keys: KeyLocks,
     pub(crate) tickets: Tickets,
     pub(crate) macs: MacReservations,
+    pub(crate) customizing: Reservations,
     pub(crate) logins: Arc<Semaphore>,
     /// Who makes something that refers to another object (a VM to its network) holds it shared
     /// from looking at the snapshot until the commit is in the snapshot; who deletes what may be
@@ -118,9 +120,15 @@ impl World {
             keys: KeyLocks::default(),
             tickets: Tickets::default(),
             macs: MacReservations::default(),
+            customizing: Reservations::default(),
             logins: Arc::new(Semaphore::new(LOGINS)),
             references: RwLock::new(()),
         }))
+    }
+
+    /// Begins to resolve the customizations of one request.
+    pub(crate) fn customizing(&self) -> Customizing<'_> {
+        Customizing::new(&self.vault, &self.customizing, &self.inventory)
     }
 
     /// Goes on with the tasks that were at work when the server ended, and starts the controllers.

@@ -27,6 +27,6 @@ pub use layers::LayerGraph;
 pub use network::{NetworkError, Networks, Tap, TapName};
 pub use process::ProcessError;
 pub use qemu_img::{QemuImg, QemuImgError};
-pub use seed::{SeedError, SeedInput};
+pub use seed::SeedError;
 pub use uid::VmUid;
 pub use volume::VolumeError;

@@ -61,6 +61,15 @@ pub(crate) struct NatNetwork {
     pub(crate) gateway: Ipv4Addr,
 }
 
+/// A NIC that is plugged into a network.
+#[derive(Debug, Clone, Copy)]
+pub struct Port<'a> {
+    pub mac: MacAddress,
+    /// Its static address; absent: DHCP chooses one.
+    pub address: Option<Ipv4Addr>,
+    pub hostname: Option<&'a Name>,
+}
+
 /// The networks of this host.
 #[derive(Debug)]
 pub struct Networks {
@@ -127,22 +136,24 @@ impl Networks {
         }
     }
 
-    /// Reserves an address for a NIC and lets its tap send as this MAC alone. Returns the address;
+    /// Reserves an address for a NIC (the one it has, if it is static) and lets its tap send as this
+    /// MAC alone. Returns the address;
     /// `None` on a network that has its own DHCP. Can be repeated.
     ///
     /// # Errors
-    /// The subnet is full, or the MAC is another NIC's.
+    /// The subnet is full, or the MAC or the address is another NIC's.
     pub async fn plug(
         &self,
         id: NetworkId,
         spec: &NetworkSpec,
         tap: &TapName,
-        mac: MacAddress,
-        hostname: Option<&Name>,
+        port: Port<'_>,
     ) -> Result<Option<Ipv4Addr>, NetworkError> {
         let Some(nat) = NatNetwork::of(id, spec)? else { return Ok(None) };
+        let mac = port.mac;
+        let pool = spec.pool().map(|pool| pool.range);
         let address =
-            self.with_reservations(id, |ports| ports.reserve(nat.subnet, tap, mac, hostname))?;
+            self.with_reservations(id, |ports| ports.reserve(nat.subnet, pool, tap, port))?;
         let dhcp = Dhcp::new(self.network_directory(id), &nat);
         if dhcp.is_leased_to_another(address, mac)? {
             let _gate = self.gate.lock().await;

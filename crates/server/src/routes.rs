@@ -8,6 +8,7 @@ use crate::app::App;
 use crate::gate::gate;
 
 mod console;
+mod customization_spec;
 mod datastore;
 mod disk;
 mod event;
@@ -26,7 +27,7 @@ mod vm;
 fn routes(app: App) -> Routes<App> {
     let routes = Routes::new(app).gate(gate);
     let routes = datastore::add(image::add(console::add(vm::add(routes))));
-    let routes = disk::add(naming_rule::add(recycle_bin::add(routes)));
+    let routes = customization_spec::add(disk::add(naming_rule::add(recycle_bin::add(routes))));
     let routes = task::add(host::add(network::add(routes)));
     system::add(token::add(user::add(event::add(routes))))
 }

@@ -306,6 +306,13 @@ impl VmSpec {
         self.customization = self.customization.map(Customization::redacted);
         self
     }
+
+    /// The spec as it lies where secrets have no business.
+    #[must_use]
+    pub fn without_secrets(mut self) -> Self {
+        self.customization = self.customization.map(Customization::without_secrets);
+        self
+    }
 }
 
 /// The power state, as last reported by the VM's host.

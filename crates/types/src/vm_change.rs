@@ -184,7 +184,9 @@ impl Plan<'_> {
             let values = (order(&running.boot_order), order(&asked.boot_order));
             self.power_off("boot-order", values, "the firmware gets it at power-on");
         }
-        if running.customization != asked.customization {
+        // What runs is remembered without secrets, and a guest that has been told needs them no more.
+        let told = |spec: &VmSpec| spec.clone().without_secrets().customization;
+        if told(running) != told(asked) {
             let reason = "the guest reads it as it boots";
             self.power_off("customization", ("as it was", "changed"), reason);
         }

@@ -7,6 +7,9 @@
 #                   write_files, runcmd; or a #! script; or both as a MIME
 #                   message of base64 parts, as Hostler makes it
 #   network-config  version 2, ethernets (see network.awk)
+# What came of it is told where cloud-init tells it: /run/cloud-init/result.json
+# (there when all is done), status.json and instance-data.json, and
+# /var/lib/cloud/data/instance-id.
 SEED=/run/seed
 TAB=$(printf '\t')
 
@@ -58,9 +61,11 @@ seed_split() {
 }
 
 seed_apply() {
-  name=tiny
-  mkdir -p $SEED
+  name=tiny datasource=None
+  mkdir -p $SEED /run/cloud-init /var/lib/cloud/data
+  echo '{"v1": {"stage": "modules-final"}}' >/run/cloud-init/status.json
   if seed_find; then
+    datasource="NoCloud [seed=$device]"
     echo "seed on $device: $(cd $SEED && echo *-data *-config)"
     seed_meta_data
     for part in $SEED/part.*.flat; do
@@ -78,7 +83,13 @@ seed_meta_data() {
   while IFS=$TAB read -r key value; do
     case $key in
     *.end) ;;
-    instance-id) echo "$value" >/run/instance-id ;;
+    instance-id)
+      echo "$value" >/run/instance-id
+      echo "$value" >/var/lib/cloud/data/instance-id
+      ;;
+    hostler-hash)
+      printf '{"ds": {"meta_data": {"hostler-hash": "%s"}}}\n' "$value" >/run/cloud-init/instance-data.json
+      ;;
     local-hostname | hostname) name=${value%%.*} ;;
     public-keys | public-keys.*) [ -z "$value" ] || seed_key root "$value" ;;
     esac
@@ -106,6 +117,11 @@ seed_user_data() {
       ;;
     *.end) ;;
     ssh_authorized_keys.*) seed_key root "$(printf %b "$value")" ;;
+    users.*.plain_text_passwd)
+      index=${key#users.}
+      eval "user=\$user_${index%%.*}"
+      printf '%s:%b\n' "$user" "$value" | chpasswd
+      ;;
     users.*.ssh_authorized_keys.* | users.*.ssh-authorized-keys.*)
       index=${key#users.}
       eval "user=\$user_${index%%.*}"
@@ -152,10 +168,18 @@ seed_run_commands() {
   for part in $SEED/part.*.flat; do
     [ ! -e "$part" ] || awk -f /lib/tiny/runcmd.awk "$part"
   done >/run/runcmd.sh
-  [ ! -s /run/runcmd.sh ] || sh /run/runcmd.sh
+  errors=''
+  [ ! -s /run/runcmd.sh ] || sh /run/runcmd.sh || seed_failure runcmd $?
   for script in $SEED/part.*.script; do
     [ -e "$script" ] || continue
     chmod 700 "$script"
-    "$script"
+    "$script" || seed_failure "${script##*/}" $?
   done
+  echo '{"v1": {"stage": null}}' >/run/cloud-init/status.json
+  printf '{"v1": {"datasource": "DataSource%s", "errors": [%s]}}\n' "$datasource" "$errors" >/run/cloud-init/result.new
+  mv /run/cloud-init/result.new /run/cloud-init/result.json
+}
+
+seed_failure() {
+  errors="${errors:+$errors, }\"$1 ended with exit code $2\""
 }

@@ -1,4 +1,4 @@
-//! The tiny guest, built once by `scripts/build-image` and kept outside the source tree.
+//! The guests' images, each built once by `scripts/build-image` and kept outside the source tree.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -19,14 +19,22 @@ pub fn cache_dir() -> PathBuf {
 /// When it cannot be built.
 pub fn tiny_image() -> &'static Path {
     static IMAGE: OnceLock<PathBuf> = OnceLock::new();
-    IMAGE.get_or_init(|| {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/build-image");
-        let output = Command::new(script)
-            .arg("tiny")
-            .stderr(Stdio::inherit())
-            .output()
-            .expect("scripts/build-image can be run");
-        assert!(output.status.success(), "scripts/build-image tiny failed");
-        PathBuf::from(String::from_utf8_lossy(&output.stdout).trim())
-    })
+    IMAGE.get_or_init(|| build("tiny"))
+}
+
+/// The path of the Debian guest's qcow2, with cloud-init; builds it if need be.
+///
+/// # Panics
+/// When it cannot be built.
+pub fn debian_image() -> &'static Path {
+    static IMAGE: OnceLock<PathBuf> = OnceLock::new();
+    IMAGE.get_or_init(|| build("debian"))
+}
+
+fn build(kind: &str) -> PathBuf {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/build-image");
+    let output =
+        Command::new(script).arg(kind).stderr(Stdio::inherit()).output().expect("it can be run");
+    assert!(output.status.success(), "scripts/build-image {kind} failed");
+    PathBuf::from(String::from_utf8_lossy(&output.stdout).trim())
 }

@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use super::machine::{Live, Machine, MachineEvent};
+use super::proof::Verdict;
 use super::record::VmRecord;
 use super::stop::Stopping;
 use crate::blocking::blocking;
@@ -28,6 +29,8 @@ pub(crate) enum Message {
     },
     /// From the guest watcher.
     Guest(GuestReport),
+    /// From who asks the guest for proof of its customization.
+    Customization(Verdict),
     /// Gives up waiting for a guest that is to stop.
     Cancel(OperationId),
 }
@@ -113,6 +116,10 @@ impl Actor {
                     self.guest = Some(report);
                     self.publish();
                 }
+                Next::Go
+            }
+            Message::Customization(verdict) => {
+                self.customized(verdict).await;
                 Next::Go
             }
             Message::Cancel(op) => {

@@ -12,6 +12,7 @@
 
 use std::time::Duration;
 
+use hostler_host::VmDir;
 use hostler_qemu::Process;
 use hostler_qmp::command::{Cont, QueryStatus, RunState};
 use hostler_types::PowerState;
@@ -46,6 +47,7 @@ impl Actor {
             _ => {}
         }
         self.adopt_process().await;
+        self.forget_secrets().await;
         Some(self)
     }
 
@@ -62,7 +64,10 @@ impl Actor {
         let (host, record) = (self.host.clone(), self.record.clone());
         let found = blocking(move || {
             let found = vm_dir(&host, &record)?.read_definition();
-            Ok(found.ok().flatten().is_some_and(|found| found == record.definition.vm))
+            Ok(found
+                .ok()
+                .flatten()
+                .is_some_and(|found| found == VmDir::stored(&record.definition.vm)))
         });
         found.await.unwrap_or_else(|error| {
             // The datastore is away; what is on it is not ours to judge now.

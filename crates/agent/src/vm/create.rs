@@ -3,8 +3,9 @@
 //! The order of creation makes a kill at any instant harmless: the record comes first, so that the
 //! agent's next start knows what to take back; the definition comes last of the files.
 
+use hostler_customize::Guest;
 use hostler_endpoint::Problem;
-use hostler_host::seed::{self, SeedInput};
+use hostler_host::seed;
 use hostler_host::{Datastore, VmDir, volume};
 use hostler_types::{DiskSource, DiskSpec, LayerOwner, OperationId, PowerState, VmId};
 use std::time::Duration;
@@ -166,7 +167,11 @@ impl Actor {
                     volume::set_owner(&path, record.uid)?;
                 }
             }
-            write_seed(&dir, &record)
+            // Its seed may hold secrets that are nowhere else.
+            match dir.seed() {
+                seed if seed.exists() => Ok(volume::set_owner(&seed, record.uid)?),
+                _ => write_seed(&dir, &record),
+            }
         })
         .await?;
         plug_all(&self.host, &self.record).await?;
@@ -216,7 +221,7 @@ pub(super) async fn undo_create(host: &std::sync::Arc<HostContext>, record: &VmR
         // A directory that holds another's definition was there before: the creation was refused.
         let dir = vm_dir(&host, &record)?;
         let foreign = dir.read_definition().ok().flatten();
-        if foreign.is_none_or(|found| found == record.definition.vm) {
+        if foreign.is_none_or(|found| found == VmDir::stored(&record.definition.vm)) {
             dir.remove()?;
         }
         host.records.remove(record.id())
@@ -291,8 +296,9 @@ fn make_disks(host: &HostContext, dir: &VmDir, record: &VmRecord) -> Result<(), 
 pub(super) fn write_seed(dir: &VmDir, record: &VmRecord) -> Result<(), Fault> {
     let vm = &record.definition.vm;
     let Some(customization) = &vm.spec.customization else { return Ok(()) };
-    let input = SeedInput { vm: vm.id(), name: vm.name(), customization, nics: &vm.spec.nics };
-    seed::write(dir, &input, record.uid).map_err(|error| Fault::WrongState(chain(&error)))
+    let hash = record.definition.customization_hash.as_deref().unwrap_or_default();
+    let guest = Guest { vm: vm.id(), name: vm.name(), customization, nics: &vm.spec.nics, hash };
+    seed::write(dir, &guest, record.uid).map_err(|error| Fault::WrongState(chain(&error)))
 }
 
 impl From<hostler_host::VolumeError> for Fault {

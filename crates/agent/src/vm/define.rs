@@ -22,6 +22,7 @@ impl Actor {
         let running = self.record.running.as_ref().map(|running| &running.spec);
         layers::settle(&mut definition.vm, &before.vm.status.disks, running);
         let discarded = layers::discarded(&before.vm, &definition.vm);
+        self.record.settle(&mut definition.vm.spec);
         if definition.vm.status.datastore != before.vm.status.datastore {
             return Err(Fault::Invalid("a definition cannot move a VM".to_owned()));
         }

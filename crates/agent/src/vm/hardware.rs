@@ -56,7 +56,8 @@ impl Running {
             cpus_ever: spec.cpus.count(),
             ports: PortPlan::fresh(nics, blk.map(|disk| &disk.name)),
             luns: luns(spec),
-            spec: spec.clone(),
+            // What QEMU runs with is no place for secrets.
+            spec: spec.clone().without_secrets(),
             refused: BTreeMap::new(),
         }
     }

@@ -7,6 +7,7 @@
 
 use hostler_agent_api::{NetworkDefinition, VmDefinition};
 use hostler_host::TapName;
+use hostler_host::network::Port;
 use hostler_types::{MacAddress, Name, NetworkId, NicSpec};
 use serde::{Deserialize, Serialize};
 
@@ -75,7 +76,10 @@ pub(super) async fn plug(host: &HostContext, record: &VmRecord, plug: &Plug) -> 
     let customization = vm.spec.customization.as_ref();
     let hostname = customization.and_then(|c| c.hostname.as_ref()).unwrap_or(vm.name());
     let (tap, network) = (TapName::of(vm.id(), plug.slot), &plug.network);
-    host.networks.plug(network.id, &network.spec, &tap, plug.mac, Some(hostname)).await?;
+    let nic = vm.spec.nics.iter().find(|nic| nic.name == plug.nic && nic.network == network.id);
+    let address = nic.and_then(|nic| nic.address.as_ref()).map(|address| address.address);
+    let port = Port { mac: plug.mac, address, hostname: Some(hostname) };
+    host.networks.plug(network.id, &network.spec, &tap, port).await?;
     Ok(())
 }
 
@@ -150,7 +154,12 @@ mod tests {
                 "datastore": "01890a5d-ac96-774b-bcce-b302099a8059",
             },
         });
-        VmDefinition { vm: serde_json::from_value(vm).unwrap(), images: Vec::new(), networks }
+        VmDefinition {
+            vm: serde_json::from_value(vm).unwrap(),
+            images: Vec::new(),
+            networks,
+            customization_hash: None,
+        }
     }
 
     fn slots(plugs: &[Plug]) -> Vec<(&str, usize)> {

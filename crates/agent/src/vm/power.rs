@@ -25,6 +25,7 @@ use super::guest::watch_guest;
 use super::hardware::Running;
 use super::layers;
 use super::machine::{Bound, Machine, Sockets};
+use super::proof::prove;
 use super::record::{ProcessId, RecordedState, VmRecord};
 use crate::blocking::blocking;
 use crate::context::HostContext;
@@ -127,8 +128,12 @@ impl Actor {
         let process = process_id(&machine.process);
         self.record.state = RecordedState::Running { process };
         self.record.since = Timestamp::now();
+        self.record.begin_customization();
         if let Some(to_self) = self.to_self.upgrade() {
             let (agent, port) = (machine.live.agent.clone(), machine.port());
+            if let Some(expected) = self.record.expected() {
+                tokio::spawn(prove(agent.clone(), port.clone(), to_self.clone(), expected));
+            }
             tokio::spawn(watch_guest(agent, port, to_self, self.guest.clone()));
         }
         self.live.send_replace(Some(machine.live.clone()));

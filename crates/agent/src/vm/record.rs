@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use hostler_agent_api::VmDefinition;
 use hostler_endpoint::Problem;
 use hostler_host::VmUid;
-use hostler_types::{DatastoreId, Epoch, OperationId, VmId};
+use hostler_types::{CustomizationStatus, DatastoreId, Epoch, OperationId, VmId};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -34,6 +34,9 @@ pub(crate) struct VmRecord {
     /// When QEMU was started again without being told to, newest last.
     #[serde(default)]
     pub(crate) restarts: Vec<Timestamp>,
+    /// What the guest has said of its customization, in the run that it names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) customization: Option<CustomizationStatus>,
     #[serde(default)]
     pub(crate) journal: Journal,
     /// What QEMU runs with, or what a suspended VM is to resume with.

@@ -218,6 +218,7 @@ impl Vms {
             state,
             since: Timestamp::now(),
             restarts: Vec::new(),
+            customization: None,
             journal: Journal::default(),
             running: None,
             plugs: Some(assign(&[], &request.definition)),

@@ -80,5 +80,6 @@ pub(super) fn report(host: &HostContext, record: &VmRecord, live: bool) -> VmRep
         guest: None,
         hardware: record.running.as_ref().map(Running::hardware),
         pending: record.pending(),
+        customization: record.customization_status(),
     }
 }

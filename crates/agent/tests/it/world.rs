@@ -244,7 +244,7 @@ impl World {
             DiskSource::Image(image) => vec![(image, self.datastore)],
             DiskSource::Blank => Vec::new(),
         };
-        VmDefinition { vm, images, networks: Vec::new() }
+        VmDefinition { vm, images, networks: Vec::new(), customization_hash: None }
     }
 
     pub(crate) async fn create(&self, definition: &VmDefinition) -> Result<VmReport, Problem> {

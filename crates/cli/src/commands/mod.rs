@@ -4,6 +4,7 @@ mod agent;
 mod apply;
 mod completion;
 mod context;
+mod customization;
 mod datastore;
 mod event;
 mod host;
@@ -75,6 +76,8 @@ enum Command {
     Image(image::ImageArgs),
     Apply(apply::Apply),
     Network(network::NetworkArgs),
+    #[command(visible_alias = "spec", alias = "customization-spec")]
+    Customization(Box<customization::CustomizationArgs>),
     Datastore(datastore::DatastoreArgs),
     RecycleBin(recycle_bin::RecycleBinArgs),
     NamingRule(naming_rule::NamingRuleArgs),
@@ -127,6 +130,7 @@ async fn run_client(command: Command, globals: &GlobalOptions) -> Result<ExitCod
         Command::Image(command) => command.run(&open()?).await,
         Command::Apply(command) => command.run(&open()?).await,
         Command::Network(command) => command.run(&open()?).await,
+        Command::Customization(command) => command.run(&open()?).await,
         Command::Datastore(command) => command.run(&open()?).await,
         Command::RecycleBin(command) => command.run(&open()?).await,
         Command::NamingRule(command) => command.run(&open()?).await,

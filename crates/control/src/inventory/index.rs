@@ -6,6 +6,8 @@ use hostler_types::{
 use jiff::Timestamp;
 use uuid::Uuid;
 
+use super::addresses::Addresses;
+use super::hostnames::Hostnames;
 use crate::idempotency::request_key;
 
 #[derive(Debug, Clone, Default)]
@@ -17,6 +19,8 @@ pub(super) struct Indexes {
     deadline: imbl::OrdSet<(Timestamp, VmId)>,
     task: imbl::HashMap<ObjectId, TaskId>,
     key: imbl::HashMap<String, TaskId>,
+    pub(super) addresses: Addresses,
+    pub(super) hostnames: Hostnames,
 }
 
 impl Indexes {
@@ -57,6 +61,8 @@ impl Indexes {
     }
 
     pub(super) fn vm(&mut self, old: Option<&Vm>, new: Option<&Vm>) {
+        self.addresses.vm(old, new);
+        self.hostnames.vm(old, new);
         if let (Some(old), Some(new)) = (old, new)
             && old.spec == new.spec
             && old.status.host == new.status.host
@@ -100,6 +106,7 @@ impl Indexes {
     }
 
     pub(super) fn task(&mut self, old: Option<&Task>, new: Option<&Task>) {
+        self.addresses.task(old, new);
         let shown = new.or(old);
         let Some(task) = shown else { return };
         let id = task.id();

@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use hostler_store::Write;
 use hostler_types::{
-    HostKind, HostState, Labels, Name, Network, NetworkKind, NetworkSpec, NetworkState,
-    NetworkStatus, Ref, Role, validate_labels,
+    AddressPool, HostKind, HostState, Labels, Name, Network, NetworkKind, NetworkSpec,
+    NetworkState, NetworkStatus, Ref, Revision, Role, validate_labels,
 };
 use jiff::Timestamp;
 
-use super::{Page, PageRequest, page};
+use super::{Page, PageRequest, page, require_revision};
 use crate::actor::{Actor, authorize};
 use crate::error::ServiceError;
 use crate::inventory::Snapshot;
@@ -112,6 +112,39 @@ async fn ensure_on_hosts(
         }
     }
     Ok(())
+}
+
+/// Gives a network another address pool, or takes it away. Addresses that NICs have stay theirs.
+///
+/// # Errors
+/// `forbidden`, `not_found`, `invalid`, `stale_revision`, or a host's refusal.
+pub async fn set_pool(
+    world: &World,
+    actor: &Actor,
+    network: &Ref,
+    pool: Option<AddressPool>,
+    expected: Option<Revision>,
+) -> Result<Arc<Network>, ServiceError> {
+    authorize(actor, Role::Admin, "change networks")?;
+    let _references = world.references.write().await;
+    let snapshot = world.snapshot();
+    let old = snapshot.find::<NetworkKind>(network)?;
+    require_revision::<NetworkKind>(old, expected)?;
+    let mut new = Network::clone(old);
+    match &mut new.spec {
+        NetworkSpec::Nat { pool: old, .. } | NetworkSpec::Bridge { pool: old, .. } => *old = pool,
+    }
+    new.spec.validate().map_err(|reason| ServiceError::invalid_as_told("pool", reason))?;
+    // A host that is away is told when it is back.
+    for host in snapshot.all::<HostKind>().iter() {
+        if host.status.state == HostState::Connected {
+            let link = world.link(host.id())?;
+            world.limited(link.network_ensure(new.id(), new.spec.clone())).await?;
+        }
+    }
+    let batch = Core::batch(actor, "network.update").with(Write::update(&new));
+    let snapshot = world.commit(batch).await?;
+    Ok(NetworkKind::shown(snapshot.find(&new.reference())?))
 }
 
 /// Deletes a network that no VM is on.

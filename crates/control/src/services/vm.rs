@@ -19,6 +19,7 @@ use crate::tasks::{vm_reset, vm_start, vm_stop, vm_suspend};
 use crate::world::World;
 
 mod create;
+mod customize;
 mod delete;
 pub mod disk;
 mod files;
@@ -28,6 +29,7 @@ mod mac;
 mod update;
 
 pub use create::create;
+pub use customize::{VmCustomize, customize};
 pub use delete::{VmDelete, delete, deletion_plan, purge, recycled, undelete};
 pub(crate) use delete::{require_deletable, told_names};
 pub(crate) use files::expect;

@@ -130,11 +130,14 @@ pub(super) fn definition(step: &Step, vm: &Vm) -> Result<VmDefinition, StepError
         }
     }
     let mut vm = vm.clone();
+    let customization = vm.spec.customization.as_ref();
+    let customization_hash =
+        customization.map(|stored| hostler_customize::hash(stored, &vm.spec.nics));
     if let Some(customization) = &mut vm.spec.customization {
         customize::open(&step.world().vault, customization)
             .map_err(|error| StepError::failed("secret_unreadable", error.to_string()))?;
     }
-    Ok(VmDefinition { vm, images: image_places, networks })
+    Ok(VmDefinition { vm, images: image_places, networks, customization_hash })
 }
 
 /// The VM's status as its host has just told it.

@@ -13,9 +13,9 @@ use hostler_tasks::harness::{
 };
 use hostler_tasks::{Registry, Submit};
 use hostler_types::{
-    ByteSize, Datastore, DatastoreSpec, DatastoreState, DatastoreStatus, Epoch, Host, HostSpec,
-    HostState, HostStatus, Image, ImageFormat, ImageKind, ImageMedia, ImageSource, ImageSpec,
-    ImageState, ImageStatus, Kind, KindName, Labels, Network, NetworkSpec, NetworkState,
+    ByteSize, Customization, Datastore, DatastoreSpec, DatastoreState, DatastoreStatus, Epoch,
+    Host, HostSpec, HostState, HostStatus, Image, ImageFormat, ImageKind, ImageMedia, ImageSource,
+    ImageSpec, ImageState, ImageStatus, Kind, KindName, Labels, Network, NetworkSpec, NetworkState,
     NetworkStatus, Object, PowerState, Recycled, StopMode, Vm, VmKind, VmSpec, VmStatus,
 };
 use jiff::Timestamp;
@@ -157,6 +157,7 @@ fn place(host: &SimHost, objects: &Objects, given: Given) {
         vm: objects.vm.clone(),
         images: vec![(objects.image.id(), objects.datastore.id())],
         networks: Vec::new(),
+        customization_hash: None,
     };
     let power = objects.vm.status.power;
     let (message, guest, since) = (None, None, Timestamp::now());
@@ -241,13 +242,14 @@ impl Scenario for Case {
     }
 }
 
-/// A VM stays when only its start fails; so creation is looked at without the start.
+/// A VM stays when only its start fails, and so does what a guest is to be told; so creation and
+/// customization are looked at without the start.
 fn registry() -> Registry<Core> {
     let all = testing::registry();
     let mut registry = Registry::new();
     for action in all.actions() {
         let mut definition = all.get(action).unwrap().as_ref().clone();
-        if action == "vm.create" {
+        if ["vm.create", "vm.customize"].contains(&action) {
             definition.steps.truncate(1);
         }
         registry = registry.with(definition);
@@ -323,6 +325,16 @@ async fn disk_remove() {
     let submit = |objects: &Objects| {
         let (new, disk) = detached(&objects.vm);
         testing::disk_remove(&objects.vm, &new, &disk)
+    };
+    Case::new(Given::Vm(PowerState::Running), Compare::Everything, submit).check().await;
+}
+
+#[tokio::test]
+async fn vm_customize() {
+    let submit = |objects: &Objects| {
+        let mut new = objects.vm.clone();
+        new.spec.customization = Some(Customization { run: 1, ..Customization::default() });
+        testing::vm_customize(&objects.vm, &new, false)
     };
     Case::new(Given::Vm(PowerState::Running), Compare::Everything, submit).check().await;
 }

@@ -134,7 +134,8 @@ async fn a_vm_that_nobody_ordered_is_left_alone() {
     vm.metadata.id = VmId::generate();
     vm.metadata.name = "orphan".parse().unwrap();
     let orphan = vm.id();
-    let definition = VmDefinition { vm, images: Vec::new(), networks: Vec::new() };
+    let definition =
+        VmDefinition { vm, images: Vec::new(), networks: Vec::new(), customization_hash: None };
     let (power, since) = (PowerState::Running, Timestamp::now());
     let (message, guest) = (None, None);
     fleet.host.plant(SimVm { definition, epoch: Epoch(1), power, since, message, guest });

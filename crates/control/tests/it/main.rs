@@ -6,6 +6,7 @@
 mod access;
 mod bad_input;
 mod concurrency;
+mod customization;
 mod datastores;
 mod harness;
 mod hosts;

@@ -2,16 +2,20 @@
 
 use futures::StreamExt as _;
 use hostler_control::Actor;
+use hostler_control::services::customization_spec::{
+    CustomizationSpecCreate, CustomizationSpecUpdate,
+};
 use hostler_control::services::token::TokenCreate;
 use hostler_control::services::user::UserCreate;
 use hostler_control::services::vm::VmFilter;
 use hostler_control::services::{
-    Options, PageRequest, event, image, join_token, task, token, user, vm, watch,
+    Options, PageRequest, customization_spec, event, image, join_token, task, token, user, vm,
+    watch,
 };
 use hostler_sim::{Fleet, vm_request};
 use hostler_types::{
-    Customization, DomainJoin, GuestUser, ImageCreate, ImageSource, Labels, Revision, Role,
-    SecretText, VmUpdate,
+    Customization, CustomizationRules, DomainJoin, GuestUser, ImageCreate, ImageSource, Labels,
+    Revision, Role, SecretText, VmUpdate,
 };
 
 const CANARY: &str = "canary-7f3a";
@@ -44,7 +48,27 @@ async fn no_secret_leaves_through_any_service() {
     let mut seen = Vec::new();
     let mut look = |what: &str, text: String| seen.push((what.to_owned(), text));
 
+    let rules =
+        CustomizationRules { guest: customization().unwrap(), ..CustomizationRules::default() };
+    let request = CustomizationSpecCreate {
+        name: "web".parse().unwrap(),
+        labels: Labels::new(),
+        spec: rules.clone(),
+    };
+    let spec = customization_spec::create(world, &root(), request).await.unwrap();
+    look("customization_spec::create", format!("{spec:?} {}", json(&*spec)));
+    let reference = spec.reference();
+    let update = CustomizationSpecUpdate { spec: Some(rules), labels: None };
+    let spec = customization_spec::update(world, &root(), &reference, update, None).await.unwrap();
+    look("customization_spec::update", json(&*spec));
+    for spec in customization_spec::list(world, &root(), &page).unwrap().items {
+        look("customization_spec::list", json(&*spec));
+    }
+    let seed = customization_spec::render(world, &root(), &reference, None).unwrap();
+    look("customization_spec::render", format!("{seed:?}"));
+
     let mut request = vm_request("web01");
+    request.customization_spec = Some(reference);
     request.customization = customization();
     let changed = vm::create(world, &root(), request, &options).await.unwrap();
     look("vm::create", serde_json::to_string(&*changed.object).unwrap());
@@ -135,6 +159,10 @@ async fn no_secret_leaves_through_any_service() {
     assert!(known.user_data.unwrap().reveal().contains(CANARY));
     assert_eq!(known.users[0].password.as_ref().unwrap().reveal(), format!("{CANARY}-password"));
     assert_eq!(known.domain_join.unwrap().password.reveal(), format!("{CANARY}-join"));
+}
+
+fn json(value: &impl serde::Serialize) -> String {
+    serde_json::to_string(value).unwrap()
 }
 
 fn hash(secret: &str) -> String {

@@ -81,19 +81,26 @@ impl VmDir {
         sweep_temporary_files(&self.path)
     }
 
-    /// Writes the definition, which also registers the VM.
+    /// Writes the definition, which also registers the VM. Secrets are left out: the seed has them
+    /// for as long as the guest needs them.
     ///
     /// # Errors
     /// The datastore is not mounted or full; the old definition is still there then.
     pub fn write_definition(&self, vm: &Vm) -> Result<(), DatastoreError> {
         self.datastore.check()?;
         let path = self.definition_path();
-        serde_json::to_vec_pretty(vm)
+        let vm = Self::stored(vm);
+        serde_json::to_vec_pretty(&vm)
             .map_err(io::Error::other)
             .and_then(|bytes| write_atomic(&path, &bytes, Access::ROOT_ONLY))
             .doing("write the definition", &path)?;
         let unregistered = self.path.join(UNREGISTERED);
         crate::file::remove_if_there(&unregistered).doing("remove", &unregistered)
+    }
+
+    /// The definition as [`Self::write_definition`] writes it.
+    pub fn stored(vm: &Vm) -> Vm {
+        Vm { spec: vm.spec.clone().without_secrets(), ..vm.clone() }
     }
 
     /// The definition, registered or not; `None` when there is none.

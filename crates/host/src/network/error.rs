@@ -31,6 +31,8 @@ pub enum NetworkError {
         "MAC address {mac} is already in use on this network, by the NIC `{tap}` with {address}"
     )]
     MacInUse { mac: MacAddress, tap: String, address: Ipv4Addr },
+    #[error("address {address} is in use on this network, by the NIC `{tap}`; choose another")]
+    AddressInUse { address: Ipv4Addr, tap: String },
     #[error("tap `{0}` is in use: another QEMU process of this VM still runs")]
     TapInUse(String),
     #[error("tap `{0}` has no address reserved on this network; plug the NIC in first")]

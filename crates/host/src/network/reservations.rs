@@ -10,7 +10,7 @@ use std::net::Ipv4Addr;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use hostler_types::{Ipv4Net, MacAddress, Name};
+use hostler_types::{AddressRange, Ipv4Net, MacAddress, Name};
 
 use super::error::{IoContext, NetworkError};
 use super::tap::TapName;
@@ -63,10 +63,11 @@ impl Reservations {
     pub(super) fn reserve(
         &mut self,
         subnet: Ipv4Net,
+        pool: Option<AddressRange>,
         tap: &TapName,
-        mac: MacAddress,
-        hostname: Option<&Name>,
+        wanted: super::Port<'_>,
     ) -> Result<Ipv4Addr, NetworkError> {
+        let (mac, hostname) = (wanted.mac, wanted.hostname);
         if let Some((other, port)) =
             self.ports.iter().find(|(other, port)| port.mac == mac && *other != tap)
         {
@@ -75,9 +76,10 @@ impl Reservations {
         }
         let known = self.ports.get(tap);
         let kept = known.filter(|port| port.mac == mac && subnet.contains(port.address));
-        let address = match kept {
-            Some(port) => port.address,
-            None => self.choose(subnet, tap, mac)?,
+        let address = match (wanted.address, kept) {
+            (Some(address), _) => self.fixed(subnet, tap, address)?,
+            (None, Some(port)) => port.address,
+            (None, None) => self.choose(subnet, pool, tap, mac)?,
         };
         let port = Port { mac, address, hostname: hostname.cloned() };
         if self.ports.get(tap) != Some(&port) {
@@ -94,11 +96,32 @@ impl Reservations {
         Ok(self.ports.remove(tap).map(|port| port.mac))
     }
 
+    /// A static address, if no other NIC has it.
+    fn fixed(
+        &self,
+        subnet: Ipv4Net,
+        tap: &TapName,
+        address: Ipv4Addr,
+    ) -> Result<Ipv4Addr, NetworkError> {
+        if !subnet.contains(address) {
+            return Err(NetworkError::Invalid(format!("{address} is not in the subnet {subnet}")));
+        }
+        let holder =
+            self.ports.iter().find(|(other, port)| *other != tap && port.address == address);
+        match holder {
+            Some((holder, _)) => {
+                Err(NetworkError::AddressInUse { address, tap: holder.to_string() })
+            }
+            None => Ok(address),
+        }
+    }
+
     /// Starts where the MAC points and takes the first free address, so that a VM that is made
     /// again with the same MAC most likely gets the same address.
     fn choose(
         &self,
         subnet: Ipv4Net,
+        pool: Option<AddressRange>,
         tap: &TapName,
         mac: MacAddress,
     ) -> Result<Ipv4Addr, NetworkError> {
@@ -113,6 +136,7 @@ impl Reservations {
         (0..usable)
             .filter_map(|offset| u32::try_from(2 + (start + offset) % usable).ok())
             .filter_map(|number| subnet.address(number))
+            .filter(|address| !pool.is_some_and(|pool| pool.contains(*address)))
             .find(|address| !used.contains(address))
             .ok_or(NetworkError::SubnetFull { subnet, used: used.len() })
     }
@@ -151,6 +175,9 @@ mod tests {
     fn mac(last: u8) -> MacAddress {
         MacAddress([0x52, 0x54, 0, 0, 0, last])
     }
+    fn wanted(last: u8, hostname: Option<&Name>) -> super::super::Port<'_> {
+        super::super::Port { mac: mac(last), address: None, hostname }
+    }
     fn tap() -> TapName {
         TapName::of(VmId::generate(), 0)
     }
@@ -164,20 +191,24 @@ mod tests {
         let taps: Vec<TapName> = (0..5).map(|_| tap()).collect();
         let name: Name = "web01".parse().unwrap();
         for (number, tap) in (0u8..).zip(&taps) {
-            let address = reservations.reserve(subnet, tap, mac(number), Some(&name)).unwrap();
-            assert_eq!(reservations.reserve(subnet, tap, mac(number), None).unwrap(), address);
+            let address =
+                reservations.reserve(subnet, None, tap, wanted(number, Some(&name))).unwrap();
+            assert_eq!(
+                reservations.reserve(subnet, None, tap, wanted(number, None)).unwrap(),
+                address
+            );
             assert!((2..=6).contains(&address.octets()[3]) && seen.insert(address), "{address}");
         }
-        let error = reservations.reserve(subnet, &tap(), mac(9), None).unwrap_err();
+        let error = reservations.reserve(subnet, None, &tap(), wanted(9, None)).unwrap_err();
         assert!(matches!(error, NetworkError::SubnetFull { used: 5, .. }), "{error}");
-        let error = reservations.reserve(subnet, &tap(), mac(3), None).unwrap_err();
+        let error = reservations.reserve(subnet, None, &tap(), wanted(3, None)).unwrap_err();
         assert!(matches!(error, NetworkError::MacInUse { .. }), "{error}");
 
         let mut again = Reservations::load(&directory.path().join("hosts")).unwrap();
         assert_eq!(again.ports, reservations.ports);
         assert_eq!(again.release(&taps[2]).unwrap(), Some(mac(2)));
         assert_eq!(again.release(&taps[2]).unwrap(), None);
-        assert!(again.reserve(subnet, &tap(), mac(9), None).is_ok());
+        assert!(again.reserve(subnet, None, &tap(), wanted(9, None)).is_ok());
     }
 
     #[test]
@@ -186,10 +217,35 @@ mod tests {
         let subnet: Ipv4Net = "10.77.0.0/24".parse().unwrap();
         let mut reservations = Reservations::load(directory.path()).unwrap();
         let (first, second) = (tap(), tap());
-        let address = reservations.reserve(subnet, &first, mac(7), None).unwrap();
+        let address = reservations.reserve(subnet, None, &first, wanted(7, None)).unwrap();
         reservations.release(&first).unwrap();
-        assert_eq!(reservations.reserve(subnet, &second, mac(7), None).unwrap(), address);
-        let moved = reservations.reserve(subnet, &second, mac(8), None).unwrap();
+        assert_eq!(reservations.reserve(subnet, None, &second, wanted(7, None)).unwrap(), address);
+        let moved = reservations.reserve(subnet, None, &second, wanted(8, None)).unwrap();
         assert_ne!(moved, address);
+    }
+
+    #[test]
+    fn static_addresses_are_the_nics_own() {
+        let directory = tempfile::tempdir().unwrap();
+        let subnet: Ipv4Net = "10.77.0.0/29".parse().unwrap();
+        let pool: AddressRange = "10.77.0.4-10.77.0.6".parse().unwrap();
+        let mut reservations = Reservations::load(directory.path()).unwrap();
+        let (one, two) = (tap(), tap());
+        let fixed = |last: u8, address: u8| super::super::Port {
+            address: Some([10, 77, 0, address].into()),
+            ..wanted(last, None)
+        };
+        let address = reservations.reserve(subnet, Some(pool), &one, fixed(1, 5)).unwrap();
+        assert_eq!(address.octets()[3], 5);
+        let error = reservations.reserve(subnet, Some(pool), &two, fixed(2, 5)).unwrap_err();
+        assert!(error.to_string().contains(one.as_str()), "{error}");
+        assert!(reservations.reserve(subnet, Some(pool), &one, fixed(1, 5)).is_ok());
+        assert!(reservations.reserve(subnet, Some(pool), &two, fixed(2, 100)).is_err());
+        // DHCP gives nothing of the pool: here that leaves two addresses.
+        for number in 10..12 {
+            let free = reservations.reserve(subnet, Some(pool), &tap(), wanted(number, None));
+            assert!(!pool.contains(free.unwrap()));
+        }
+        assert!(reservations.reserve(subnet, Some(pool), &tap(), wanted(12, None)).is_err());
     }
 }

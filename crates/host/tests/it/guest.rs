@@ -7,11 +7,13 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
+use hostler_customize::Guest;
 use hostler_host::image::import;
-use hostler_host::seed::{self, SeedInput};
+use hostler_host::network::Port;
+use hostler_host::seed;
 use hostler_host::{Networks, QemuImg, TapName, VmUid, volume};
 use hostler_types::{
-    ByteSize, Customization, DiskSpec, GuestUser, ImageId, LinkState, MacAddress, NetworkId,
+    ByteSize, Customization, DiskSpec, GuestUser, ImageId, LinkState, MacAddress, Name, NetworkId,
     NetworkSpec, NicSpec, SecretText,
 };
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -69,7 +71,8 @@ async fn qemu_a_guest_finds_its_seed_and_its_network() {
     let spec = NetworkSpec::Nat { subnet: "10.77.0.0/24".parse().unwrap(), pool: None };
     let mac = MacAddress([0x52, 0x54, 0, 1, 2, 3]);
     networks.ensure(network, &spec).await.unwrap();
-    let address = networks.plug(network, &spec, &tap, mac, Some(vm.name())).await.unwrap().unwrap();
+    let address =
+        networks.plug(network, &spec, &tap, port(mac, Some(vm.name()))).await.unwrap().unwrap();
 
     // Users and own user data together make a message of two parts.
     let own =
@@ -86,8 +89,8 @@ async fn qemu_a_guest_finds_its_seed_and_its_network() {
         address: None,
         link: LinkState::Up,
     }];
-    let input =
-        SeedInput { vm: vm.id(), name: vm.name(), customization: &customization, nics: &nics };
+    let (id, name) = (vm.id(), vm.name());
+    let input = Guest { vm: id, name, customization: &customization, nics: &nics, hash: "" };
     seed::write(&dir, &input, owner).unwrap();
 
     let opened = networks.open_tap(network, &spec, &tap).await.unwrap();
@@ -119,4 +122,8 @@ async fn qemu_a_guest_finds_its_seed_and_its_network() {
 fn answers(address: Ipv4Addr) -> bool {
     let ping = format!("busybox ping -c 1 -W 10 {address} >/dev/null");
     std::process::Command::new("sh").args(["-c", &ping]).status().unwrap().success()
+}
+
+fn port(mac: MacAddress, hostname: Option<&Name>) -> Port<'_> {
+    Port { mac, address: None, hostname }
 }

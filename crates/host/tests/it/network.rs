@@ -5,8 +5,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use hostler_host::network::Port;
 use hostler_host::{NetworkError, Networks, TapName};
-use hostler_types::{MacAddress, NetworkId, NetworkSpec, VmId};
+use hostler_types::{MacAddress, Name, NetworkId, NetworkSpec, VmId};
 
 use crate::datastore::directory;
 use crate::netns::{Machine, enter, sh};
@@ -68,8 +69,12 @@ fn bridge_of(id: NetworkId) -> String {
 async fn guest(world: &World, network: &(NetworkId, NetworkSpec), mac: MacAddress) -> Machine {
     let tap = TapName::of(VmId::generate(), 0);
     let name = "web01".parse().unwrap();
-    let address =
-        world.networks.plug(network.0, &network.1, &tap, mac, Some(&name)).await.unwrap().unwrap();
+    let address = world
+        .networks
+        .plug(network.0, &network.1, &tap, port(mac, Some(&name)))
+        .await
+        .unwrap()
+        .unwrap();
     let machine = Machine::new(tap.as_str());
     sh(&format!("ip link set {tap} master {}", bridge_of(network.0)));
     machine.sh(&format!("ip link set eth0 address {mac}"));
@@ -154,7 +159,7 @@ async fn nat_networks_are_apart() {
     let first = guest(&world, &one, MAC).await;
     let tap = TapName::of(VmId::generate(), 0);
     let mac = MacAddress([0x52, 0x54, 0, 0, 0, 2]);
-    let address = world.networks.plug(two.0, &two.1, &tap, mac, None).await.unwrap().unwrap();
+    let address = world.networks.plug(two.0, &two.1, &tap, port(mac, None)).await.unwrap().unwrap();
     let second = Machine::new(tap.as_str());
     sh(&format!("ip link set {tap} master {}", bridge_of(two.0)));
     second.sh(&format!("ip link set eth0 address {mac}"));
@@ -172,7 +177,7 @@ async fn a_network_is_found_again_repaired_and_removed() {
     let world = World::new();
     let (id, spec) = nat("10.77.0.0/24");
     let tap = TapName::of(VmId::generate(), 1);
-    let address = world.networks.plug(id, &spec, &tap, MAC, None).await.unwrap();
+    let address = world.networks.plug(id, &spec, &tap, port(MAC, None)).await.unwrap();
     world.networks.ensure(id, &spec).await.unwrap();
     let pid = world.pid(id).unwrap();
     assert!(world.serves(id));
@@ -208,7 +213,7 @@ async fn what_others_took_away_comes_back() {
     let world = World::new();
     let (id, spec) = nat("10.77.0.0/24");
     let (tap, late) = (TapName::of(VmId::generate(), 0), TapName::of(VmId::generate(), 1));
-    world.networks.plug(id, &spec, &tap, MAC, None).await.unwrap();
+    world.networks.plug(id, &spec, &tap, port(MAC, None)).await.unwrap();
     let _opened = world.networks.open_tap(id, &spec, &tap).await.unwrap();
     let before = sh("nft list ruleset");
     sh("nft flush ruleset");
@@ -221,7 +226,7 @@ async fn what_others_took_away_comes_back() {
     assert!(link.contains(&format!("master {}", bridge_of(id))), "{link}");
 
     let mac = MacAddress([0x52, 0x54, 0, 0, 0, 9]);
-    world.networks.plug(id, &spec, &late, mac, None).await.unwrap();
+    world.networks.plug(id, &spec, &late, port(mac, None)).await.unwrap();
     assert!(sh("nft list ruleset").contains(late.as_str()));
     world.networks.remove(id, &spec).await.unwrap();
 }
@@ -238,7 +243,8 @@ async fn a_freed_address_is_given_to_the_next() {
     sh(&format!("ip link set {tap} master {}", bridge_of(network.0)));
     for last in 1..=7 {
         let mac = MacAddress([0x52, 0x54, 0, 0, 0, last]);
-        let address = world.networks.plug(network.0, &network.1, &tap, mac, None).await.unwrap();
+        let address =
+            world.networks.plug(network.0, &network.1, &tap, port(mac, None)).await.unwrap();
         machine.sh(&format!("ip link set eth0 address {mac}"));
         let (got, _, _) = machine.dhcp(world.scratch.path()).expect("a lease");
         assert_eq!(Some(got), address.map(|address| address.to_string()), "guest {last}");
@@ -254,7 +260,7 @@ async fn a_tap_is_quick_and_lives_as_long_as_it_is_held() {
     let tap = TapName::of(VmId::generate(), 0);
     let error = world.networks.open_tap(id, &spec, &tap).await.unwrap_err();
     assert!(matches!(error, NetworkError::NotPlugged(_)), "{error}");
-    world.networks.plug(id, &spec, &tap, MAC, None).await.unwrap();
+    world.networks.plug(id, &spec, &tap, port(MAC, None)).await.unwrap();
     drop(world.networks.open_tap(id, &spec, &tap).await.unwrap());
     assert!(world.serves(id), "the network is made when it is needed");
     let mut times = Vec::new();
@@ -284,7 +290,7 @@ async fn an_existing_bridge_is_used_and_left_alone() {
     sh("ip link add br-lan type bridge; ip link set br-lan mtu 1400 up");
     world.networks.ensure(id, &spec(None)).await.unwrap();
     let tap = TapName::of(VmId::generate(), 0);
-    assert_eq!(world.networks.plug(id, &spec(None), &tap, MAC, None).await.unwrap(), None);
+    assert_eq!(world.networks.plug(id, &spec(None), &tap, port(MAC, None)).await.unwrap(), None);
     let opened = world.networks.open_tap(id, &spec(None), &tap).await.unwrap();
     let link = sh(&format!("ip -o link show {tap}"));
     assert!(link.contains("master br-lan") && link.contains("mtu 1400"), "{link}");
@@ -322,4 +328,8 @@ async fn what_cannot_work_is_refused_with_the_way_out() {
     assert!(error.to_string().contains("chmod o+x"), "{error}");
     networks.remove(id, &spec).await.unwrap();
     assert!(!sh("ip -br link").contains("hb"));
+}
+
+fn port(mac: MacAddress, hostname: Option<&Name>) -> Port<'_> {
+    Port { mac, address: None, hostname }
 }

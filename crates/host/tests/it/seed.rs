@@ -4,7 +4,8 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::process::Command;
 
-use hostler_host::seed::{self, SeedInput};
+use hostler_customize::Guest;
+use hostler_host::seed;
 use hostler_host::{DatastoreError, SeedError, VmUid};
 use hostler_types::Customization;
 
@@ -18,7 +19,7 @@ fn a_seed_is_found_by_its_label_and_read_by_its_vm_alone() {
     dir.create().unwrap();
     let customization = Customization::default();
     let input =
-        SeedInput { vm: vm.id(), name: vm.name(), customization: &customization, nics: &[] };
+        Guest { vm: vm.id(), name: vm.name(), customization: &customization, nics: &[], hash: "" };
     let owner = VmUid::from_slot(5).unwrap();
     for _ in 0..2 {
         seed::write(&dir, &input, owner).unwrap();

@@ -1,9 +1,9 @@
 //! Networks.
 
-use hostler_api::network::{Create, Delete, List, Show};
+use hostler_api::network::{Create, Delete, List, SetPool, Show};
 use hostler_control::services::network::{self, NetworkCreate};
 use hostler_endpoint::{Call, Page, Problem, Routes};
-use hostler_types::Network;
+use hostler_types::{Network, Revision};
 
 use crate::app::{App, actor, page, paged, shown};
 use crate::problem::problem;
@@ -13,6 +13,7 @@ pub(crate) fn add(routes: Routes<App>) -> Routes<App> {
         .serve::<List, _>(list)
         .serve::<Create, _>(create)
         .serve::<Show, _>(show)
+        .serve::<SetPool, _>(set_pool)
         .serve::<Delete, _>(delete)
 }
 
@@ -33,6 +34,14 @@ async fn create(app: App, call: Call<Create>) -> Result<Network, Problem> {
 async fn show(app: App, call: Call<Show>) -> Result<Network, Problem> {
     let actor = actor(&call.extensions)?;
     network::show(&app.world, actor, &call.path.network).map(shown).map_err(problem)
+}
+
+async fn set_pool(app: App, call: Call<SetPool>) -> Result<Network, Problem> {
+    let expected = call.if_match.map(Revision);
+    let actor = actor(&call.extensions)?;
+    let changed =
+        network::set_pool(&app.world, actor, &call.path.network, call.body.pool, expected);
+    changed.await.map(shown).map_err(problem)
 }
 
 async fn delete(app: App, call: Call<Delete>) -> Result<(), Problem> {

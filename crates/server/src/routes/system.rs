@@ -33,9 +33,9 @@ async fn ready(app: App, _: Call<ShowReady>) -> Result<Health, Problem> {
     Ok(Health { status: "ok".to_owned() })
 }
 
-/// Nothing was added to `/v1` since its first release.
+/// What was added to `/v1` since its first release.
 async fn features(_: App, _: Call<ListFeatures>) -> Result<Features, Problem> {
-    Ok(Features { features: Vec::new() })
+    Ok(Features { features: ["customization-specs", "address-pools"].map(str::to_owned).to_vec() })
 }
 
 async fn openapi(_: App, _: Call<ShowDocument>) -> Result<serde_json::Value, Problem> {

@@ -22,6 +22,12 @@ fn body(id: &str) -> Option<Value> {
         "disk_add" => json!({"size": "1GiB"}),
         "disk_update" => json!({"size": "1GiB"}),
         "vm_rename" => json!({"name": "other"}),
+        "vm_customize" => json!({"reboot": false}),
+        "customization_spec_create" => {
+            json!({"name": "s", "spec": {"networks": [{"static": {"address": "10.0.0.1"}}]}})
+        }
+        "customization_spec_update" => json!({}),
+        "network_set_pool" => json!({"pool": null}),
         "vm_exec" => json!({"command": ["true"]}),
         "vm_console_ticket" => json!({"kind": "serial"}),
         "image_create" => json!({"name": "i", "source": {"url": "ftp://x"}}),
@@ -45,6 +51,7 @@ fn path(meta: &Meta) -> String {
         .replace("{image}", "no-such-image")
         .replace("{datastore}", "nowhere")
         .replace("{network}", "no-such-network")
+        .replace("{spec}", "no-such-spec")
         .replace("{host}", "no-such-host")
         .replace("{task}", &id)
         .replace("{token}", "no-such-token")

@@ -108,7 +108,7 @@ async fn make(fleet: &Fleet, name: &str, start: bool) {
     let mut request = hostler_sim::vm_request(name);
     request.start = start;
     request.customization = Some(Customization {
-        user_data: Some(SecretText::new(CANARY)),
+        user_data: Some(SecretText::new(format!("#cloud-config\n# {CANARY}\n"))),
         ..Customization::default()
     });
     let (root, options) = (Actor::root(), Options::default());

@@ -3,6 +3,7 @@
 
 mod changes;
 mod crash;
+mod customization;
 mod docs;
 mod faults;
 mod images;

@@ -10,6 +10,7 @@ use hostler_types::{
     Name, Provisioning, Ref, RestartPolicy, SecretText, VmCreate, VmDisk, VmNic,
 };
 
+use crate::customize::{self, Setting};
 use crate::error::{CliError, Exit};
 use crate::input::{self, Label};
 use crate::names::Names;
@@ -24,6 +25,7 @@ Examples:
   hostler vm create web01 --image debian-12 --cpus 2 --memory 4GiB --disk 20GiB \\
       --ssh-key ~/.ssh/id_ed25519.pub --start --wait=guest
   hostler vm create installer --disk 20GiB --iso debian-netinst --firmware uefi
+  hostler vm create web02 --image debian-12 --spec web --set address=pool --start --wait=customized
   hostler vm create web02 -f web.yaml --explain --dry-run")]
 pub(crate) struct Create {
     /// Name: a DNS label (a-z, 0-9 and -)
@@ -73,6 +75,14 @@ pub(crate) struct Create {
     /// Firmware [default: bios]
     #[arg(long, value_enum, value_name = "FIRMWARE")]
     firmware: Option<FirmwareArg>,
+
+    /// Customization spec; what is given here is laid over it
+    #[arg(long, value_name = "SPEC", help_heading = "Guest")]
+    spec: Option<Ref>,
+
+    /// hostname, address, time-zone, locale, dns, search, package or run; repeat it for several
+    #[arg(long = "set", value_name = "KEY=VALUE", help_heading = "Guest")]
+    settings: Vec<Setting>,
 
     /// Host name in the guest [default: the VM's name]
     #[arg(long, value_name = "NAME", help_heading = "Guest")]
@@ -174,9 +184,12 @@ impl From<RestartArg> for RestartPolicy {
 impl Create {
     pub(super) async fn run(self, session: &Session) -> Result<(), CliError> {
         let request = self.request()?;
-        if self.wait.for_guest() && !request.start {
-            return Err(CliError::new(Exit::Usage, "--wait=guest needs a VM that is started")
-                .hint("add --start"));
+        if self.wait.for_more() && !request.start {
+            return Err(CliError::new(
+                Exit::Usage,
+                "waiting for the guest needs a VM that is started",
+            )
+            .hint("add --start"));
         }
         let query = VmCreateQuery { dry_run: self.dry_run };
         let call = session.call_with::<vm::Create>(&NoParams {}, &query, request, once());
@@ -193,13 +206,14 @@ impl Create {
                 let path = VmPath { vm: Ref::by_id(created.vm.id()) };
                 let made = async {
                     wait::task(session, task).await?;
-                    if self.wait.for_guest() {
-                        return wait::guest(session, &path).await;
-                    }
-                    super::show(session, &path).await
+                    self.wait.guest(session, &path).await
                 };
-                let vm = self.wait.limit(made).await?;
-                let verb = if self.start { "created and started" } else { "created" };
+                let vm = self.wait.limit(session, &path, made).await?;
+                let verb = match (self.wait.for_customized(), self.start) {
+                    (true, _) => "created, started and customized",
+                    (false, true) => "created and started",
+                    (false, false) => "created",
+                };
                 session.output.done(verb, "vm", vm.metadata.name.as_str(), &vm)
             }
         }
@@ -294,6 +308,10 @@ impl Create {
         }
         let user_data = self.user_data.as_deref().map(input::text).transpose()?;
         let network_config = self.network_config.as_deref().map(input::text).transpose()?;
+        if self.spec.is_some() {
+            request.customization_spec.clone_from(&self.spec);
+        }
+        self.settings(request)?;
         let asked = self.hostname.is_some()
             || self.user.is_some()
             || !keys.is_empty()
@@ -317,6 +335,35 @@ impl Create {
         }
         guest.user_data = user_data.map(SecretText::new).or(guest.user_data.take());
         guest.network_config = network_config.or(guest.network_config.take());
+        Ok(())
+    }
+}
+
+impl Create {
+    /// `--set`. Addresses are those of the NICs, in their order.
+    fn settings(&self, request: &mut VmCreate) -> Result<(), CliError> {
+        if self.settings.is_empty() {
+            return Ok(());
+        }
+        let mut guest = request.customization.take().unwrap_or_default();
+        let addresses = customize::apply(&self.settings, &mut guest);
+        if guest != Customization::default() {
+            request.customization = Some(guest);
+        }
+        if addresses.is_empty() {
+            return Ok(());
+        }
+        let nics = request.nics.get_or_insert_with(|| {
+            let network = "default".parse().map(Ref::Name).expect("`default` is a name");
+            vec![VmNic { name: None, network, mac: None, address: None, link: LinkState::Up }]
+        });
+        if addresses.len() > nics.len() {
+            let message = format!("{} addresses for {} NICs", addresses.len(), nics.len());
+            return Err(CliError::new(Exit::Usage, message).hint("add --network for each NIC"));
+        }
+        for (nic, address) in nics.iter_mut().zip(addresses) {
+            nic.address = Some(address);
+        }
         Ok(())
     }
 }

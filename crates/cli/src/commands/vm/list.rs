@@ -3,7 +3,7 @@
 use clap::Args;
 use hostler_api::vm;
 use hostler_endpoint::NoParams;
-use hostler_types::{DiskSource, Name, PowerState, Ref, Vm};
+use hostler_types::{CustomizationState, DiskSource, Name, PowerState, Ref, Vm};
 use jiff::Timestamp;
 
 use super::VmName;
@@ -204,6 +204,7 @@ pub(super) fn fields(vm: &Vm, names: &Names, now: Timestamp) -> Vec<(&'static st
     ];
     fields.push(("Pending", pending(vm)));
     fields.extend(guest(vm, now));
+    fields.push(("Customization", customization(vm, now)));
     fields.retain(|(_, values)| !values.is_empty());
     fields
 }
@@ -260,10 +261,26 @@ fn nics(vm: &Vm, names: &Names) -> Vec<Cell> {
     };
     let show = |nic: &hostler_types::NicSpec| {
         let reserved = reserved(&nic.name).unwrap_or_default();
+        let address = nic.address.as_ref().map(|address| format!(", static {address}"));
+        let address = address.unwrap_or(reserved);
         let link = if nic.link.is_up() { "" } else { ", link down" };
-        Cell::new(format!("{}: {}, {}{reserved}{link}", nic.name, names.of(nic.network), nic.mac))
+        Cell::new(format!("{}: {}, {}{address}{link}", nic.name, names.of(nic.network), nic.mac))
     };
     vm.spec.nics.iter().map(show).collect()
+}
+
+fn customization(vm: &Vm, now: Timestamp) -> Vec<Cell> {
+    let Some(status) = &vm.status.customization else { return Vec::new() };
+    let tone = match status.state {
+        CustomizationState::Applied => Tone::Good,
+        CustomizationState::Failed => Tone::Bad,
+        CustomizationState::Pending => Tone::Dim,
+    };
+    let by = status.spec.as_ref().map(|spec| format!(", by {}:{}", spec.name, spec.generation));
+    let age = time::age(status.at, now);
+    let state = format!("{}{}, for {age}", status.state, by.unwrap_or_default());
+    let reason = status.reason.iter().map(|reason| Cell::new(crate::sanitise::line(reason)));
+    std::iter::once(Cell::new(state).tone(tone)).chain(reason).collect()
 }
 
 fn guest(vm: &Vm, now: Timestamp) -> Vec<(&'static str, Vec<Cell>)> {

@@ -3,6 +3,7 @@
 mod change;
 mod console;
 mod create;
+mod customize;
 mod delete;
 mod disk;
 mod exec;
@@ -60,6 +61,7 @@ enum VmCommand {
     Renew(lease::Renew),
     Nic(nic::NicArgs),
     Disk(disk::DiskArgs),
+    Customize(customize::Customize),
     Console(console::Console),
     Vnc(console::Vnc),
     Log(log::Log),
@@ -104,6 +106,7 @@ impl VmArgs {
             VmCommand::Renew(command) => command.run(session).await,
             VmCommand::Nic(command) => command.run(session).await,
             VmCommand::Disk(command) => command.run(session).await,
+            VmCommand::Customize(command) => command.run(session).await,
             VmCommand::Console(command) => return command.run(session).await,
             VmCommand::Vnc(command) => command.run(session).await,
             VmCommand::Log(command) => command.run(session).await,

@@ -34,12 +34,9 @@ impl Start {
         }
         let started = async {
             wait::task(session, task).await?;
-            if self.wait.for_guest() {
-                return wait::guest(session, &path).await;
-            }
-            super::show(session, &path).await
+            self.wait.guest(session, &path).await
         };
-        let vm = self.wait.limit(started).await?;
+        let vm = self.wait.limit(session, &path, started).await?;
         session.output.done("started", "vm", vm.metadata.name.as_str(), &vm)
     }
 }

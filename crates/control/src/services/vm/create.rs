@@ -14,7 +14,7 @@ use jiff::Timestamp;
 
 use super::mac::ReservedMacs;
 use crate::actor::{Actor, authorize};
-use crate::customize;
+use crate::customize::{self, Customizing, GuestWish};
 use crate::error::{Class, ServiceError};
 use crate::inventory::{Snapshot, images};
 use crate::redact::Shown;
@@ -40,13 +40,16 @@ pub async fn create(
 ) -> Result<Changed<Vm>, ServiceError> {
     authorize(actor, Role::Operator, "create VMs")?;
     let mut macs = world.macs.begin();
+    let mut customizing = world.customizing();
     let customization = request.customization.as_ref();
     let customization =
         customization.map(|asked| customize::sealed(&world.vault, asked, None)).transpose()?;
     let key = keyed(&request);
     let ordered = order_with(world, actor, options, "vm.create", &key, |snapshot| {
         macs.release();
-        let mut vm = plan(snapshot, &mut macs, &request, customization.clone())?;
+        customizing.release();
+        let over = customization.as_ref();
+        let mut vm = plan(snapshot, &mut macs, &mut customizing, &request, over)?;
         vm.spec.lease = (request.lease_seconds)
             .map(|seconds| Lease::begin(seconds, world.settings.lease_grace, Timestamp::now()))
             .transpose()
@@ -91,8 +94,9 @@ fn expect_image(image: hostler_types::ImageId) -> Write {
 fn plan(
     snapshot: &Snapshot,
     macs: &mut ReservedMacs<'_>,
+    customizing: &mut Customizing<'_>,
     request: &VmCreate,
-    customization: Option<Customization>,
+    over: Option<&Customization>,
 ) -> Result<Vm, ServiceError> {
     validate_labels(&request.labels)
         .map_err(|reason| ServiceError::invalid_as_told("labels", reason))?;
@@ -103,6 +107,17 @@ fn plan(
     let vm = VmId::generate();
     let from_image =
         request.image.is_some() || request.disks.iter().any(|disk| disk.image.is_some());
+    let mut nics = nics(snapshot, macs, vm, request.nics.as_deref())?;
+    let addressing: Vec<_> = request.nics.iter().flatten().map(|nic| nic.address.clone()).collect();
+    let wish = GuestWish {
+        vm,
+        name: &request.name,
+        called: None,
+        spec: request.customization_spec.as_ref(),
+        over,
+        addressing: &addressing,
+    };
+    let customization = customizing.resolve(snapshot, &wish, &mut nics)?;
     let spec = VmSpec {
         detached: Vec::new(),
         description: request.description.clone(),
@@ -116,7 +131,7 @@ fn plan(
         boot_order: request.boot_order.clone(),
         disks: disks(snapshot, request)?,
         cdroms: cdroms(snapshot, request.iso.as_ref())?,
-        nics: nics(snapshot, macs, vm, request.nics.as_deref())?,
+        nics,
         // A guest from an image is told its name even if nothing else was asked for.
         customization: customization.or(from_image.then(Customization::default)),
         restart: request.restart,

@@ -8,15 +8,15 @@ use std::sync::Arc;
 
 use hostler_store::Write;
 use hostler_types::{
-    ByteSize, Customization, HostKind, Name, PowerState, Ref, Revision, Role, Vm, VmChange, VmKind,
-    VmUpdate, plan_changes, validate_labels,
+    ByteSize, Customization, CustomizationState, HostKind, Name, PowerState, Ref, Revision, Role,
+    Vm, VmChange, VmKind, VmUpdate, plan_changes, validate_labels,
 };
 
 use super::create::{first_cdrom, name_taken, nics, validate};
 use super::mac::ReservedMacs;
 use super::{require_host, require_idle};
 use crate::actor::{Actor, authorize};
-use crate::customize;
+use crate::customize::{self, Customizing, GuestWish};
 use crate::error::{Class, ServiceError};
 use crate::inventory::{Snapshot, images};
 use crate::redact::Shown;
@@ -42,6 +42,7 @@ pub async fn update(
 ) -> Result<Changed<Vm>, ServiceError> {
     authorize(actor, Role::Operator, "change VMs")?;
     let mut macs = world.macs.begin();
+    let mut customizing = world.customizing();
     // The hash of a secret must not be stored.
     let customization = request.customization.clone().map(Customization::redacted);
     let key = (vm, VmUpdate { customization, ..request.clone() });
@@ -51,7 +52,11 @@ pub async fn update(
         require_idle(snapshot, old)?;
         require_host(snapshot, old)?;
         macs.release();
-        let new = changed(world, snapshot, &mut macs, old, &request)?;
+        customizing.release();
+        let mut new = changed(world, snapshot, &mut macs, old, &request)?;
+        if let Some(wanted) = &request.nics {
+            addresses(snapshot, &mut customizing, old, &mut new, wanted)?;
+        }
         require_changeable(old, &new)?;
         Ok(planned(old, new))
     })
@@ -199,7 +204,12 @@ fn changed(
     set(&mut spec.protected, request.protected.as_ref());
     if let Some(customization) = &request.customization {
         let before = spec.customization.as_ref();
-        spec.customization = Some(customize::sealed(&world.vault, customization, before)?);
+        let mut sealed = customize::sealed(&world.vault, customization, before)?;
+        if before.is_some_and(|before| *before != sealed) && !is_applied(old) {
+            // What the guest was told before, if anything, is to be told anew.
+            sealed.run = sealed.run.saturating_add(1);
+        }
+        spec.customization = Some(sealed);
     }
     if let Some(wanted) = &request.nics {
         spec.nics = nics(snapshot, macs, old.id(), Some(&kept_macs(old, wanted)))?;
@@ -217,6 +227,38 @@ fn changed(
     validate(spec)?;
     fits(snapshot, &new)?;
     Ok(new)
+}
+
+/// Whether the guest has proved to be what it was told. Then it is told something else only when
+/// that is asked for (`vm customize`).
+fn is_applied(vm: &Vm) -> bool {
+    let status = vm.status.customization.as_ref();
+    status.is_some_and(|status| status.state == CustomizationState::Applied)
+}
+
+/// A NIC that stays on its network keeps its address, unless another is asked for.
+fn addresses(
+    snapshot: &Snapshot,
+    customizing: &mut Customizing<'_>,
+    old: &Vm,
+    new: &mut Vm,
+    wanted: &[hostler_types::VmNic],
+) -> Result<(), ServiceError> {
+    for nic in &mut new.spec.nics {
+        let before = old.spec.nics.iter().find(|before| before.name == nic.name);
+        let before = before.filter(|before| before.network == nic.network);
+        nic.address = before.and_then(|before| before.address.clone());
+    }
+    let addressing: Vec<_> = wanted.iter().map(|nic| nic.address.clone()).collect();
+    let wish = GuestWish {
+        vm: old.id(),
+        name: old.name(),
+        called: None,
+        spec: None,
+        over: None,
+        addressing: &addressing,
+    };
+    customizing.resolve(snapshot, &wish, &mut new.spec.nics).map(drop)
 }
 
 fn set<T: Clone>(field: &mut T, new: Option<&T>) {
