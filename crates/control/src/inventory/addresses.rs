@@ -183,7 +183,7 @@ mod tests {
     }
 
     fn by(number: u8) -> By {
-        if number % 2 == 0 { By::Itself } else { By::Task }
+        if number.is_multiple_of(2) { By::Itself } else { By::Task }
     }
 
     /// A model that is too plain to be wrong.

@@ -41,6 +41,7 @@ fn customization() -> Option<Customization> {
 }
 
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "a list of all that services show")]
 async fn no_secret_leaves_through_any_service() {
     let fleet = Fleet::new().await;
     fleet.image("tiny").await;
