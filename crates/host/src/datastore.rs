@@ -184,7 +184,10 @@ impl Datastore {
         let stat = rustix::fs::statvfs(self.root())
             .map_err(|error| io_error("read the free space of", self.root(), error.into()))?;
         let bytes = |blocks: u64| ByteSize(blocks.saturating_mul(stat.f_frsize));
-        Ok(Space { capacity: bytes(stat.f_blocks), free: bytes(stat.f_bavail) })
+        // Blocks that the file system keeps for root are nobody's to fill: as `df` counts.
+        let used = stat.f_blocks.saturating_sub(stat.f_bfree);
+        let capacity = used.saturating_add(stat.f_bavail);
+        Ok(Space { capacity: bytes(capacity), free: bytes(stat.f_bavail) })
     }
 
     /// Where a ready image is.

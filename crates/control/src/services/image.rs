@@ -318,8 +318,11 @@ fn choose_datastore<'a>(
 
 fn no_datastore(snapshot: &Snapshot) -> ServiceError {
     let reasons = snapshot.all::<DatastoreKind>().iter().filter_map(|datastore| {
-        let why = datastore.status.message.as_ref()?;
-        Some(format!("; datastore `{}`: {why}", datastore.name()))
+        if let Some(why) = &datastore.status.message {
+            return Some(format!("; datastore `{}`: {why}", datastore.name()));
+        }
+        let refused = super::datastore::require_room(snapshot, datastore, &[]).err()?;
+        Some(format!("; {}", refused.message))
     });
     let reasons: String = reasons.collect();
     let message = format!("no datastore is ready on a host that answers{reasons}");

@@ -76,6 +76,12 @@ async fn new_disks_are_kept_away_by_maintenance_fullness_and_overcommitment() {
     });
     let request = serde_json::from_value(request).unwrap();
     refused(image::create(world, &root(), request, &plain()).await.unwrap_err());
+    let request = serde_json::json!({
+        "name": "other", "source": {"url": "https://images.test/other"},
+    });
+    let request = serde_json::from_value(request).unwrap();
+    let error = image::create(world, &root(), request, &plain()).await.unwrap_err();
+    assert!(error.message.ends_with("in maintenance: it takes no new disks"), "{}", error.message);
     // What is there goes on.
     let start = vm::start(world, &root(), &fleet.show("web01").reference(), &plain()).await;
     fleet.done(&start.unwrap()).await;
