@@ -369,7 +369,10 @@ async fn qemu_disks_come_grow_and_go() {
     let data = definition.vm.spec.detached.remove(0);
     definition.vm.spec.disks.push(data);
     assert_eq!(define(&world, &definition).await.unwrap().pending, []);
-    let read = "d=$(grep -l data /sys/block/*/serial | cut -d/ -f4); head -c 4 /dev/$d";
+    // The guest makes the device's node some time after QEMU has plugged the disk in.
+    let read = "for i in $(seq 100); do \
+        d=$(grep -l data /sys/block/*/serial 2>/dev/null | cut -d/ -f4); \
+        [ -n \"$d\" ] && [ -b /dev/$d ] && break; sleep 0.1; done; head -c 4 /dev/$d";
     assert_eq!(in_guest(&world, vm, read).await, "kept");
     definition.vm.spec.disks.truncate(1);
     let report = define(&world, &definition).await.unwrap();

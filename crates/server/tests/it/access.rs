@@ -32,6 +32,7 @@ fn body(id: &str) -> Option<Value> {
         "vm_console_ticket" => json!({"kind": "serial"}),
         "image_create" => json!({"name": "i", "source": {"url": "ftp://x"}}),
         "datastore_create" => json!({"name": "d", "path": "relative"}),
+        "naming_rule_create" => json!({"name": "r", "spec": {"pattern": "("}}),
         "network_create" => {
             json!({"name": "n", "spec": {"mode": "nat", "subnet": "10.0.0.0/30"}})
         }
@@ -52,6 +53,7 @@ fn path(meta: &Meta) -> String {
         .replace("{datastore}", "nowhere")
         .replace("{network}", "no-such-network")
         .replace("{spec}", "no-such-spec")
+        .replace("{rule}", "no-such-rule")
         .replace("{host}", "no-such-host")
         .replace("{task}", &id)
         .replace("{token}", "no-such-token")
