@@ -84,7 +84,7 @@ async fn small(world: &World, nets: &[NetworkDefinition]) -> VmDefinition {
     definition
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn qemu_a_running_guest_gets_and_gives() {
     let mut world = World::start_process().await;
     let nets = [network("10.213.78.0/24"), network("10.213.79.0/24")];
@@ -167,7 +167,7 @@ async fn qemu_a_running_guest_gets_and_gives() {
     world.assert_nothing_left();
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn qemu_an_agent_killed_in_the_middle_of_a_change_goes_on_with_it() {
     let mut world = World::start_process().await;
     let nets = [network("10.213.80.0/24")];
@@ -227,7 +227,7 @@ async fn qemu_an_agent_killed_in_the_middle_of_a_change_goes_on_with_it() {
 }
 
 /// A guest that answers nothing: its firmware finds no system.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn qemu_what_a_guest_refuses_is_pending_until_it_is_powered_off() {
     let mut world = World::start().await;
     let nets = [network("10.213.81.0/24")];
@@ -314,7 +314,7 @@ async fn in_guest(world: &World, vm: VmId, script: &str) -> String {
 const SECTORS: &str = "for d in /sys/block/*; do \
     [ \"$(cat $d/serial 2>/dev/null)\" = data ] && cat $d/size; done; true";
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn qemu_disks_come_grow_and_go() {
     let mut world = World::start_process().await;
     let mut definition = small(&world, &[]).await;
@@ -385,7 +385,7 @@ async fn qemu_disks_come_grow_and_go() {
     world.assert_nothing_left();
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn a_disk_that_another_lies_on_is_not_deleted() {
     let mut world = World::start().await;
     let mut definition = world.vm(DiskSource::Blank);

@@ -10,7 +10,7 @@ use hostler_types::{DatastoreId, DatastoreState};
 
 use crate::world::{World, problem, within};
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn events_begin_with_everything() {
     let mut world = World::start().await;
     let mut events =
@@ -35,7 +35,7 @@ async fn events_begin_with_everything() {
     world.end_agent().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn strange_directories_are_refused() {
     let mut world = World::start().await;
     let full = world.path("full");
@@ -57,7 +57,7 @@ async fn strange_directories_are_refused() {
     world.end_agent().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn a_datastore_that_holds_vms_is_not_removed() {
     let mut world = World::start().await;
     let definition = world.vm(hostler_types::DiskSource::Blank);

@@ -34,7 +34,7 @@ async fn remove(world: &World, image: ImageId) -> Result<(), hostler_endpoint::P
     answer.map_err(problem)
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn an_upload_goes_on_where_it_stopped() {
     let mut world = World::start().await;
     let (image, bytes) = (ImageId::generate(), qcow2(None));
@@ -54,7 +54,7 @@ async fn an_upload_goes_on_where_it_stopped() {
     world.end_agent().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn an_image_that_refers_elsewhere_is_refused_and_gone() {
     let mut world = World::start().await;
     let (image, bytes) = (ImageId::generate(), qcow2(Some("/etc/shadow")));
@@ -67,7 +67,7 @@ async fn an_image_that_refers_elsewhere_is_refused_and_gone() {
     world.end_agent().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn an_image_stays_while_a_disk_needs_it() {
     let mut world = World::start().await;
     let (image, bytes) = (ImageId::generate(), qcow2(None));
@@ -127,7 +127,7 @@ async fn serve(State(source): State<Source>, headers: HeaderMap) -> Response {
     (status, answer, axum::body::Body::from_stream(body)).into_response()
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn a_download_goes_on_where_it_stopped() {
     let mut world = World::start().await;
     let source =

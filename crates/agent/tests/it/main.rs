@@ -3,6 +3,8 @@
 
 mod changes;
 mod datastores;
+#[path = "../../../host/tests/it/enter.rs"]
+mod enter;
 mod images;
 mod joining;
 mod peers;

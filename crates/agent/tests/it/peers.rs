@@ -11,7 +11,7 @@ async fn ask(client: &hostler_endpoint::Client) -> Result<api::Inventory, Client
     client.call::<api::HostInventory>(&NoParams {}, &NoParams {}, ()).await
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn only_the_server_is_served() {
     let mut world = World::start().await;
     assert_eq!(ask(&world.client).await.unwrap().datastores.len(), 1);

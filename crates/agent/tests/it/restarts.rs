@@ -12,7 +12,7 @@ fn kill(pid: u32) {
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn qemu_a_guest_outlives_its_agent() {
     let mut world = World::start_process().await;
     let definition = world.vm(DiskSource::Blank);
@@ -39,7 +39,7 @@ async fn qemu_a_guest_outlives_its_agent() {
     world.assert_nothing_left();
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn qemu_that_dies_is_started_again_if_its_policy_says_so() {
     let mut world = World::start().await;
     let mut definition = world.vm(DiskSource::Blank);
@@ -66,7 +66,7 @@ async fn qemu_that_dies_is_started_again_if_its_policy_says_so() {
     world.end_agent().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn qemu_that_died_while_the_agent_was_away_is_noticed() {
     let mut world = World::start_process().await;
     let mut definition = world.vm(DiskSource::Blank);
@@ -83,7 +83,7 @@ async fn qemu_that_died_while_the_agent_was_away_is_noticed() {
     world.assert_nothing_left();
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn qemu_a_guest_gets_its_address_from_a_nat_network() {
     let mut world = World::start().await;
     let image = world.tiny_image().await;
@@ -118,7 +118,7 @@ async fn qemu_a_guest_gets_its_address_from_a_nat_network() {
     world.end_agent().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn an_agent_killed_while_it_creates_leaves_all_or_nothing() {
     let mut world = World::start_process().await;
     for delay in [0, 1, 3, 5, 8, 12, 20, 40] {
@@ -145,7 +145,7 @@ async fn an_agent_killed_while_it_creates_leaves_all_or_nothing() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn qemu_runs_once_whenever_its_agent_is_killed() {
     let mut world = World::start_process().await;
     let definition = world.vm(DiskSource::Blank);

@@ -20,7 +20,7 @@ async fn exec(world: &World, vm: VmId, words: &[&str]) -> hostler_types::ExecAns
     answer.unwrap()
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn a_creation_is_done_once_and_wholly_or_not_at_all() {
     let mut world = World::start().await;
     let definition = world.vm(DiskSource::Blank);
@@ -57,7 +57,7 @@ async fn a_creation_is_done_once_and_wholly_or_not_at_all() {
     world.end_agent().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn files_are_kept_and_taken_in_again() {
     let mut world = World::start().await;
     let definition = world.vm(DiskSource::Blank);
@@ -83,7 +83,7 @@ async fn files_are_kept_and_taken_in_again() {
     world.end_agent().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn a_definition_grows_disks_and_is_kept() {
     let mut world = World::start().await;
     let mut definition = world.vm(DiskSource::Blank);
@@ -104,7 +104,7 @@ async fn a_definition_grows_disks_and_is_kept() {
     world.end_agent().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn qemu_a_guest_lives() {
     let mut world = World::start().await;
     let image = world.tiny_image().await;
@@ -195,7 +195,7 @@ async fn suspend_and_resume(world: &World, vm: VmId) {
     assert_eq!(same, uptime, "the same boot of the guest goes on");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn qemu_that_cannot_start_leaves_nothing() {
     let mut world = World::start().await;
     let mut definition = world.vm(DiskSource::Blank);
@@ -213,7 +213,7 @@ async fn qemu_that_cannot_start_leaves_nothing() {
     world.end_agent().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn qemu_a_guest_that_does_not_stop_runs_on() {
     let mut world = World::start().await;
     // No system on the disk: nobody hears the power button.

@@ -57,6 +57,7 @@ impl World {
     }
 
     pub(crate) fn prepare() -> Self {
+        crate::enter::enter();
         // Short: the path of a Unix socket has at most 107 bytes.
         let folder = tempfile::Builder::new().prefix("ha-").tempdir().unwrap();
         let open = std::os::unix::fs::PermissionsExt::from_mode(0o711);

@@ -20,7 +20,8 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
 use crate::datastore::{datastore, vm};
-use crate::netns::{enter, sh};
+use crate::enter::enter;
+use crate::netns::sh;
 
 /// What `scripts/build-image tiny` made.
 fn tiny_image() -> PathBuf {

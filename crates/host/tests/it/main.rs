@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests panic as the tests do")]
 
 mod datastore;
+mod enter;
 mod guest;
 mod image;
 mod netns;

@@ -5,20 +5,6 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
-use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
-use rustix::thread::{UnshareFlags, unshare_unsafe};
-
-/// Puts the calling thread, and processes that it starts, into a network of its own, with a
-/// `/sys` that shows it.
-#[expect(unsafe_code, reason = "unsharing is unsafe where threads share the file table")]
-pub(crate) fn enter() {
-    // SAFETY: these flags leave the file table alone.
-    unsafe { unshare_unsafe(UnshareFlags::NEWNET | UnshareFlags::NEWNS).unwrap() };
-    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).unwrap();
-    mount("sysfs", "/sys", "sysfs", MountFlags::empty(), None).unwrap();
-    sh("ip link set lo up");
-}
-
 /// Runs commands, of the test's own making, which must succeed.
 pub(crate) fn sh(script: &str) -> String {
     text(&Command::new("sh").args(["-ec", script]).output().unwrap(), script)

@@ -10,7 +10,8 @@ use hostler_host::{NetworkError, Networks, TapName};
 use hostler_types::{MacAddress, Name, NetworkId, NetworkSpec, VmId};
 
 use crate::datastore::directory;
-use crate::netns::{Machine, enter, sh};
+use crate::enter::enter;
+use crate::netns::{Machine, sh};
 
 const MAC: MacAddress = MacAddress([0x52, 0x54, 0, 0xaa, 0xbb, 1]);
 
