@@ -15,6 +15,7 @@ mod datastore;
 mod host;
 mod image;
 mod network;
+mod snapshot;
 mod vm;
 
 pub mod code;
@@ -32,6 +33,10 @@ pub use image::{
     ImageImportSource, ImageImported, ImagePath, ImageRemove, ImageRemoveRequest, ImageUpload,
 };
 pub use network::{NetworkDefinition, NetworkEnsure, NetworkPath, NetworkRemove};
+pub use snapshot::{
+    VmFlatten, VmFlattenRequest, VmRevert, VmRevertRequest, VmSnapshot, VmSnapshotDelete,
+    VmSnapshotDeleteRequest, VmSnapshotRequest,
+};
 pub use vm::{
     ConsoleKind, VmCommand, VmConsole, VmConsoleQuery, VmCreate, VmCreateRequest, VmDefine,
     VmDefinition, VmExec, VmLog, VmLogQuery, VmPath, VmRegister, VmRemove, VmRemoveRequest,

@@ -3,7 +3,8 @@
 use hostler_endpoint::{Empty, Endpoint, Json, Method, NoParams, Stream};
 use hostler_types::{
     CustomizationStatus, DatastoreId, DiskStatus, Epoch, ExecAnswer, ExecRequest, GuestReport,
-    Hardware, ImageId, NicStatus, OperationId, PowerState, StopMode, Vm, VmChange, VmId,
+    Hardware, ImageId, NicStatus, OperationId, PowerState, SnapshotTree, StopMode, Vm, VmChange,
+    VmId,
 };
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -60,6 +61,8 @@ pub struct VmReport {
     /// What became of the customization, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub customization: Option<CustomizationStatus>,
+    #[serde(default, skip_serializing_if = "SnapshotTree::is_empty")]
+    pub snapshots: SnapshotTree,
 }
 
 /// `POST /agent/v1/vms/{vm}/create`: makes the directory, the overlay disks, the seed and the

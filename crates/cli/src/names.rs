@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use hostler_api::{datastore, host, image, network, user};
 use hostler_endpoint::NoParams;
-use hostler_types::{Id, Kind, Object};
+use hostler_types::{DiskSource, Id, Kind, LayerFile, LayerOwner, Object};
 
 use crate::error::{CliError, Exit};
 use crate::session::Session;
@@ -23,6 +23,20 @@ impl Names {
 
     pub(crate) fn of<K>(&self, id: Id<K>) -> String {
         self.0.get(&id.uuid()).cloned().unwrap_or_else(|| id.to_string())
+    }
+
+    /// What a disk was made from.
+    pub(crate) fn source(&self, source: &DiskSource) -> String {
+        let owner = |file: &LayerFile| match file.owner() {
+            LayerOwner::Vm(vm) => format!("vm {}", self.of(vm)),
+            LayerOwner::Image(image) => format!("image {}", self.of(image)),
+        };
+        match source {
+            DiskSource::Image(image) => format!("on image {}", self.of(*image)),
+            DiskSource::Blank => "blank".to_owned(),
+            DiskSource::Linked(file) => format!("linked to {}", owner(file)),
+            DiskSource::Copy(copy) => format!("copied from {}", owner(&copy.file)),
+        }
     }
 
     pub(crate) fn cell<K>(&self, id: Id<K>) -> Cell {

@@ -94,6 +94,7 @@ pub(crate) fn absorb(status: &mut VmStatus, report: &VmReport) -> bool {
     new.guest.clone_from(&report.guest);
     new.hardware = report.hardware;
     new.pending.clone_from(&report.pending);
+    new.snapshots.clone_from(&report.snapshots);
     // An agent of the version before says nothing of it.
     if report.customization.is_some() {
         new.customization.clone_from(&report.customization);
@@ -153,6 +154,7 @@ mod tests {
             guest: None,
             hardware: None,
             pending: Vec::new(),
+            snapshots: hostler_types::SnapshotTree::default(),
             placement: Vec::new(),
         }
     }
@@ -170,6 +172,7 @@ mod tests {
             hardware: None,
             pending: Vec::new(),
             customization: None,
+            snapshots: hostler_types::SnapshotTree::default(),
         }
     }
 

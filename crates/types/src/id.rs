@@ -36,6 +36,11 @@ pub type CustomizationSpecId = Id<crate::CustomizationSpecKind>;
 pub struct OperationMark;
 pub type OperationId = Id<OperationMark>;
 
+/// Marks the identifier of a snapshot, which is a part of its VM.
+#[derive(Debug, Clone, Copy)]
+pub struct SnapshotMark;
+pub type SnapshotId = Id<SnapshotMark>;
+
 /// The identifier of an object whose kind is told beside it (change log, locks).
 #[derive(Debug, Clone, Copy)]
 pub struct AnyMark;

@@ -21,6 +21,7 @@ mod network;
 mod object;
 mod operations;
 mod size;
+mod snapshot;
 mod task;
 mod user;
 mod vm;
@@ -45,7 +46,7 @@ pub use host::{
 };
 pub use id::{
     CustomizationSpecId, DatastoreId, HostId, Id, ImageId, JoinTokenId, NetworkId, ObjectId,
-    OperationId, TaskId, TokenId, UserId, VmId,
+    OperationId, SnapshotId, TaskId, TokenId, UserId, VmId,
 };
 pub use image::{
     Image, ImageCreate, ImageFormat, ImageKind, ImageMedia, ImageSource, ImageSpec, ImageState,
@@ -64,14 +65,15 @@ pub use network::{
 pub use object::{Kind, KindName, Labels, Metadata, Object, validate_labels};
 pub use operations::{Epoch, Revision, Role};
 pub use size::{ByteSize, SizeError};
+pub use snapshot::{Consistency, Snapshot, SnapshotDisk, SnapshotTree};
 pub use task::{
     Progress, StepRecord, StepState, Task, TaskKind, TaskMessage, TaskSpec, TaskState, TaskStatus,
 };
 pub use user::{Token, TokenKind, TokenSpec, TokenStatus, User, UserKind, UserSpec, UserStatus};
 pub use vm::{
-    BootDevice, CdromSpec, Cores, DiskBus, DiskSource, DiskSpec, DiskStatus, Firmware, GuestNic,
-    GuestReport, IllegalTransition, LinkState, NicSpec, NicStatus, PowerState, Provisioning,
-    RestartPolicy, Vm, VmKind, VmSpec, VmStatus, disk_serial,
+    BootDevice, CdromSpec, CopySource, Cores, DiskBus, DiskSource, DiskSpec, DiskStatus, Firmware,
+    GuestNic, GuestReport, IllegalTransition, LinkState, NicSpec, NicStatus, PowerState,
+    Provisioning, RestartPolicy, Vm, VmKind, VmSpec, VmStatus, disk_serial,
 };
 pub use vm_change::{ChangeWhen, Hardware, MEMORY_STEP, VmChange, plan_changes};
 pub use vm_requests::{

@@ -22,7 +22,7 @@ use utoipa::ToSchema;
 use crate::address::NicAddress;
 use crate::customization::{Customization, CustomizationStatus};
 use crate::id::{DatastoreId, HostId, ImageId, NetworkId};
-use crate::layer::Layer;
+use crate::layer::{Layer, LayerFile};
 use crate::lease::Lease;
 use crate::lifecycle::Recycled;
 use crate::limits::{IoLimits, Millicpus};
@@ -31,6 +31,7 @@ use crate::network::MacAddress;
 use crate::object::{Kind, KindName, Object};
 use crate::operations::Epoch;
 use crate::size::ByteSize;
+use crate::snapshot::SnapshotTree;
 use crate::vm_change::{Hardware, VmChange};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -236,12 +237,37 @@ impl VmSpec {
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+/// What a disk was made from. Afterwards it is only of interest for people: what a disk is made of is
+/// told by its layers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase", deny_unknown_fields)]
 pub enum DiskSource {
     /// An overlay on an image: nothing is copied.
     Image(ImageId),
     Blank,
+    /// An overlay on a file of another VM's disk, on the same datastore: a linked clone. Nothing
+    /// writes to that file as long as anything lies on it.
+    Linked(LayerFile),
+    /// A copy of another VM's disk, its file and all beneath it: a full clone.
+    Copy(CopySource),
+}
+
+impl DiskSource {
+    /// The image that it lies on.
+    pub const fn image(&self) -> Option<ImageId> {
+        match self {
+            Self::Image(image) => Some(*image),
+            Self::Blank | Self::Linked(_) | Self::Copy(_) => None,
+        }
+    }
+}
+
+/// A disk to be copied: its active file, and where that lies.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CopySource {
+    pub datastore: DatastoreId,
+    pub file: LayerFile,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -442,6 +468,9 @@ pub struct VmStatus {
     /// What was asked for and does not run yet: why, and when it will.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub pending: Vec<VmChange>,
+    /// Its snapshots. The host's agent is their only writer.
+    #[serde(default, skip_serializing_if = "SnapshotTree::is_empty")]
+    pub snapshots: SnapshotTree,
     /// Why this host and datastore: the decision's explanation.
     #[serde(default)]
     pub placement: Vec<String>,

@@ -81,6 +81,7 @@ impl SimVm {
             hardware: self.power.is_live().then(|| hardware(&vm.spec)),
             pending: Vec::new(),
             customization: None,
+            snapshots: vm.status.snapshots.clone(),
         }
     }
 

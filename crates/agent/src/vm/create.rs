@@ -7,7 +7,7 @@ use hostler_customize::Guest;
 use hostler_endpoint::Problem;
 use hostler_host::seed;
 use hostler_host::{Datastore, VmDir, volume};
-use hostler_types::{DiskSource, DiskSpec, LayerOwner, OperationId, PowerState, VmId};
+use hostler_types::{DiskSource, DiskSpec, LayerFile, LayerOwner, OperationId, PowerState, VmId};
 use std::time::Duration;
 
 use super::actor::{Actor, Next, Reply};
@@ -276,10 +276,17 @@ pub(super) fn make_disk(
     record: &VmRecord,
     disk: &DiskSpec,
 ) -> Result<(), Fault> {
-    match disk.source {
+    match &disk.source {
         DiskSource::Blank => volume::create_blank(dir, disk, record.uid)?,
+        DiskSource::Linked(beneath) => {
+            let file = LayerFile::disk(dir.id(), &disk.name, 0);
+            volume::create_layer(dir, &file, disk.size, beneath, record.uid)?;
+        }
+        DiskSource::Copy(_) => {
+            return Err(Fault::Invalid("this agent makes no full clones yet".to_owned()));
+        }
         DiskSource::Image(image) => {
-            let path = image_path(host, record, image)?;
+            let path = image_path(host, record, *image)?;
             let size = volume::virtual_size(&path)?;
             volume::create_overlay(dir, disk, &path, size, record.uid)?;
         }

@@ -77,9 +77,10 @@ pub(super) fn discard(dir: &VmDir, disks: &[DiskStatus]) -> Result<(), Fault> {
 /// The chain of a disk that was just made.
 fn fresh(vm: hostler_types::VmId, disk: &DiskSpec) -> Vec<Layer> {
     let own = LayerFile::disk(vm, &disk.name, 0);
-    let beneath = match disk.source {
-        DiskSource::Image(image) => Some(LayerFile::image(image)),
-        DiskSource::Blank => None,
+    let beneath = match &disk.source {
+        DiskSource::Image(image) => Some(LayerFile::image(*image)),
+        DiskSource::Linked(file) => Some(file.clone()),
+        DiskSource::Blank | DiskSource::Copy(_) => None,
     };
     let layer = |file| Layer { file, allocated: ByteSize(0) };
     [own].into_iter().chain(beneath).map(layer).collect()

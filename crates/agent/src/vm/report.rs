@@ -81,5 +81,6 @@ pub(super) fn report(host: &HostContext, record: &VmRecord, live: bool) -> VmRep
         hardware: record.running.as_ref().map(Running::hardware),
         pending: record.pending(),
         customization: record.customization_status(),
+        snapshots: vm.status.snapshots.clone(),
     }
 }

@@ -209,6 +209,7 @@ impl World {
 
     /// A VM with one disk, not created yet.
     pub(crate) fn vm(&self, source: DiskSource) -> VmDefinition {
+        let image = source.image();
         let disk = DiskSpec {
             limits: Default::default(),
             provisioning: Default::default(),
@@ -237,14 +238,12 @@ impl World {
             nics: Vec::new(),
             customization: None,
             guest: None,
+            snapshots: hostler_types::SnapshotTree::default(),
             placement: Vec::new(),
         };
         let name = "web01".parse().unwrap();
         let vm = Vm::new(name, hostler_types::Labels::new(), Timestamp::now(), spec, status);
-        let images = match source {
-            DiskSource::Image(image) => vec![(image, self.datastore)],
-            DiskSource::Blank => Vec::new(),
-        };
+        let images = image.map(|image| (image, self.datastore)).into_iter().collect();
         VmDefinition { vm, images, networks: Vec::new(), customization_hash: None }
     }
 

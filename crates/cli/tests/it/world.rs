@@ -135,6 +135,7 @@ pub(crate) fn vm(name: &str, n: u8) -> Vm {
         }],
         customization: None,
         guest: None,
+        snapshots: hostler_types::SnapshotTree::default(),
         placement: vec!["host01 has 62GiB of memory free".to_owned()],
     };
     object(name, n, spec, status)

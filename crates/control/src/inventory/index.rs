@@ -1,8 +1,6 @@
 //! Secondary indexes of a snapshot: VMs by what they refer to, tasks by what they hold.
 
-use hostler_types::{
-    DiskSource, HostId, Id, ImageId, MacAddress, NetworkId, ObjectId, Task, TaskId, Vm, VmId,
-};
+use hostler_types::{HostId, Id, ImageId, MacAddress, NetworkId, ObjectId, Task, TaskId, Vm, VmId};
 use jiff::Timestamp;
 use uuid::Uuid;
 
@@ -130,10 +128,7 @@ impl Indexes {
 
 /// The images that a VM's disks and CD-ROMs come from.
 pub(crate) fn images(vm: &Vm) -> impl Iterator<Item = ImageId> {
-    let disks = vm.spec.own_disks().filter_map(|disk| match disk.source {
-        DiskSource::Image(image) => Some(image),
-        DiskSource::Blank => None,
-    });
+    let disks = vm.spec.own_disks().filter_map(|disk| disk.source.image());
     disks.chain(vm.spec.cdroms.iter().filter_map(|cdrom| cdrom.image))
 }
 

@@ -109,10 +109,7 @@ async fn nothing_ever_refers_to_what_is_deleted_meanwhile() {
         let snapshot = fleet.snapshot();
         for vm in snapshot.all::<VmKind>().iter() {
             assert!(snapshot.get(vm.spec.nics[0].network).is_some(), "round {round}");
-            let mut images = vm.spec.disks.iter().filter_map(|disk| match disk.source {
-                hostler_types::DiskSource::Image(image) => Some(image),
-                hostler_types::DiskSource::Blank => None,
-            });
+            let mut images = vm.spec.disks.iter().filter_map(|disk| disk.source.image());
             assert!(images.all(|image| snapshot.get(image).is_some()), "round {round}");
         }
         if made {

@@ -141,6 +141,7 @@ fn objects(given: Given) -> Objects {
         customization: None,
         hardware: None,
         pending: Vec::new(),
+        snapshots: hostler_types::SnapshotTree::default(),
         placement: Vec::new(),
     };
     let mut vm: Vm = object("web01", spec, status);

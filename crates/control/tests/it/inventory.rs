@@ -39,6 +39,7 @@ fn vm(name: &str, host: HostId, network: NetworkId, mac: u32) -> Vm {
         nics: Vec::new(),
         customization: None,
         guest: None,
+        snapshots: hostler_types::SnapshotTree::default(),
         placement: Vec::new(),
     };
     Vm::new(name.parse().unwrap(), Labels::new(), now, spec, status)

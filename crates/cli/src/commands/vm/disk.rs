@@ -70,9 +70,9 @@ impl ListDisks {
         let row = |disk: &DiskSpec| {
             let status = vm.status.disks.iter().find(|status| status.name == disk.name);
             let attached = vm.spec.disks.iter().any(|attached| attached.name == disk.name);
-            let source = match disk.source {
-                hostler_types::DiskSource::Image(image) => names.cell(image),
+            let source = match &disk.source {
                 hostler_types::DiskSource::Blank => Cell::blank("blank"),
+                made => Cell::new(names.source(made)),
             };
             vec![
                 Cell::new(&disk.name),

@@ -3,7 +3,7 @@
 use clap::Args;
 use hostler_api::vm;
 use hostler_endpoint::NoParams;
-use hostler_types::{CustomizationState, DiskSource, Name, PowerState, Ref, Vm};
+use hostler_types::{CustomizationState, Name, PowerState, Ref, Vm};
 use jiff::Timestamp;
 
 use super::VmName;
@@ -243,10 +243,7 @@ fn word(value: &impl serde::Serialize) -> String {
 fn disks(vm: &Vm, names: &Names) -> Vec<Cell> {
     let allocated = |name: &Name| vm.status.disks.iter().find(|disk| disk.name == *name);
     let show = |disk: &hostler_types::DiskSpec| {
-        let source = match disk.source {
-            DiskSource::Image(image) => format!("on image {}", names.of(image)),
-            DiskSource::Blank => "blank".to_owned(),
-        };
+        let source = names.source(&disk.source);
         let used = allocated(&disk.name).map(|d| format!(", {} written", d.allocated));
         let used = used.unwrap_or_default();
         Cell::new(format!("{}: {}, {source}{used}", disk.name, disk.size))

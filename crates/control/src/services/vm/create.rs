@@ -155,6 +155,7 @@ fn plan(
         customization: None,
         hardware: None,
         pending: Vec::new(),
+        snapshots: hostler_types::SnapshotTree::default(),
         placement: explanation,
     };
     let mut object = Vm::new(request.name.clone(), request.labels.clone(), now, spec, status);
@@ -387,10 +388,7 @@ fn decide(
 }
 
 fn wish(snapshot: &Snapshot, spec: &VmSpec, request: &VmCreate) -> Result<Wish, ServiceError> {
-    let disk_images = spec.disks.iter().filter_map(|disk| match disk.source {
-        DiskSource::Image(image) => Some(image),
-        DiskSource::Blank => None,
-    });
+    let disk_images = spec.disks.iter().filter_map(|disk| disk.source.image());
     let all = disk_images.chain(spec.cdroms.iter().filter_map(|cdrom| cdrom.image));
     let images = all.filter_map(|id| snapshot.get::<ImageKind>(id));
     let bridges = spec.nics.iter().filter_map(|nic| match &snapshot.get(nic.network)?.spec {
