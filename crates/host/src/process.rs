@@ -33,11 +33,14 @@ pub enum ProcessError {
     Io { program: String, source: io::Error },
 }
 
-/// The confinement of a program that reads untrusted bytes.
+/// The confinement of a program that reads untrusted bytes. It ends with this process, also when that
+/// is killed.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Sandbox {
     /// User and group.
     pub(crate) uid: u32,
+    /// Another group that it is in.
+    pub(crate) group: Option<u32>,
     /// Address space, bytes.
     pub(crate) memory: u64,
     /// CPU time, seconds.
@@ -159,10 +162,16 @@ fn enter(sandbox: Sandbox) -> io::Result<()> {
         setrlimit(resource, Rlimit { current: Some(limit), maximum: Some(limit) })?;
     }
     let (uid, gid) = (Uid::from_raw(sandbox.uid), Gid::from_raw(sandbox.uid));
-    rustix::thread::set_thread_groups(&[])?;
+    match sandbox.group {
+        Some(group) => rustix::thread::set_thread_groups(&[Gid::from_raw(group)])?,
+        None => rustix::thread::set_thread_groups(&[])?,
+    }
     rustix::thread::set_thread_res_gid(gid, gid, gid)?;
     rustix::thread::set_thread_res_uid(uid, uid, uid)?;
     rustix::thread::set_no_new_privs(true)?;
+    // Changing the user takes this away, so it comes after it. The thread that spawns lives as long
+    // as the process: it is one of the runtime's own.
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
     Ok(())
 }
 
@@ -222,6 +231,7 @@ mod tests {
     async fn a_sandboxed_program_has_no_rights() {
         let sandbox = Sandbox {
             uid: crate::uid::IMPORT_UID,
+            group: None,
             memory: 1 << 30,
             cpu_seconds: 5,
             file_size: 1 << 20,
