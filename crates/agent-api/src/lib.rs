@@ -34,7 +34,7 @@ pub use image::{
 };
 pub use network::{NetworkDefinition, NetworkEnsure, NetworkPath, NetworkRemove};
 pub use snapshot::{
-    VmFlatten, VmFlattenRequest, VmRevert, VmRevertRequest, VmSnapshot, VmSnapshotDelete,
+    VmFlatten, VmFlattenRequest, VmFreeze, VmFreezeRequest, VmFrozen, VmRevert, VmRevertRequest, VmSnapshot, VmSnapshotDelete,
     VmSnapshotDeleteRequest, VmSnapshotRequest,
 };
 pub use vm::{

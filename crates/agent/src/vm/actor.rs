@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use hostler_agent_api::{VmCommand, VmDefinition, VmReport};
 use hostler_endpoint::Problem;
-use hostler_types::{GuestReport, NetworkId, OperationId, PowerState, StopMode};
+use hostler_types::{GuestReport, NetworkId, OperationId, PowerState, SnapshotId, StopMode};
 use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
@@ -46,6 +46,7 @@ pub(crate) enum Action {
     Reset,
     Suspend,
     Remove { keep_files: bool, force: bool },
+    Freeze { snapshot: Option<SnapshotId> },
 }
 
 /// Whether the VM is still there after a message.
@@ -150,6 +151,7 @@ impl Actor {
             Action::Start => self.start().await,
             Action::Reset => self.reset().await,
             Action::Suspend => self.suspend(op).await,
+            Action::Freeze { snapshot } => self.freeze(snapshot).await,
         };
         self.finish(op, result, reply).await;
         Next::Go

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use super::actor::{Actor, Next, Reply};
 use super::layers;
+use super::lend::{give_back, require_lent};
 use super::nics::{plug_all, unplug_all};
 use super::record::{RecordedState, VmRecord};
 use crate::blocking::blocking;
@@ -28,7 +29,7 @@ impl Actor {
             self.finish(op, Err(fault), reply).await;
             return Next::Go;
         }
-        match self.make_files().await {
+        match self.make_files(op).await {
             Ok(()) => self.made(op, reply).await,
             Err(fault) => {
                 if !matches!(fault, Fault::DatastoreMissing(_)) {
@@ -97,7 +98,13 @@ impl Actor {
         Next::Go
     }
 
-    async fn make_files(&mut self) -> Result<(), Fault> {
+    async fn make_files(&mut self, op: OperationId) -> Result<(), Fault> {
+        let (host, mut record) = (self.host.clone(), self.record.clone());
+        self.record = blocking(move || {
+            layers::complete(&host, &mut record)?;
+            Ok(record)
+        })
+        .await?;
         // First of all, so that whatever follows is known to be ours.
         self.save().await?;
         let (host, record) = (self.host.clone(), self.record.clone());
@@ -118,10 +125,11 @@ impl Actor {
         let (files, plugged) = tokio::join!(files, plug_all(&self.host, &self.record));
         files.and(plugged)?;
         let record = self.record.clone();
-        let whole = record.definition.vm.spec.disks.iter().filter(|d| !d.provisioning.is_thin());
-        for disk in whole {
+        let disks = &record.definition.vm.spec.disks;
+        for disk in disks.iter().filter(|disk| !disk.provisioning.is_thin()) {
             self.ensure_disk(&record, disk).await?;
         }
+        self.copy_disks(op).await?;
         let (host, record) = (self.host.clone(), self.record.clone());
         blocking(move || Ok(vm_dir(&host, &record)?.write_definition(&record.definition.vm)?)).await
     }
@@ -152,7 +160,12 @@ impl Actor {
                     .map(|layer| hostler_host::layers::path(dir.datastore(), &layer.file))
                     .collect();
                 // The new user may be another than the one before; also proves that it is a file.
-                paths.iter().try_for_each(|path| volume::set_owner(path, record.uid))?;
+                // What is lent stays so: others lie on it.
+                for path in &paths {
+                    if !volume::is_lent(path)? {
+                        volume::set_owner(path, record.uid)?;
+                    }
+                }
                 let Some(active) = paths.first() else { continue };
                 let found = volume::virtual_size(active)?;
                 if found > disk.size {
@@ -203,7 +216,12 @@ impl Actor {
             match keep_files {
                 true if dir.exists() => dir.unregister()?,
                 true => {}
-                false => dir.remove()?,
+                false => {
+                    dir.remove()?;
+                    for disk in &record.definition.vm.status.disks {
+                        give_back(&host, &record, &disk.layers);
+                    }
+                }
             }
             host.records.remove(record.id())
         })
@@ -281,12 +299,12 @@ pub(super) fn make_disk(
         DiskSource::Linked(beneath) => {
             let what = in_the_making(record, disk);
             let _held = host.datastores.hold(record.datastore(), [beneath.clone()], what)?;
+            require_lent(dir.datastore(), beneath)?;
             let file = LayerFile::disk(dir.id(), &disk.name, 0);
             volume::create_layer(dir, &file, disk.size, beneath, record.uid)?;
         }
-        DiskSource::Copy(_) => {
-            return Err(Fault::Invalid("this agent makes no full clones yet".to_owned()));
-        }
+        // Takes long, and has been done when the VM was made.
+        DiskSource::Copy(_) => {}
         DiskSource::Image(image) => {
             let (beneath, what) = (LayerFile::image(*image), in_the_making(record, disk));
             let _held = host.datastores.hold(record.datastore(), [beneath], what)?;

@@ -4,10 +4,11 @@ use std::path::PathBuf;
 
 use hostler_agent_api::VmDefinition;
 use hostler_host::volume;
-use hostler_types::{DiskSpec, RestartPolicy, VmSpec};
+use hostler_types::{DiskSource, DiskSpec, RestartPolicy, VmSpec};
 
 use super::actor::Actor;
 use super::create::{make_disk, vm_dir, write_seed};
+use super::lend::own_active;
 use super::nics::union;
 use super::record::{RecordedState, VmRecord};
 use super::{layers, nics};
@@ -71,7 +72,7 @@ impl Actor {
             blocking(move || layers::discard(&host.datastores, &vm_dir(&host, &old)?, &discarded))
                 .await?;
         }
-        self.fit_files(&record).await?;
+        record = self.fit_files(record).await?;
         record.plugs = Some(nics::settle(&self.host, &record).await?);
         record.unsettled = false;
         Ok(record)
@@ -84,9 +85,13 @@ impl Actor {
         disk: &DiskSpec,
     ) -> Result<PathBuf, Fault> {
         let (host, owned, spec) = (self.host.clone(), record.clone(), disk.clone());
+        let making = matches!(record.state, RecordedState::Creating { .. });
         let dir = blocking(move || {
             let dir = vm_dir(&host, &owned)?;
-            if !dir.disk(&spec.name).exists() && spec.provisioning.is_thin() {
+            if !dir.disk(&spec.name).exists()
+                && spec.provisioning.is_thin()
+                && (making || !of_another_vm(&spec.source))
+            {
                 make_disk(&host, &dir, &owned, &spec)?;
             }
             Ok(dir)
@@ -100,14 +105,30 @@ impl Actor {
         Ok(path.unwrap_or_else(|| dir.disk(&disk.name)))
     }
 
-    async fn fit_files(&self, record: &VmRecord) -> Result<(), Fault> {
-        for disk in &record.definition.vm.spec.disks {
-            let path = self.ensure_disk(record, disk).await?;
-            volume::grow(&self.host.qemu_img, &path, disk.size).await?;
+    async fn fit_files(&self, mut record: VmRecord) -> Result<VmRecord, Fault> {
+        for disk in record.definition.vm.spec.disks.clone() {
+            let mut path = self.ensure_disk(&record, &disk).await?;
+            if volume::virtual_size(&path)? != disk.size {
+                let (host, before) = (self.host.clone(), record.clone());
+                if let Some(owned) = blocking(move || own_active(&host, before)).await? {
+                    record = owned;
+                    path = self.ensure_disk(&record, &disk).await?;
+                }
+                volume::grow(&self.host.qemu_img, &path, disk.size).await?;
+            }
         }
-        let (host, record) = (self.host.clone(), record.clone());
-        blocking(move || write_seed(&vm_dir(&host, &record)?, &record)).await
+        let host = self.host.clone();
+        blocking(move || {
+            write_seed(&vm_dir(&host, &record)?, &record)?;
+            Ok(record)
+        })
+        .await
     }
+}
+
+/// Such a disk comes into being with its VM only: what it was made of has gone on since.
+fn of_another_vm(source: &DiskSource) -> bool {
+    matches!(source, DiskSource::Linked(_) | DiskSource::Copy(_))
 }
 
 /// The part of a spec that a running QEMU depends on.

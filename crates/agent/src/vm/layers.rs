@@ -12,6 +12,7 @@ use hostler_types::{
 };
 
 use super::record::VmRecord;
+use crate::context::HostContext;
 use crate::datastores::Datastores;
 use crate::fault::{Fault, chain};
 
@@ -19,6 +20,45 @@ use crate::fault::{Fault, chain};
 pub(super) fn of<'a>(record: &'a VmRecord, disk: &Name) -> &'a [Layer] {
     let disks = &record.definition.vm.status.disks;
     disks.iter().find(|status| status.name == *disk).map_or(&[], |status| &status.layers)
+}
+
+/// A file for a new active layer of a disk: none of its number is in use.
+pub(super) fn next_file(record: &VmRecord, disk: &Name) -> LayerFile {
+    let vm = &record.definition.vm;
+    let own = LayerOwner::Vm(vm.id());
+    let present = of(record, disk).iter().map(|layer| &layer.file);
+    let snapshots = vm.status.snapshots.snapshots.iter().flat_map(|snapshot| &snapshot.disks);
+    let held = snapshots.filter(|held| held.name == *disk).flat_map(|held| &held.layers);
+    let numbers = present.chain(held).filter(|file| file.owner() == own).map(LayerFile::number);
+    LayerFile::disk(vm.id(), disk, numbers.flatten().max().map_or(0, |highest| highest + 1))
+}
+
+/// Completes the chains of disks that are to lie on another VM's file: all that lies beneath it, as
+/// the headers say. Blocks.
+pub(super) fn complete(host: &HostContext, record: &mut VmRecord) -> Result<(), Fault> {
+    let datastore = record.datastore();
+    let linked = |disk: &DiskSpec| match &disk.source {
+        DiskSource::Linked(beneath) => Some((disk.name.clone(), beneath.clone())),
+        _ => None,
+    };
+    let linked: Vec<_> = record.definition.vm.spec.own_disks().filter_map(linked).collect();
+    if linked.is_empty() {
+        return Ok(());
+    }
+    let datastore = host.datastores.get(datastore)?;
+    for (name, beneath) in linked {
+        if matches!(beneath.owner(), LayerOwner::Vm(vm) if vm == record.id()) {
+            return Err(Fault::Invalid(format!("disk `{name}` cannot lie on the VM's own files")));
+        }
+        let files = hostler_host::layers::chain(&datastore, &beneath)?;
+        let disks = &mut record.definition.vm.status.disks;
+        if let Some(disk) = disks.iter_mut().find(|disk| disk.name == name) {
+            let layer = |file| Layer { file, allocated: ByteSize(0) };
+            disk.layers.truncate(1);
+            disk.layers.extend(files.into_iter().map(layer));
+        }
+    }
+    Ok(())
 }
 
 /// Gives each disk of the spec a chain: the one that `known` has, or that of a disk just made; and

@@ -150,6 +150,11 @@ impl Records {
         Ok(records)
     }
 
+    /// One record, if there is such a VM. Blocks.
+    pub(crate) fn get(&self, vm: VmId) -> Result<Option<VmRecord>, Fault> {
+        state_file::read(&self.path(vm))
+    }
+
     /// Blocks for two flushes.
     pub(crate) fn save(&self, record: &VmRecord) -> Result<(), Fault> {
         state_file::write(&self.path(record.id()), record)
