@@ -24,6 +24,7 @@ mod create;
 mod customize;
 mod define;
 mod exit;
+mod flatten;
 mod guest;
 mod hardware;
 mod layers;

@@ -56,6 +56,15 @@ pub(super) async fn vm_freeze(
     Ok(crate::blocking::blocking(answer).await?)
 }
 
+pub(super) async fn vm_flatten(
+    service: Service,
+    call: Call<api::VmFlatten>,
+) -> Result<VmReport, Problem> {
+    let request = call.body;
+    let action = Action::Flatten { disks: request.disks, rate: request.max_rate };
+    service.vms.command(call.path.vm, request.command, action).await
+}
+
 pub(super) async fn vm_start(
     service: Service,
     call: Call<api::VmStart>,

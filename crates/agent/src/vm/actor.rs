@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use hostler_agent_api::{VmCommand, VmDefinition, VmReport};
 use hostler_endpoint::Problem;
-use hostler_types::{GuestReport, NetworkId, OperationId, PowerState, SnapshotId, StopMode};
+use hostler_types::{GuestReport, Name, NetworkId, OperationId, PowerState, SnapshotId, StopMode};
 use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
+use super::flatten::{Flattened, Flattening};
 use super::machine::{Live, Machine, MachineEvent};
 use super::proof::Verdict;
 use super::record::VmRecord;
@@ -33,6 +34,8 @@ pub(crate) enum Message {
     Customization(Verdict),
     /// Gives up waiting for a guest that is to stop.
     Cancel(OperationId),
+    /// From who copies into a disk.
+    Flattened(Flattened),
 }
 
 /// A command to a VM.
@@ -47,6 +50,7 @@ pub(crate) enum Action {
     Suspend,
     Remove { keep_files: bool, force: bool },
     Freeze { snapshot: Option<SnapshotId> },
+    Flatten { disks: Vec<Name>, rate: Option<u64> },
 }
 
 /// Whether the VM is still there after a message.
@@ -71,6 +75,7 @@ pub(crate) struct Actor {
     pub(super) restart_at: Option<Instant>,
     /// When a QEMU that did not answer is tried again.
     pub(super) retry_at: Option<Instant>,
+    pub(super) flattening: Option<Flattening>,
     pub(super) inbox: mpsc::Receiver<Message>,
     pub(super) to_self: mpsc::WeakSender<Message>,
     pub(super) report: watch::Sender<Arc<VmReport>>,
@@ -127,6 +132,10 @@ impl Actor {
                 self.cancel_stop(op).await;
                 Next::Go
             }
+            Message::Flattened(flattened) => {
+                self.flattened(flattened).await;
+                Next::Go
+            }
         }
     }
 
@@ -137,6 +146,10 @@ impl Actor {
         }
         self.record.epoch = self.record.epoch.max(command.epoch);
         let op = command.op;
+        if let Err(fault) = self.require_possible(&action) {
+            self.finish(op, Err(fault), reply).await;
+            return Next::Go;
+        }
         let result = match action {
             Action::Create => return self.create(op, reply).await,
             Action::Register => return self.register(op, reply).await,
@@ -147,6 +160,10 @@ impl Actor {
                 self.stop(op, mode, timeout, reply).await;
                 return Next::Go;
             }
+            Action::Flatten { disks, rate } => {
+                self.flatten(op, disks, rate, reply).await;
+                return Next::Go;
+            }
             Action::Define(definition) => self.define(*definition).await,
             Action::Start => self.start().await,
             Action::Reset => self.reset().await,
@@ -155,6 +172,24 @@ impl Actor {
         };
         self.finish(op, result, reply).await;
         Next::Go
+    }
+
+    /// While disks are made independent, the VM can be brought down, and little else.
+    fn require_possible(&self, action: &Action) -> Result<(), Fault> {
+        match action {
+            Action::Create
+            | Action::Register
+            | Action::Stop { .. }
+            | Action::Reset
+            | Action::Flatten { .. } => Ok(()),
+            Action::Remove { .. } => {
+                self.stop_flattening();
+                Ok(())
+            }
+            Action::Define(_) | Action::Start | Action::Suspend | Action::Freeze { .. } => {
+                self.require_not_flattening()
+            }
+        }
     }
 
     /// The answer that the journal or the epoch dictates, before anything is done.

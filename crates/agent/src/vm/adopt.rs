@@ -47,6 +47,9 @@ impl Actor {
             _ => {}
         }
         self.adopt_process().await;
+        if let Err(error) = self.settle_flattening().await {
+            tracing::warn!(vm = %self.record.id(), %error, "cannot look at what was flattened");
+        }
         self.forget_secrets().await;
         Some(self)
     }

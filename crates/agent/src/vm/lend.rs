@@ -166,6 +166,23 @@ pub(super) fn own_active(
     Ok(Some(record))
 }
 
+/// Makes sure that a file of the VM is its own, to write to.
+///
+/// # Errors
+/// Others lie on it. Blocks.
+pub(super) fn owned_again(
+    host: &HostContext,
+    record: &VmRecord,
+    file: &LayerFile,
+) -> Result<(), Fault> {
+    let datastore = host.datastores.get(record.datastore())?;
+    if !volume::is_lent(&path(&datastore, file))? || take_back(host, record, file)? {
+        return Ok(());
+    }
+    let text = format!("other VMs' disks lie on {file}; make those independent, or delete them, first");
+    Err(Fault::InUse(text))
+}
+
 /// Makes a lent file of the VM its own again, unless something lies on it, reads it, or may be about
 /// to; whether it is. Blocks.
 fn take_back(host: &HostContext, record: &VmRecord, file: &LayerFile) -> Result<bool, Fault> {

@@ -93,6 +93,7 @@ impl Actor {
         if !resume {
             self.settle().await?;
         }
+        self.require_not_flattening()?;
         self.own_active().await?;
         let (machine, running) = self.launch(resume).await?;
         self.record.running = Some(running);

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use hostler_agent_api::VmDefinition;
 use hostler_endpoint::Problem;
 use hostler_host::VmUid;
-use hostler_types::{CustomizationStatus, DatastoreId, Epoch, OperationId, VmId};
+use hostler_types::{CustomizationStatus, DatastoreId, Epoch, Name, OperationId, VmId};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -48,6 +48,9 @@ pub(crate) struct VmRecord {
     /// The definition has changed since the files and networks were last made to fit it.
     #[serde(default)]
     pub(crate) unsettled: bool,
+    /// The disk that is being made independent: what its header says of the files beneath is so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) flattening: Option<Name>,
 }
 
 /// What the VM should be doing, as far as the agent knows.

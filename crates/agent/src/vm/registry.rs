@@ -223,6 +223,7 @@ impl Vms {
             running: None,
             plugs: Some(assign(&[], &request.definition)),
             unsettled: false,
+            flattening: None,
         };
         let (handle, actor) = self.actor(record);
         handles.insert(vm, handle.clone());
@@ -278,6 +279,7 @@ impl Vms {
             stopping: Stopping::default(),
             restart_at: None,
             retry_at: None,
+            flattening: None,
             inbox,
             to_self: to_self.downgrade(),
             report,

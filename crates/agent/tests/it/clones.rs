@@ -269,3 +269,134 @@ async fn copying(world: &World, vm: VmId) {
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
 }
+
+async fn flatten_as(
+    world: &World,
+    vm: VmId,
+    command: api::VmCommand,
+    max_rate: Option<u64>,
+) -> Result<VmReport, Problem> {
+    let request = api::VmFlattenRequest { command, disks: Vec::new(), max_rate };
+    let path = VmPath { vm };
+    let answer = world.client.call_with::<api::VmFlatten>(&path, &NoParams {}, request, long());
+    answer.await.map_err(problem)
+}
+
+/// A linked clone of a VM that has so much on its disk.
+async fn family(world: &World, mib: u32) -> (VmDefinition, VmDefinition) {
+    let parent = parent(world, mib).await;
+    freeze(world, parent.vm.id()).await.unwrap();
+    let child = world.vm(DiskSource::Linked(disk0(parent.vm.id(), 0)));
+    world.create(&child).await.unwrap();
+    (parent, child)
+}
+
+#[tokio::test]
+async fn a_clone_that_is_off_is_flattened_whatever_happens() {
+    let mut world = World::start_process().await;
+    let (parent, child) = family(&world, 700).await;
+    let (base, own) = (disk0(parent.vm.id(), 0), disk0(child.vm.id(), 0));
+    let path = file(&world, &own);
+    fill(&path, 5, 800, 1);
+    let begun = std::fs::metadata(&path).unwrap().blocks();
+    let first = command(1);
+    let call = begin_flatten(&world, child.vm.id(), first);
+    growing(&path, begun).await;
+    let busy = define(&world, &child).await.unwrap_err();
+    assert_eq!(busy.code, "in_use", "{busy:?}");
+    cancel(&world, first.op).await;
+    assert_eq!(problem(call.await.unwrap().unwrap_err()).code, "cancelled");
+    assert_eq!(layers(&world.report(child.vm.id()).await.unwrap()).len(), 2);
+    assert!(shows(&path, 7, 0, 700) && shows(&path, 5, 800, 1));
+    let begun = std::fs::metadata(&path).unwrap().blocks();
+    let second = command(1);
+    let call = begin_flatten(&world, child.vm.id(), second);
+    growing(&path, begun).await;
+    world.end_agent().await;
+    assert!(call.await.unwrap().is_err());
+    world.spawn_agent().await;
+    assert!(shows(&path, 7, 0, 700) && shows(&path, 5, 800, 1));
+    let report = flatten_as(&world, child.vm.id(), second, None).await.unwrap();
+    assert_eq!(layers(&report), [own.to_string()]);
+    assert!(shows(&path, 7, 0, 700) && shows(&path, 5, 800, 1) && shows(&path, 0, 700, 100));
+    let again = flatten_as(&world, child.vm.id(), command(1), None).await.unwrap();
+    assert_eq!(layers(&again), [own.to_string()]);
+    assert!(access(&file(&world, &base)).0 >= VM_UID_BASE, "it was given back");
+    world.remove(parent.vm.id(), false, false).await.unwrap();
+    assert!(shows(&path, 7, 0, 700));
+}
+
+type Call = tokio::task::JoinHandle<Result<VmReport, hostler_endpoint::ClientError>>;
+
+fn begin_flatten(world: &World, vm: VmId, command: api::VmCommand) -> Call {
+    let (client, path) = (world.client.clone(), VmPath { vm });
+    let request = api::VmFlattenRequest { command, disks: Vec::new(), max_rate: None };
+    tokio::spawn(async move {
+        client.call_with::<api::VmFlatten>(&path, &NoParams {}, request, long()).await
+    })
+}
+
+async fn growing(path: &Path, before: u64) {
+    eventually("it grows", Duration::from_secs(30), async || {
+        let now = std::fs::metadata(path).unwrap().blocks();
+        (now > before + (4 << 11)).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn qemu_a_running_clone_is_flattened_beside_its_running_parent() {
+    let mut world = World::start_process().await;
+    let image = world.tiny_image().await;
+    let parent = world.vm(DiskSource::Image(image));
+    world.create(&parent).await.unwrap();
+    let base = disk0(parent.vm.id(), 0);
+    freeze(&world, parent.vm.id()).await.unwrap();
+    let mut child = world.vm(DiskSource::Linked(base.clone()));
+    child.vm.spec.disks[0].size = ByteSize::gib(2);
+    world.create(&child).await.unwrap();
+    let (one, two) = (parent.vm.id(), child.vm.id());
+
+    // Both write, and neither to the file that both stand on.
+    let before = std::fs::metadata(file(&world, &base)).unwrap().mtime_nsec();
+    let (first, second) = tokio::join!(world.vm_start(one), world.vm_start(two));
+    let (first, _) = (first.unwrap(), second.unwrap());
+    assert_eq!(layers(&first)[..2], [disk0(one, 1).to_string(), base.to_string()]);
+    world.wait_for("it answers", two, |r| r.guest.as_ref().is_some_and(|g| g.agent)).await;
+    assert_eq!(std::fs::metadata(file(&world, &base)).unwrap().mtime_nsec(), before);
+
+    // Slow enough to be met in the middle, where the agent dies.
+    let slow = command(1);
+    let (client, path) = (world.client.clone(), VmPath { vm: two });
+    let request = api::VmFlattenRequest { command: slow, disks: Vec::new(), max_rate: Some(1 << 20) };
+    let call = tokio::spawn(async move {
+        client.call_with::<api::VmFlatten>(&path, &NoParams {}, request, long()).await
+    });
+    let own = file(&world, &disk0(two, 0));
+    growing(&own, std::fs::metadata(&own).unwrap().blocks()).await;
+    world.end_agent().await;
+    assert!(call.await.unwrap().is_err());
+    world.spawn_agent().await;
+    assert_eq!(layers(&world.report(two).await.unwrap()).len(), 3);
+
+    // Asked again, the same job goes on; cancelled, the disk is as it was.
+    let again = {
+        let (client, path) = (world.client.clone(), VmPath { vm: two });
+        let request = api::VmFlattenRequest { command: slow, disks: Vec::new(), max_rate: None };
+        tokio::spawn(async move {
+            client.call_with::<api::VmFlatten>(&path, &NoParams {}, request, long()).await
+        })
+    };
+    eventually("it can be cancelled", Duration::from_secs(10), async || {
+        cancel(&world, slow.op).await;
+        again.is_finished().then_some(())
+    })
+    .await;
+    assert_eq!(problem(again.await.unwrap().unwrap_err()).code, "cancelled");
+    let report = flatten_as(&world, two, command(1), None).await.unwrap();
+    assert_eq!(layers(&report), [disk0(two, 0).to_string()]);
+    world.stop(two, hostler_types::StopMode::PowerOff, 10).await.unwrap();
+    world.remove(one, false, true).await.unwrap();
+    world.vm_start(two).await.unwrap();
+    world.wait_for("it boots alone", two, |r| r.guest.as_ref().is_some_and(|g| g.agent)).await;
+}
