@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use hostler_agent_api::{AgentEvent, DatastoreReport, Inventory, VmDefinition, VmReport, code};
 use hostler_endpoint::Problem;
 use hostler_types::{
-    Accelerator, ByteSize, DatastoreId, DatastoreState, DiskStatus, Epoch, GuestReport, Hardware,
+    Accelerator, ByteSize, DatastoreId, DatastoreState, DiskSource, DiskStatus, Epoch, GuestReport, Hardware,
     HostFacts, HostId, ImageId, Layer, LayerFile, NetworkId, OperationId, PowerState, Vm, VmId,
 };
 use jiff::Timestamp;
@@ -64,10 +64,10 @@ impl SimVm {
         let disk = |disk: &hostler_types::DiskSpec| DiskStatus {
             name: disk.name.clone(),
             allocated: ByteSize(196_608),
-            layers: vec![Layer {
-                file: LayerFile::disk(vm.id(), &disk.name, 0),
-                allocated: ByteSize(196_608),
-            }],
+            layers: std::iter::once(LayerFile::disk(vm.id(), &disk.name, 0))
+                .chain(linked_to(disk))
+                .map(|file| Layer { file, allocated: ByteSize(196_608) })
+                .collect(),
         };
         VmReport {
             vm: vm.id(),
@@ -89,6 +89,14 @@ impl SimVm {
         self.power = power;
         self.since = Timestamp::now();
         self.message = None;
+    }
+}
+
+/// What a linked clone lies on.
+fn linked_to(disk: &hostler_types::DiskSpec) -> Option<LayerFile> {
+    match &disk.source {
+        DiskSource::Linked(file) => Some(file.clone()),
+        DiskSource::Image(_) | DiskSource::Blank | DiskSource::Copy(_) => None,
     }
 }
 

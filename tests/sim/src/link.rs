@@ -5,14 +5,17 @@ use futures::StreamExt as _;
 use hostler_agent_api::{
     AgentEvent, ConsoleKind, DatastoreCheck, DatastoreReport, FactsAnswer, ImageContentAnswer,
     ImageImportRequest, ImageImportSource, ImageImported, ImageRemoveRequest, OperationProgress,
-    VERSION, VmCommand, VmCreateRequest, VmRemoveRequest, VmReport, VmStopRequest, code,
+    VERSION, VmCommand, VmCreateRequest, VmFlattenRequest, VmFreezeRequest, VmFrozen,
+    VmRemoveRequest, VmReport, VmSnapshotDeleteRequest, VmSnapshotRequest, VmStopRequest, code,
 };
 use hostler_control::{AgentError, AgentLink};
 use hostler_endpoint::{ByteStream, EventStream, Item, Problem};
 use hostler_types::{
-    ByteSize, DatastoreId, ExecAnswer, ExecRequest, ImageFormat, ImageId, ImageMedia, NetworkId,
-    NetworkSpec, OperationId, PowerState, Sha256, Vm, VmId,
+    ByteSize, Consistency, CopySource, DatastoreId, DiskSource, DiskStatus, ExecAnswer,
+    ExecRequest, ImageFormat, ImageId, ImageMedia, NetworkId, NetworkSpec, OperationId, PowerState,
+    Sha256, Snapshot, SnapshotDisk, Vm, VmId, VmSpec,
 };
+use jiff::Timestamp;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio_stream::wrappers::BroadcastStream;
@@ -130,6 +133,16 @@ impl SimHost {
         })
         .await
     }
+}
+
+/// The disks as they are at this instant.
+fn held(disks: Vec<DiskStatus>, spec: &VmSpec) -> Vec<SnapshotDisk> {
+    let held = |disk: DiskStatus| {
+        let size = spec.disks.iter().find(|spec| spec.name == disk.name)?.size;
+        let layers = disk.layers.into_iter().map(|layer| layer.file).collect();
+        Some(SnapshotDisk { name: disk.name, size, layers })
+    };
+    disks.into_iter().filter_map(held).collect()
 }
 
 fn text(bytes: &'static str) -> ByteStream {
@@ -260,6 +273,90 @@ impl AgentLink for SimHost {
     async fn vm_suspend(&self, vm: VmId, command: VmCommand) -> Result<VmReport, AgentError> {
         let from = [PowerState::Running, PowerState::Paused];
         self.power("vm_suspend", vm, command, &from, PowerState::Suspended).await
+    }
+
+    async fn vm_snapshot(
+        &self,
+        vm: VmId,
+        request: VmSnapshotRequest,
+    ) -> Result<VmReport, AgentError> {
+        let command = request.command;
+        self.command("vm_snapshot", Some(command.op), |state| {
+            let found = state.owned(vm, command.epoch)?;
+            let disks = held(found.report().disks, &found.definition.vm.spec);
+            let tree = &mut found.definition.vm.status.snapshots;
+            tree.snapshots.push(Snapshot {
+                id: request.snapshot,
+                name: request.name,
+                description: request.description,
+                parent: tree.current.replace(request.snapshot),
+                at: Timestamp::now(),
+                by: request.by,
+                consistency: Consistency::Crash,
+                memory: None,
+                paused_ms: None,
+                disks,
+                written: ByteSize(0),
+            });
+            Ok(found.report())
+        })
+        .await
+    }
+
+    async fn vm_snapshot_delete(
+        &self,
+        vm: VmId,
+        request: VmSnapshotDeleteRequest,
+    ) -> Result<VmReport, AgentError> {
+        let command = request.command;
+        self.command("vm_snapshot_delete", Some(command.op), |state| {
+            let found = state.owned(vm, command.epoch)?;
+            let tree = &mut found.definition.vm.status.snapshots;
+            *tree = tree.without(&request.snapshots);
+            Ok(found.report())
+        })
+        .await
+    }
+
+    async fn vm_freeze(&self, vm: VmId, request: VmFreezeRequest) -> Result<VmFrozen, AgentError> {
+        let command = request.command;
+        self.command("vm_freeze", Some(command.op), |state| {
+            let found = state.owned(vm, command.epoch)?;
+            let report = found.report();
+            let disks = match request.snapshot {
+                None => held(report.disks.clone(), &found.definition.vm.spec),
+                Some(id) => match report.snapshots.get(id) {
+                    Some(snapshot) => snapshot.disks.clone(),
+                    None => return Err(Problem::new(409, code::WRONG_STATE, "no such snapshot")),
+                },
+            };
+            Ok(VmFrozen { report, disks })
+        })
+        .await
+    }
+
+    async fn vm_flatten(
+        &self,
+        vm: VmId,
+        request: VmFlattenRequest,
+    ) -> Result<VmReport, AgentError> {
+        let command = request.command;
+        self.command("vm_flatten", Some(command.op), |state| {
+            let found = state.owned(vm, command.epoch)?;
+            for disk in &mut found.definition.vm.spec.disks {
+                if request.disks.is_empty() || request.disks.contains(&disk.name) {
+                    disk.source = match &disk.source {
+                        DiskSource::Linked(file) => DiskSource::Copy(CopySource {
+                            datastore: found.definition.vm.status.datastore,
+                            file: file.clone(),
+                        }),
+                        other => other.clone(),
+                    };
+                }
+            }
+            Ok(found.report())
+        })
+        .await
     }
 
     async fn vm_exec(&self, _: VmId, request: ExecRequest) -> Result<ExecAnswer, AgentError> {

@@ -12,7 +12,8 @@ use hostler_agent_api::{
     AgentEvent, ConsoleKind, DatastoreCheck, DatastorePath, DatastoreReport, FactsAnswer,
     ImageContentAnswer, ImageContentQuery, ImageImportRequest, ImageImported, ImagePath,
     ImageRemoveRequest, NetworkPath, OperationPath, VmCommand, VmConsoleQuery, VmCreateRequest,
-    VmLogQuery, VmPath, VmRemoveRequest, VmReport, VmStopRequest,
+    VmFlattenRequest, VmFreezeRequest, VmFrozen, VmLogQuery, VmPath, VmRemoveRequest, VmReport,
+    VmSnapshotDeleteRequest, VmSnapshotRequest, VmStopRequest,
 };
 use hostler_endpoint::{
     Answer, Body, ByteStream, CallOptions, Client, ClientError, Endpoint, EventStream, NoParams,
@@ -151,6 +152,30 @@ impl AgentLink for Remote {
     }
     async fn vm_suspend(&self, vm: VmId, command: VmCommand) -> Result<VmReport, AgentError> {
         self.vm::<contract::VmSuspend>(vm, command).await
+    }
+    async fn vm_snapshot(
+        &self,
+        vm: VmId,
+        request: VmSnapshotRequest,
+    ) -> Result<VmReport, AgentError> {
+        self.vm::<contract::VmSnapshot>(vm, request).await
+    }
+    async fn vm_snapshot_delete(
+        &self,
+        vm: VmId,
+        request: VmSnapshotDeleteRequest,
+    ) -> Result<VmReport, AgentError> {
+        self.vm::<contract::VmSnapshotDelete>(vm, request).await
+    }
+    async fn vm_freeze(&self, vm: VmId, request: VmFreezeRequest) -> Result<VmFrozen, AgentError> {
+        self.vm::<contract::VmFreeze>(vm, request).await
+    }
+    async fn vm_flatten(
+        &self,
+        vm: VmId,
+        request: VmFlattenRequest,
+    ) -> Result<VmReport, AgentError> {
+        self.vm::<contract::VmFlatten>(vm, request).await
     }
     async fn vm_exec(&self, vm: VmId, request: ExecRequest) -> Result<ExecAnswer, AgentError> {
         self.vm::<contract::VmExec>(vm, request).await
