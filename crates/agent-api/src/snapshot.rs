@@ -128,6 +128,34 @@ pub struct VmFlattenRequest {
     pub max_rate: Option<u64>,
 }
 
+/// `POST /agent/v1/vms/{vm}/snapshot-update`: gives a snapshot another name or description; what is
+/// absent stays.
+#[derive(Debug)]
+pub struct VmSnapshotUpdate;
+
+impl Endpoint for VmSnapshotUpdate {
+    const ID: &'static str = "vm_snapshot_update";
+    const METHOD: Method = Method::Post;
+    const PATH: &'static str = "/agent/v1/vms/{vm}/snapshot-update";
+    const SUMMARY: &'static str = "Rename or describe a snapshot";
+    const TAG: &'static str = "vm";
+    type Path = VmPath;
+    type Query = NoParams;
+    type Body = Json<VmSnapshotUpdateRequest>;
+    type Answer = Json<VmReport>;
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct VmSnapshotUpdateRequest {
+    pub command: VmCommand,
+    pub snapshot: SnapshotId,
+    /// Refused when another snapshot of the VM has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<Name>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+}
+
 /// `POST /agent/v1/vms/{vm}/freeze`: makes what the VM's disks hold now (or held at a snapshot) fit to
 /// be cloned: files that nothing writes to any more, and that every VM of the host may read. A running
 /// VM goes on in new layers; one that is off gets them when it is started.

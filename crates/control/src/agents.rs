@@ -13,8 +13,8 @@ use async_trait::async_trait;
 use hostler_agent_api::{
     AgentEvent, ConsoleKind, DatastoreCheck, DatastoreReport, FactsAnswer, ImageContentAnswer,
     ImageImportRequest, ImageImported, ImageRemoveRequest, VmCommand, VmCreateRequest,
-    VmFlattenRequest, VmFreezeRequest, VmFrozen, VmRemoveRequest, VmReport,
-    VmSnapshotDeleteRequest, VmSnapshotRequest, VmStopRequest,
+    VmFlattenRequest, VmFreezeRequest, VmFrozen, VmRemoveRequest, VmReport, VmRevertRequest,
+    VmSnapshotDeleteRequest, VmSnapshotRequest, VmSnapshotUpdateRequest, VmStopRequest,
 };
 use hostler_endpoint::{ByteStream, EventStream, Problem};
 use hostler_types::{
@@ -73,11 +73,17 @@ pub trait AgentLink: Send + Sync + Debug {
         vm: VmId,
         request: VmSnapshotRequest,
     ) -> Result<VmReport, AgentError>;
+    async fn vm_snapshot_update(
+        &self,
+        vm: VmId,
+        request: VmSnapshotUpdateRequest,
+    ) -> Result<VmReport, AgentError>;
     async fn vm_snapshot_delete(
         &self,
         vm: VmId,
         request: VmSnapshotDeleteRequest,
     ) -> Result<VmReport, AgentError>;
+    async fn vm_revert(&self, vm: VmId, request: VmRevertRequest) -> Result<VmReport, AgentError>;
     async fn vm_freeze(&self, vm: VmId, request: VmFreezeRequest) -> Result<VmFrozen, AgentError>;
     async fn vm_flatten(&self, vm: VmId, request: VmFlattenRequest)
     -> Result<VmReport, AgentError>;

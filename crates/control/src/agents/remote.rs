@@ -13,7 +13,8 @@ use hostler_agent_api::{
     ImageContentAnswer, ImageContentQuery, ImageImportRequest, ImageImported, ImagePath,
     ImageRemoveRequest, NetworkPath, OperationPath, VmCommand, VmConsoleQuery, VmCreateRequest,
     VmFlattenRequest, VmFreezeRequest, VmFrozen, VmLogQuery, VmPath, VmRemoveRequest, VmReport,
-    VmSnapshotDeleteRequest, VmSnapshotRequest, VmStopRequest,
+    VmRevertRequest, VmSnapshotDeleteRequest, VmSnapshotRequest, VmSnapshotUpdateRequest,
+    VmStopRequest,
 };
 use hostler_endpoint::{
     Answer, Body, ByteStream, CallOptions, Client, ClientError, Endpoint, EventStream, NoParams,
@@ -160,12 +161,22 @@ impl AgentLink for Remote {
     ) -> Result<VmReport, AgentError> {
         self.vm::<contract::VmSnapshot>(vm, request).await
     }
+    async fn vm_snapshot_update(
+        &self,
+        vm: VmId,
+        request: VmSnapshotUpdateRequest,
+    ) -> Result<VmReport, AgentError> {
+        self.vm::<contract::VmSnapshotUpdate>(vm, request).await
+    }
     async fn vm_snapshot_delete(
         &self,
         vm: VmId,
         request: VmSnapshotDeleteRequest,
     ) -> Result<VmReport, AgentError> {
         self.vm::<contract::VmSnapshotDelete>(vm, request).await
+    }
+    async fn vm_revert(&self, vm: VmId, request: VmRevertRequest) -> Result<VmReport, AgentError> {
+        self.vm::<contract::VmRevert>(vm, request).await
     }
     async fn vm_freeze(&self, vm: VmId, request: VmFreezeRequest) -> Result<VmFrozen, AgentError> {
         self.vm::<contract::VmFreeze>(vm, request).await

@@ -28,6 +28,7 @@ mod flatten;
 mod guest;
 mod lease;
 mod mac;
+pub mod snapshot;
 mod update;
 
 pub use clone::{Cloned, clone};

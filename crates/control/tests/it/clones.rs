@@ -111,12 +111,12 @@ async fn a_running_vm_is_held_while_it_is_copied() {
     let cloned = clone(&fleet, request).await.unwrap();
     let task = cloned.task.unwrap();
     fleet.host.taken("vm_create").await;
-    let held = fleet.host.vm(parent.id()).unwrap().definition.vm.status.snapshots;
+    let held = fleet.host.vm(parent.id()).unwrap().storage.tree;
     assert_eq!(held.snapshots.len(), 1, "a snapshot holds what is copied");
     assert!(held.snapshots[0].name.as_str().starts_with("clone-"));
     task::cancel(&fleet.world, &root(), &task.reference()).await.unwrap();
     assert_eq!(fleet.ended(&task).await.status.state, TaskState::Cancelled);
-    let held = fleet.host.vm(parent.id()).unwrap().definition.vm.status.snapshots;
+    let held = fleet.host.vm(parent.id()).unwrap().storage.tree;
     assert!(held.is_empty() && vms(&fleet) == 1);
 
     let request = json!({"name": "web-01", "cpus": 2, "memory": "2GiB", "start": true});
@@ -125,7 +125,7 @@ async fn a_running_vm_is_held_while_it_is_copied() {
     assert_eq!(made.status.power, PowerState::Running);
     assert_eq!((made.spec.cpus.count(), made.spec.memory), (2, ByteSize::gib(2)));
     assert!(matches!(made.spec.disks[0].source, DiskSource::Copy(_)));
-    let held = fleet.host.vm(parent.id()).unwrap().definition.vm.status.snapshots;
+    let held = fleet.host.vm(parent.id()).unwrap().storage.tree;
     assert!(held.is_empty(), "it goes when the clone is made");
 }
 

@@ -138,6 +138,7 @@ fn plan(
         protected: request.protected,
         recycled: None,
         lease: None,
+        snapshot_limits: hostler_types::SnapshotLimits::default(),
     };
     validate(&spec).map_err(|error| as_asked(error, request))?;
     let place = (request.host.as_ref(), request.datastore.as_ref());
@@ -166,6 +167,7 @@ pub(super) fn in_the_making(decision: Decision, explanation: Vec<String>) -> VmS
         hardware: None,
         pending: Vec::new(),
         snapshots: hostler_types::SnapshotTree::default(),
+        snapshot_warnings: Vec::new(),
         placement: explanation,
     }
 }
