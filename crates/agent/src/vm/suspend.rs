@@ -79,7 +79,7 @@ impl Actor {
         let within = limit(self.record.definition.vm.spec.memory.bytes());
         // From here on the guest may run, and the state be stale.
         let loaded = match self.save().await {
-            Ok(()) => hostler_qemu::resume_from(&qmp, file.into(), within)
+            Ok(()) => hostler_qemu::resume_from(&qmp, file.into(), SavedState::Mapped, within)
                 .await
                 .map_err(|error| Fault::Qemu(format!("cannot resume: {}", chain(&error)))),
             Err(fault) => Err(fault),
