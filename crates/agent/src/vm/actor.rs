@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use hostler_agent_api::{VmCommand, VmDefinition, VmReport};
+use hostler_agent_api::{VmCommand, VmDefinition, VmReport, VmSnapshotRequest};
 use hostler_endpoint::Problem;
 use hostler_types::{GuestReport, Name, NetworkId, OperationId, PowerState, SnapshotId, StopMode};
 use jiff::Timestamp;
@@ -13,6 +13,7 @@ use super::flatten::{Flattened, Flattening};
 use super::machine::{Live, Machine, MachineEvent};
 use super::proof::Verdict;
 use super::record::VmRecord;
+use super::snapshot::Merger;
 use super::stop::Stopping;
 use crate::blocking::blocking;
 use crate::context::HostContext;
@@ -32,7 +33,7 @@ pub(crate) enum Message {
     Guest(GuestReport),
     /// From who asks the guest for proof of its customization.
     Customization(Verdict),
-    /// Gives up waiting for a guest that is to stop.
+    /// Gives up waiting for a guest that is to stop, or merging.
     Cancel(OperationId),
     /// From who copies into a disk.
     Flattened(Flattened),
@@ -51,6 +52,31 @@ pub(crate) enum Action {
     Remove { keep_files: bool, force: bool },
     Freeze { snapshot: Option<SnapshotId> },
     Flatten { disks: Vec<Name>, rate: Option<u64> },
+    Snapshot(Box<VmSnapshotRequest>),
+    Revert { snapshot: SnapshotId, start: Option<bool> },
+    SnapshotDelete { snapshots: Vec<SnapshotId>, max_rate: Option<u64> },
+}
+
+impl Action {
+    /// Whether a merge has to make room for it.
+    fn needs_disks(&self) -> bool {
+        match self {
+            Self::Define(_)
+            | Self::Start
+            | Self::Suspend
+            | Self::Remove { .. }
+            | Self::Snapshot(_)
+            | Self::Revert { .. }
+            | Self::Freeze { .. }
+            | Self::Flatten { .. } => true,
+            // QEMU's end ends a merge by itself.
+            Self::Create
+            | Self::Register
+            | Self::Stop { .. }
+            | Self::Reset
+            | Self::SnapshotDelete { .. } => false,
+        }
+    }
 }
 
 /// Whether the VM is still there after a message.
@@ -71,6 +97,7 @@ pub(crate) struct Actor {
     pub(super) guest: Option<GuestReport>,
     pub(super) machine: Option<Machine>,
     pub(super) stopping: Stopping,
+    pub(super) merger: Merger,
     /// When QEMU is started again, after it died.
     pub(super) restart_at: Option<Instant>,
     /// When a QEMU that did not answer is tried again.
@@ -101,6 +128,10 @@ impl Actor {
                     self.react(event).await;
                     Next::Go
                 }
+                outcome = self.merger.copied() => {
+                    self.copied(outcome).await;
+                    Next::Go
+                }
                 () = sleep_until(deadline) => {
                     self.deadline().await;
                     Next::Go
@@ -109,6 +140,7 @@ impl Actor {
             if next == Next::End {
                 return;
             }
+            self.merge_on().await;
         }
     }
 
@@ -130,6 +162,7 @@ impl Actor {
             }
             Message::Cancel(op) => {
                 self.cancel_stop(op).await;
+                self.cancel_merge(op).await;
                 Next::Go
             }
             Message::Flattened(flattened) => {
@@ -150,6 +183,9 @@ impl Actor {
             self.finish(op, Err(fault), reply).await;
             return Next::Go;
         }
+        if action.needs_disks() {
+            self.halt_merge().await;
+        }
         let result = match action {
             Action::Create => return self.create(op, reply).await,
             Action::Register => return self.register(op, reply).await,
@@ -164,7 +200,13 @@ impl Actor {
                 self.flatten(op, disks, rate, reply).await;
                 return Next::Go;
             }
+            Action::SnapshotDelete { snapshots, max_rate } => {
+                self.snapshot_delete(op, &snapshots, max_rate, reply).await;
+                return Next::Go;
+            }
             Action::Define(definition) => self.define(*definition).await,
+            Action::Snapshot(request) => self.snapshot(op, &request).await,
+            Action::Revert { snapshot, start } => self.revert(op, snapshot, start).await,
             Action::Start => self.start().await,
             Action::Reset => self.reset().await,
             Action::Suspend => self.suspend(op).await,
@@ -186,9 +228,14 @@ impl Actor {
                 self.stop_flattening();
                 Ok(())
             }
-            Action::Define(_) | Action::Start | Action::Suspend | Action::Freeze { .. } => {
-                self.require_not_flattening()
-            }
+            // It waits.
+            Action::SnapshotDelete { .. } => Ok(()),
+            Action::Define(_)
+            | Action::Start
+            | Action::Suspend
+            | Action::Snapshot(_)
+            | Action::Revert { .. }
+            | Action::Freeze { .. } => self.require_not_flattening(),
         }
     }
 
@@ -210,8 +257,11 @@ impl Actor {
         reply: Reply,
     ) {
         let outcome = result.map_err(Problem::from);
-        self.record.journal.add(op, &outcome);
-        self.save_or_log().await;
+        // Who has put the operation into the journal has saved it too.
+        if self.record.journal.outcome(op).as_ref() != Some(&outcome) {
+            self.record.journal.add(op, &outcome);
+            self.save_or_log().await;
+        }
         self.publish();
         let _ = reply.send(outcome.map(|()| self.report()));
     }

@@ -4,11 +4,10 @@ use std::path::PathBuf;
 
 use hostler_agent_api::VmDefinition;
 use hostler_host::volume;
-use hostler_types::{DiskSource, DiskSpec, RestartPolicy, SnapshotLimits, VmSpec};
+use hostler_types::{DiskSource, DiskSpec, RestartPolicy, SnapshotLimits, Vm, VmSpec};
 
 use super::actor::Actor;
 use super::create::{make_disk, vm_dir, write_seed};
-use super::lend::own_active;
 use super::nics::union;
 use super::record::{RecordedState, VmRecord};
 use super::{layers, nics};
@@ -19,9 +18,12 @@ impl Actor {
     /// While there is no QEMU, files and networks are made to fit. A guest that runs gets what it
     /// can get; the rest is pending until its next start from nothing.
     pub(super) async fn define(&mut self, mut definition: VmDefinition) -> Result<(), Fault> {
+        self.own_grown(&definition.vm).await?;
         let before = &self.record.definition;
         let running = self.record.running.as_ref().map(|running| &running.spec);
+        definition.vm.status.snapshots = before.vm.status.snapshots.clone();
         layers::settle(&mut definition.vm, &before.vm.status.disks, running);
+        self.check_new_disks(&definition.vm)?;
         let discarded = layers::discarded(&before.vm, &definition.vm);
         self.record.settle(&mut definition.vm.spec);
         if definition.vm.status.datastore != before.vm.status.datastore {
@@ -41,7 +43,7 @@ impl Actor {
         blocking(move || {
             let dir = vm_dir(&host, &written)?;
             // First, so that nothing is left that no record knows of.
-            layers::discard(&host.datastores, &dir, &discarded)?;
+            layers::discard(&host.datastores, &dir, &discarded, &written)?;
             Ok(dir.write_definition(&written.definition.vm)?)
         })
         .await?;
@@ -51,6 +53,23 @@ impl Actor {
             // The intent: whoever finds it half done knows what belongs to the VM.
             self.save().await?;
             self.change().await;
+        }
+        Ok(())
+    }
+
+    /// A new disk's files would have the names of those that a snapshot holds.
+    fn check_new_disks(&self, after: &Vm) -> Result<(), Fault> {
+        let known = &self.record.definition.vm.status.disks;
+        for disk in after.spec.own_disks() {
+            if known.iter().all(|status| status.name != disk.name)
+                && let Some(snapshot) = self.record.snapshot_with(&disk.name)
+            {
+                return Err(Fault::WrongState(format!(
+                    "the snapshot `{}` holds another disk `{}`; give the new one another name, or \
+                     delete the snapshot",
+                    snapshot.name, disk.name
+                )));
+            }
         }
         Ok(())
     }
@@ -69,10 +88,12 @@ impl Actor {
         let discarded = layers::discarded(&known, &record.definition.vm);
         if !discarded.is_empty() {
             let (host, old) = (self.host.clone(), record.clone());
-            blocking(move || layers::discard(&host.datastores, &vm_dir(&host, &old)?, &discarded))
-                .await?;
+            blocking(move || {
+                layers::discard(&host.datastores, &vm_dir(&host, &old)?, &discarded, &old)
+            })
+            .await?;
         }
-        record = self.fit_files(record).await?;
+        self.fit_files(&record).await?;
         record.plugs = Some(nics::settle(&self.host, &record).await?);
         record.unsettled = false;
         Ok(record)
@@ -105,24 +126,13 @@ impl Actor {
         Ok(path.unwrap_or_else(|| dir.disk(&disk.name)))
     }
 
-    async fn fit_files(&self, mut record: VmRecord) -> Result<VmRecord, Fault> {
-        for disk in record.definition.vm.spec.disks.clone() {
-            let mut path = self.ensure_disk(&record, &disk).await?;
-            if volume::virtual_size(&path)? != disk.size {
-                let (host, before) = (self.host.clone(), record.clone());
-                if let Some(owned) = blocking(move || own_active(&host, before)).await? {
-                    record = owned;
-                    path = self.ensure_disk(&record, &disk).await?;
-                }
-                volume::grow(&self.host.qemu_img, &path, disk.size).await?;
-            }
+    async fn fit_files(&self, record: &VmRecord) -> Result<(), Fault> {
+        for disk in &record.definition.vm.spec.disks {
+            let path = self.ensure_disk(record, disk).await?;
+            volume::grow(&self.host.qemu_img, &path, disk.size).await?;
         }
-        let host = self.host.clone();
-        blocking(move || {
-            write_seed(&vm_dir(&host, &record)?, &record)?;
-            Ok(record)
-        })
-        .await
+        let (host, record) = (self.host.clone(), record.clone());
+        blocking(move || write_seed(&vm_dir(&host, &record)?, &record)).await
     }
 }
 

@@ -22,17 +22,6 @@ pub(super) fn of<'a>(record: &'a VmRecord, disk: &Name) -> &'a [Layer] {
     disks.iter().find(|status| status.name == *disk).map_or(&[], |status| &status.layers)
 }
 
-/// A file for a new active layer of a disk: none of its number is in use.
-pub(super) fn next_file(record: &VmRecord, disk: &Name) -> LayerFile {
-    let vm = &record.definition.vm;
-    let own = LayerOwner::Vm(vm.id());
-    let present = of(record, disk).iter().map(|layer| &layer.file);
-    let snapshots = vm.status.snapshots.snapshots.iter().flat_map(|snapshot| &snapshot.disks);
-    let held = snapshots.filter(|held| held.name == *disk).flat_map(|held| &held.layers);
-    let numbers = present.chain(held).filter(|file| file.owner() == own).map(LayerFile::number);
-    LayerFile::disk(vm.id(), disk, numbers.flatten().max().map_or(0, |highest| highest + 1))
-}
-
 /// Completes the chains of disks that are to lie on another VM's file: all that lies beneath it, as
 /// the headers say. Blocks.
 pub(super) fn complete(host: &HostContext, record: &mut VmRecord) -> Result<(), Fault> {
@@ -92,17 +81,22 @@ pub(super) fn discarded(before: &Vm, after: &Vm) -> Vec<DiskStatus> {
     before.status.disks.iter().filter(|disk| !kept(&disk.name)).cloned().collect()
 }
 
-/// Removes the files of disks, the active ones first. Refuses, and removes nothing, when anything
-/// else on the datastore lies on one of them: the disks say so themselves. Blocks.
+/// Removes the files of disks, the active ones first; what a snapshot in `record` holds stays.
+/// Refuses, and removes nothing, when anything else on the datastore lies on one of them: the disks
+/// say so themselves. Blocks.
 pub(super) fn discard(
     datastores: &Datastores,
     dir: &VmDir,
     disks: &[DiskStatus],
+    record: &VmRecord,
 ) -> Result<(), Fault> {
     if disks.is_empty() {
         return Ok(());
     }
-    let own = |layer: &&Layer| layer.file.owner() == LayerOwner::Vm(dir.id());
+    let known = record.known_files();
+    let own = |layer: &&Layer| {
+        layer.file.owner() == LayerOwner::Vm(dir.id()) && !known.contains(&layer.file)
+    };
     let layers = disks.iter().flat_map(|disk| &disk.layers).filter(own);
     let files: Vec<&LayerFile> = layers.map(|layer| &layer.file).collect();
     let condemned = files.iter().map(|file| LayerFile::clone(file));

@@ -20,13 +20,14 @@ use hostler_agent_api::{VmFrozen, VmReport};
 use hostler_host::layers::path;
 use hostler_host::{Datastore, LayerGraph, volume};
 use hostler_types::{
-    DiskStatus, Layer, LayerFile, LayerOwner, Name, PowerState, SnapshotDisk, SnapshotId,
+    DiskSpec, DiskStatus, Layer, LayerFile, LayerOwner, Name, PowerState, SnapshotDisk, SnapshotId,
+    Vm,
 };
 
 use super::actor::Actor;
 use super::create::vm_dir;
 use super::layers;
-use super::record::VmRecord;
+use super::record::{RecordedState, VmRecord};
 use crate::blocking::blocking;
 use crate::context::HostContext;
 use crate::fault::Fault;
@@ -63,31 +64,66 @@ impl Actor {
     }
 
     async fn present_chains(&mut self) -> Result<Vec<Vec<LayerFile>>, Fault> {
-        match self.power {
-            PowerState::Stopped | PowerState::Suspended | PowerState::Failed => {}
-            power => {
-                return Err(Fault::Power { action: "cloning it", power, needed: "off" });
+        // What a guest writes to cannot be lent.
+        let written = match (self.power, &self.machine) {
+            (PowerState::Stopped | PowerState::Suspended | PowerState::Failed, None) => 0,
+            (PowerState::Running | PowerState::Paused, Some(_)) => {
+                self.put_nameless(None).await?;
+                1
             }
-        }
+            (power, _) => {
+                let needed = "running or stopped";
+                return Err(Fault::Power { action: "cloning it", power, needed });
+            }
+        };
         let files = |disk: &Name| {
             let chain = layers::of(&self.record, disk);
-            chain.iter().map(|layer| layer.file.clone()).collect()
+            chain.iter().skip(written).map(|layer| layer.file.clone()).collect()
         };
         Ok(self.record.definition.vm.spec.disks.iter().map(|disk| files(&disk.name)).collect())
     }
 
-    /// Gives each disk whose active file is lent a new one, or takes the file back, before anything
-    /// writes to it.
-    pub(super) async fn own_active(&mut self) -> Result<(), Fault> {
+    /// Gives each of these disks whose active file is lent a new one, or takes the file back, before
+    /// anything writes to it.
+    pub(super) async fn own_active(&mut self, disks: Vec<Name>) -> Result<(), Fault> {
         let (host, record) = (self.host.clone(), self.record.clone());
-        let owned = blocking(move || own_active(&host, record)).await?;
-        if let Some(record) = owned {
-            self.record = record;
-            self.save().await?;
-            self.publish();
+        let lent = blocking(move || lent_disks(&host, &record, disks)).await?;
+        match lent.is_empty() {
+            true => Ok(()),
+            false => self.put_nameless(Some(&lent)).await,
         }
-        Ok(())
     }
+
+    /// As [`Self::own_active`], of the disks that are to grow, while nothing runs.
+    pub(super) async fn own_grown(&mut self, after: &Vm) -> Result<(), Fault> {
+        if self.machine.is_some() || self.record.state == RecordedState::Suspended {
+            return Ok(());
+        }
+        let before = &self.record.definition.vm.spec;
+        let grows = |disk: &&DiskSpec| {
+            before.disks.iter().any(|had| had.name == disk.name && had.size != disk.size)
+        };
+        let grown = after.spec.disks.iter().filter(grows).map(|disk| disk.name.clone());
+        self.own_active(grown.collect()).await
+    }
+}
+
+/// The disks whose active file others need. Files that nobody needs are taken back. Blocks.
+fn lent_disks(
+    host: &HostContext,
+    record: &VmRecord,
+    disks: Vec<Name>,
+) -> Result<Vec<Name>, Fault> {
+    let dir = vm_dir(host, record)?;
+    let mut lent = Vec::new();
+    for disk in disks {
+        let Some(active) = layers::of(record, &disk).first() else { continue };
+        let place = path(dir.datastore(), &active.file);
+        if volume::is_lent(&place)? && !take_back(host, record, &active.file, JUST_LENT)? {
+            lent.push(disk);
+        }
+    }
+    Ok(lent)
 }
 
 /// The answer to who has let a VM's disks be frozen: what a clone of them builds upon. Blocks.
@@ -133,39 +169,6 @@ pub(super) fn require_lent(datastore: &Datastore, file: &LayerFile) -> Result<()
     Err(Fault::WrongState(text))
 }
 
-/// The record with active files that are the VM's alone; `None` if they are already. The files and
-/// the definition are on the disk, the record is not yet: what it does not know of is made again.
-/// Blocks.
-pub(super) fn own_active(
-    host: &HostContext,
-    mut record: VmRecord,
-) -> Result<Option<VmRecord>, Fault> {
-    let dir = vm_dir(host, &record)?;
-    let names: Vec<Name> =
-        record.definition.vm.spec.own_disks().map(|disk| disk.name.clone()).collect();
-    let mut changed = false;
-    for name in names {
-        let Some(active) = layers::of(&record, &name).first().cloned() else { continue };
-        let place = path(dir.datastore(), &active.file);
-        if !volume::is_lent(&place)? || take_back(host, &record, &active.file)? {
-            continue;
-        }
-        let file = layers::next_file(&record, &name);
-        let size = volume::virtual_size(&place)?;
-        volume::create_layer(&dir, &file, size, &active.file, record.uid)?;
-        let disks = &mut record.definition.vm.status.disks;
-        if let Some(disk) = disks.iter_mut().find(|disk| disk.name == name) {
-            disk.layers.insert(0, hostler_host::layers::measure(dir.datastore(), file));
-        }
-        changed = true;
-    }
-    if !changed {
-        return Ok(None);
-    }
-    dir.write_definition(&record.definition.vm)?;
-    Ok(Some(record))
-}
-
 /// Makes sure that a file of the VM is its own, to write to.
 ///
 /// # Errors
@@ -176,19 +179,26 @@ pub(super) fn owned_again(
     file: &LayerFile,
 ) -> Result<(), Fault> {
     let datastore = host.datastores.get(record.datastore())?;
-    if !volume::is_lent(&path(&datastore, file))? || take_back(host, record, file)? {
+    if !volume::is_lent(&path(&datastore, file))?
+        || take_back(host, record, file, Duration::ZERO)?
+    {
         return Ok(());
     }
     let text = format!("other VMs' disks lie on {file}; make those independent, or delete them, first");
     Err(Fault::InUse(text))
 }
 
-/// Makes a lent file of the VM its own again, unless something lies on it, reads it, or may be about
-/// to; whether it is. Blocks.
-fn take_back(host: &HostContext, record: &VmRecord, file: &LayerFile) -> Result<bool, Fault> {
+/// Makes a lent file of the VM its own again, unless something lies on it or reads it, or it was lent
+/// less than `after` ago; whether it is. Blocks.
+fn take_back(
+    host: &HostContext,
+    record: &VmRecord,
+    file: &LayerFile,
+    after: Duration,
+) -> Result<bool, Fault> {
     let datastore = host.datastores.get(record.datastore())?;
     let place = path(&datastore, file);
-    if age_of_lending(&place).is_none_or(|age| age < JUST_LENT) {
+    if !after.is_zero() && age_of_lending(&place).is_none_or(|age| age < after) {
         return Ok(false);
     }
     let why = "its VM is about to write to it";
@@ -214,7 +224,7 @@ pub(super) fn give_back(host: &HostContext, record: &VmRecord, chain: &[Layer]) 
     for layer in chain.iter().filter(|layer| layer.file.owner() != own) {
         let LayerOwner::Vm(owner) = layer.file.owner() else { continue };
         let given = host.records.get(owner).and_then(|lender| match lender {
-            Some(lender) => take_back(host, &lender, &layer.file),
+            Some(lender) => take_back(host, &lender, &layer.file, JUST_LENT),
             None => Ok(false),
         });
         match given {
