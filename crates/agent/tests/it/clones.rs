@@ -161,7 +161,7 @@ async fn a_full_clone_is_independent() {
 #[tokio::test]
 async fn a_copy_that_is_cut_short_leaves_nothing() {
     let mut world = World::start_process().await;
-    let parent = parent(&world, 700).await;
+    let parent = parent(&world, 400).await;
     freeze(&world, parent.vm.id()).await.unwrap();
 
     // Cancelled.
@@ -192,7 +192,7 @@ async fn a_copy_that_is_cut_short_leaves_nothing() {
     // Asked again.
     let report = world.create_as(command(1), &clone).await.unwrap();
     assert_eq!(report.power, PowerState::Stopped);
-    assert!(shows(&file(&world, &disk0(clone.vm.id(), 0)), 7, 0, 700));
+    assert!(shows(&file(&world, &disk0(clone.vm.id(), 0)), 7, 0, 400));
     let folder = world.path("store/vms").join(clone.vm.id().to_string());
     let hidden = |entry: std::io::Result<std::fs::DirEntry>| {
         entry.unwrap().file_name().to_string_lossy().starts_with('.')
@@ -294,7 +294,7 @@ async fn family(world: &World, mib: u32) -> (VmDefinition, VmDefinition) {
 #[tokio::test]
 async fn a_clone_that_is_off_is_flattened_whatever_happens() {
     let mut world = World::start_process().await;
-    let (parent, child) = family(&world, 700).await;
+    let (parent, child) = family(&world, 400).await;
     let (base, own) = (disk0(parent.vm.id(), 0), disk0(child.vm.id(), 0));
     let path = file(&world, &own);
     fill(&path, 5, 800, 1);
@@ -307,7 +307,7 @@ async fn a_clone_that_is_off_is_flattened_whatever_happens() {
     cancel(&world, first.op).await;
     assert_eq!(problem(call.await.unwrap().unwrap_err()).code, "cancelled");
     assert_eq!(layers(&world.report(child.vm.id()).await.unwrap()).len(), 2);
-    assert!(shows(&path, 7, 0, 700) && shows(&path, 5, 800, 1));
+    assert!(shows(&path, 7, 0, 400) && shows(&path, 5, 800, 1));
     let begun = std::fs::metadata(&path).unwrap().blocks();
     let second = command(1);
     let call = begin_flatten(&world, child.vm.id(), second);
@@ -315,15 +315,24 @@ async fn a_clone_that_is_off_is_flattened_whatever_happens() {
     world.end_agent().await;
     assert!(call.await.unwrap().is_err());
     world.spawn_agent().await;
-    assert!(shows(&path, 7, 0, 700) && shows(&path, 5, 800, 1));
+    assert!(shows(&path, 7, 0, 400) && shows(&path, 5, 800, 1));
     let report = flatten_as(&world, child.vm.id(), second, None).await.unwrap();
     assert_eq!(layers(&report), [own.to_string()]);
-    assert!(shows(&path, 7, 0, 700) && shows(&path, 5, 800, 1) && shows(&path, 0, 700, 100));
+    assert!(shows(&path, 7, 0, 400) && shows(&path, 5, 800, 1) && shows(&path, 0, 400, 100));
     let again = flatten_as(&world, child.vm.id(), command(1), None).await.unwrap();
     assert_eq!(layers(&again), [own.to_string()]);
     assert!(access(&file(&world, &base)).0 >= VM_UID_BASE, "it was given back");
     world.remove(parent.vm.id(), false, false).await.unwrap();
-    assert!(shows(&path, 7, 0, 700));
+    assert!(shows(&path, 7, 0, 400));
+}
+
+/// What deletions of snapshots have left.
+async fn merge(world: &World, vm: VmId) -> VmReport {
+    let (snapshots, max_rate) = (Vec::new(), None);
+    let request = api::VmSnapshotDeleteRequest { command: command(1), snapshots, max_rate };
+    let path = VmPath { vm };
+    let call = world.client.call_with::<api::VmSnapshotDelete>(&path, &NoParams {}, request, long());
+    call.await.unwrap()
 }
 
 type Call = tokio::task::JoinHandle<Result<VmReport, hostler_endpoint::ClientError>>;
@@ -364,6 +373,19 @@ async fn qemu_a_running_clone_is_flattened_beside_its_running_parent() {
     assert_eq!(layers(&first)[..2], [disk0(one, 1).to_string(), base.to_string()]);
     world.wait_for("it answers", two, |r| r.guest.as_ref().is_some_and(|g| g.agent)).await;
     assert_eq!(std::fs::metadata(file(&world, &base)).unwrap().mtime_nsec(), before);
+
+    // A running VM goes on in a new layer, and what it had can be linked to, and is merged again when
+    // nothing lies on it any more.
+    let frozen = freeze(&world, one).await.unwrap();
+    assert_eq!(frozen.disks[0].layers[0], disk0(one, 1));
+    assert_eq!(layers(&frozen.report)[0], disk0(one, 2).to_string());
+    let mut late = world.vm(DiskSource::Linked(disk0(one, 1)));
+    late.vm.spec.disks[0].size = frozen.disks[0].size;
+    assert_eq!(layers(&world.create(&late).await.unwrap()).len(), 4);
+    assert_eq!(layers(&merge(&world, one).await).len(), 4, "it stays, because a clone needs it");
+    world.remove(late.vm.id(), false, false).await.unwrap();
+    assert_eq!(layers(&merge(&world, one).await)[..2], [disk0(one, 1).to_string(), base.to_string()]);
+    assert!(world.report(one).await.unwrap().guest.is_some_and(|guest| guest.agent));
 
     // Slow enough to be met in the middle, where the agent dies.
     let slow = command(1);
