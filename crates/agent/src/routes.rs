@@ -51,7 +51,6 @@ pub(crate) fn router(service: Service) -> Router {
         .serve::<api::VmReset, _>(vm::vm_reset)
         .serve::<api::VmSuspend, _>(vm::vm_suspend)
         .serve::<api::VmSnapshot, _>(vm::vm_snapshot)
-        .serve::<api::VmSnapshotUpdate, _>(vm::vm_snapshot_update)
         .serve::<api::VmRevert, _>(vm::vm_revert)
         .serve::<api::VmSnapshotDelete, _>(vm::vm_snapshot_delete)
         .serve::<api::VmExec, _>(vm::vm_exec)

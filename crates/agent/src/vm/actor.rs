@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-use hostler_agent_api::{
-    VmCommand, VmDefinition, VmReport, VmSnapshotRequest, VmSnapshotUpdateRequest,
-};
+use hostler_agent_api::{VmCommand, VmDefinition, VmReport, VmSnapshotRequest};
 use hostler_endpoint::Problem;
 use hostler_types::{GuestReport, NetworkId, OperationId, PowerState, SnapshotId, StopMode};
 use jiff::Timestamp;
@@ -52,7 +50,6 @@ pub(crate) enum Action {
     Snapshot(Box<VmSnapshotRequest>),
     Revert { snapshot: SnapshotId, start: Option<bool> },
     SnapshotDelete { snapshots: Vec<SnapshotId>, max_rate: Option<u64> },
-    SnapshotUpdate(Box<VmSnapshotUpdateRequest>),
 }
 
 impl Action {
@@ -70,7 +67,6 @@ impl Action {
             | Self::Register
             | Self::Stop { .. }
             | Self::Reset
-            | Self::SnapshotUpdate(_)
             | Self::SnapshotDelete { .. } => false,
         }
     }
@@ -190,7 +186,6 @@ impl Actor {
             }
             Action::Define(definition) => self.define(*definition).await,
             Action::Snapshot(request) => self.snapshot(op, &request).await,
-            Action::SnapshotUpdate(request) => self.snapshot_update(&request).await,
             Action::Revert { snapshot, start } => self.revert(op, snapshot, start).await,
             Action::Start => self.start().await,
             Action::Reset => self.reset().await,

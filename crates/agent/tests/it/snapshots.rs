@@ -435,6 +435,7 @@ async fn what_a_snapshot_cannot_be_taken_of_is_said() {
 /// Not a test: what the figures of `docs/benchmarks.md` are at the agent's edge.
 #[tokio::test]
 #[ignore = "a measurement, for a machine with nothing else to do"]
+#[expect(clippy::print_stderr, reason = "its only result")]
 async fn qemu_figures_of_snapshots() {
     let world = World::start().await;
     let vm = running(&world).await;
@@ -477,6 +478,6 @@ async fn qemu_figures_of_snapshots() {
     }
     for (what, mut millis) in times {
         millis.sort_by(f64::total_cmp);
-        println!("{what:32} median {:8.1} ms  all {millis:.1?}", millis[millis.len() / 2]);
+        eprintln!("{what:32} median {:8.1} ms  all {millis:.1?}", millis[millis.len() / 2]);
     }
 }

@@ -4,7 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::time::Duration;
 
-use hostler_agent_api::{VmSnapshotRequest, VmSnapshotUpdateRequest};
+use hostler_agent_api::VmSnapshotRequest;
 use hostler_host::{VmDir, volume};
 use hostler_qemu::{
     DiskCache, NewLayer, active_nodes, add_layers, add_layers_and_save, layer_node,
@@ -65,35 +65,10 @@ impl Actor {
         }
     }
 
-    /// Gives one another name or description.
-    pub(in crate::vm) async fn snapshot_update(
-        &mut self,
-        request: &VmSnapshotUpdateRequest,
-    ) -> Result<(), Fault> {
-        let before = self.record.clone();
-        let snapshots = &mut self.record.snapshots_mut().snapshots;
-        let taken = |known: &Snapshot| {
-            known.id != request.snapshot && request.name.as_ref() == Some(&known.name)
-        };
-        if let Some(other) = snapshots.iter().find(|known| taken(known)) {
-            return Err(Fault::WrongState(name_taken(&other.name)));
-        }
-        let snapshot = snapshots.iter_mut().find(|known| known.id == request.snapshot);
-        let snapshot = snapshot.ok_or(Fault::NoSnapshot(request.snapshot))?;
-        snapshot.name = request.name.clone().unwrap_or_else(|| snapshot.name.clone());
-        if let Some(description) = &request.description {
-            snapshot.description.clone_from(description);
-        }
-        if let Err(fault) = self.save_chains().await {
-            self.record = before;
-            return Err(fault);
-        }
-        Ok(())
-    }
-
     fn check_request(&self, request: &VmSnapshotRequest) -> Result<(), Fault> {
         if self.record.snapshots().snapshots.iter().any(|known| known.name == request.name) {
-            return Err(Fault::WrongState(name_taken(&request.name)));
+            let text = format!("the VM has a snapshot `{}` already", request.name);
+            return Err(Fault::WrongState(text));
         }
         let power = self.power;
         let possible = match power {
@@ -302,10 +277,6 @@ impl VmRecord {
             None => &self.definition.vm.spec.disks,
         }
     }
-}
-
-fn name_taken(name: &Name) -> String {
-    format!("the VM has a snapshot `{name}` already")
 }
 
 /// Has QEMU do it; how long the guest stood still for its memory.
