@@ -135,7 +135,7 @@ pub async fn open_for_writing(
     writable: bool,
 ) -> Result<(), MonitorError> {
     let cache = if layer.shared { DiskCache::PageCache } else { cache };
-    let options = vec![file_node(layer, cache, !writable).map_err(planned)?];
+    let options = vec![file_node(layer, cache, !writable).map_err(|error| planned(&error))?];
     qmp.execute(BlockdevReopen { options }).await?;
     Ok(())
 }
@@ -163,7 +163,7 @@ async fn open_layers(qmp: &Qmp, layers: &[NewLayer]) -> Result<(), MonitorError>
     close_nodes(qmp, layers.iter().map(|new| new.layer.node.as_str())).await?;
     let opened = async {
         for new in layers {
-            let file = file_node(&new.layer, new.cache, false).map_err(planned)?;
+            let file = file_node(&new.layer, new.cache, false).map_err(|error| planned(&error))?;
             qmp.execute(BlockdevAdd(file)).await?;
             let node = layer_options(&new.layer, new.cache, false, &Value::Null);
             qmp.execute(BlockdevAdd(node)).await?;
@@ -301,6 +301,6 @@ async fn moment(
     }
 }
 
-fn planned(error: PlanError) -> MonitorError {
+fn planned(error: &PlanError) -> MonitorError {
     MonitorError::Transfer(error.to_string())
 }

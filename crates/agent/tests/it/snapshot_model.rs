@@ -264,8 +264,8 @@ fn whatever_is_done_no_content_and_no_file_is_lost() {
     };
     let steps = prop::collection::vec(step(), 8..20);
     let run = |steps: Vec<Step>| {
+        let mut world = world.borrow_mut();
         runtime.block_on(async {
-            let mut world = world.borrow_mut();
             let mut case = Case::begin(&mut world).await;
             for step in steps {
                 case.take(step).await;

@@ -231,7 +231,7 @@ impl World {
         let disks = [disk(self.active.clone())];
         let clones: Vec<_> = self.clones.iter().flat_map(|(chain, _)| chain.clone()).collect();
         let on = |file: &LayerFile| clones.contains(file);
-        let plan = plan_merges(vm(), &disks, &self.tree, &delete, &on);
+        let plan = plan_merges(vm(), &disks, &self.tree, &delete, on);
         self.tree = self.tree.without(&delete);
         self.expected.retain(|id, _| !delete.contains(id));
         for merge in &plan.merges {
@@ -244,7 +244,7 @@ impl World {
             disks.for_each(|disk| merge.apply(&mut disk.layers));
         }
         plan.removed.iter().for_each(|gone| drop(self.contents.remove(&gone.file).unwrap()));
-        let again = plan_merges(vm(), &[disk(self.active.clone())], &self.tree, &[], &on);
+        let again = plan_merges(vm(), &[disk(self.active.clone())], &self.tree, &[], on);
         assert!(again.is_empty(), "nothing is left to do: {again}");
         let accounted: BTreeSet<_> = self
             .active
