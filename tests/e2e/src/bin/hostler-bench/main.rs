@@ -6,6 +6,7 @@
 
 mod api;
 mod change;
+mod clone;
 mod create;
 mod figure;
 mod footprint;
@@ -38,12 +39,13 @@ type Measure = fn(usize) -> Result<Vec<Figure>>;
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
     rustls::crypto::ring::default_provider().install_default().ok();
-    let measures: [(&str, Measure); 5] = [
+    let measures: [(&str, Measure); 6] = [
         ("start", start::measure),
         ("create", create::measure),
         ("footprint", footprint::measure),
         ("inventory", inventory::measure),
         ("change", change::measure),
+        ("clone", clone::measure),
     ];
     let mut figures = Vec::new();
     for (name, measure) in measures {
