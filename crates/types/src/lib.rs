@@ -22,6 +22,7 @@ mod object;
 mod operations;
 mod size;
 mod snapshot;
+mod snapshot_plan;
 mod task;
 mod user;
 mod vm;
@@ -66,6 +67,7 @@ pub use object::{Kind, KindName, Labels, Metadata, Object, validate_labels};
 pub use operations::{Epoch, Revision, Role};
 pub use size::{ByteSize, SizeError};
 pub use snapshot::{Consistency, Snapshot, SnapshotDisk, SnapshotTree};
+pub use snapshot_plan::{KeptFile, KeptWhy, Merge, MergePlan, PlannedFile, plan_merges};
 pub use task::{
     Progress, StepRecord, StepState, Task, TaskKind, TaskMessage, TaskSpec, TaskState, TaskStatus,
 };
