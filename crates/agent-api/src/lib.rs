@@ -35,7 +35,7 @@ pub use image::{
 pub use network::{NetworkDefinition, NetworkEnsure, NetworkPath, NetworkRemove};
 pub use snapshot::{
     VmFlatten, VmFlattenRequest, VmRevert, VmRevertRequest, VmSnapshot, VmSnapshotDelete,
-    VmSnapshotDeleteRequest, VmSnapshotRequest,
+    VmSnapshotDeleteRequest, VmSnapshotRequest, VmSnapshotUpdate, VmSnapshotUpdateRequest,
 };
 pub use vm::{
     ConsoleKind, VmCommand, VmConsole, VmConsoleQuery, VmCreate, VmCreateRequest, VmDefine,

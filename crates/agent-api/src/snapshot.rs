@@ -127,3 +127,31 @@ pub struct VmFlattenRequest {
     #[serde(default)]
     pub max_rate: Option<u64>,
 }
+
+/// `POST /agent/v1/vms/{vm}/snapshot-update`: gives a snapshot another name or description; what is
+/// absent stays.
+#[derive(Debug)]
+pub struct VmSnapshotUpdate;
+
+impl Endpoint for VmSnapshotUpdate {
+    const ID: &'static str = "vm_snapshot_update";
+    const METHOD: Method = Method::Post;
+    const PATH: &'static str = "/agent/v1/vms/{vm}/snapshot-update";
+    const SUMMARY: &'static str = "Rename or describe a snapshot";
+    const TAG: &'static str = "vm";
+    type Path = VmPath;
+    type Query = NoParams;
+    type Body = Json<VmSnapshotUpdateRequest>;
+    type Answer = Json<VmReport>;
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct VmSnapshotUpdateRequest {
+    pub command: VmCommand,
+    pub snapshot: SnapshotId,
+    /// Refused when another snapshot of the VM has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<Name>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+}

@@ -153,13 +153,10 @@ pub(super) async fn settle(step: Step) -> hostler_tasks::StepResult {
     let Some(mut vm) = vm_if_there(&step, input.vm).await? else {
         return Ok(hostler_tasks::Outcome::none());
     };
-    let known = match step.world().reports.last(vm.id()) {
-        Some(report) => Some(report),
-        None => asked(&step, &vm).await,
+    let absorbed = match step.world().reports.last(vm.id()) {
+        Some(report) => take_over(&step, &mut vm, &report),
+        None => refresh(&step, &mut vm).await,
     };
-    let snapshot = step.world().snapshot();
-    let known = known.map(|report| named_report(&snapshot, &report));
-    let absorbed = known.is_some_and(|report| absorb(&mut vm.status, &report));
     if !absorbed && vm.status.power != input.before {
         vm.status.power = input.before;
         vm.status.power_since = Timestamp::now();
@@ -167,7 +164,19 @@ pub(super) async fn settle(step: Step) -> hostler_tasks::StepResult {
     Ok(hostler_tasks::Outcome::none().with(Write::update(&vm)))
 }
 
-/// What the host has to say of a VM that nobody has heard of since the server started.
+/// Takes over what the VM's host has to say of it now; `false` if there is nothing new.
+pub(super) async fn refresh(step: &Step, vm: &mut Vm) -> bool {
+    match asked(step, vm).await {
+        Some(report) => take_over(step, vm, &report),
+        None => false,
+    }
+}
+
+fn take_over(step: &Step, vm: &mut Vm, report: &VmReport) -> bool {
+    absorb(&mut vm.status, &named_report(&step.world().snapshot(), report))
+}
+
+/// Asks the host about one of its VMs.
 async fn asked(step: &Step, vm: &Vm) -> Option<VmReport> {
     const LIMIT: Duration = Duration::from_secs(10);
     let link = link(step, vm).ok()?;
