@@ -12,7 +12,7 @@ use hostler_control::{AgentError, AgentLink};
 use hostler_endpoint::{ByteStream, EventStream, Item, Problem};
 use hostler_types::{
     ByteSize, Consistency, DatastoreId, ExecAnswer, ExecRequest, ImageFormat, ImageId, ImageMedia,
-    NetworkId, NetworkSpec, OperationId, PowerState, Sha256, Vm, VmId,
+    NetworkId, NetworkSpec, OperationId, PowerState, Sha256, Snapshot, Vm, VmId, VmSpec,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -157,6 +157,20 @@ impl SimVm {
         };
         self.storage.take(self.definition.vm.id(), spec, taking);
         Ok(())
+    }
+}
+
+/// Disks have their size of then; those that came later are unplugged.
+fn go_back(spec: &mut VmSpec, snapshot: &Snapshot) {
+    let all: Vec<_> = spec.disks.drain(..).chain(spec.detached.drain(..)).collect();
+    for mut disk in all {
+        match snapshot.disks.iter().find(|held| held.name == disk.name) {
+            Some(held) => {
+                disk.size = held.size;
+                spec.disks.push(disk);
+            }
+            None => spec.detached.push(disk),
+        }
     }
 }
 
@@ -356,6 +370,7 @@ impl AgentLink for SimHost {
             let snapshot = found.storage.tree.get(request.snapshot).cloned();
             let snapshot = snapshot.ok_or_else(no_snapshot)?;
             found.storage.revert(vm, &found.definition.vm.spec, &snapshot);
+            go_back(&mut found.definition.vm.spec, &snapshot);
             let before = found.power.is_live();
             let runs = request.start.unwrap_or(before || snapshot.memory.is_some());
             found.become_(if runs { PowerState::Running } else { PowerState::Stopped });

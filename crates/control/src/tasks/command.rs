@@ -149,19 +149,23 @@ pub(super) fn told(step: &Step, mut vm: Vm, report: &VmReport) -> Write {
 
 /// After a command that did not work: the VM is what its host last said, or what it was before.
 pub(super) async fn settle(step: Step) -> hostler_tasks::StepResult {
+    let settled = settled(&step).await?;
+    Ok(hostler_tasks::Outcome::none().with_all(settled.map(|vm| Write::update(&vm))))
+}
+
+/// The VM as its host last said that it is, or with the power it had before.
+pub(super) async fn settled(step: &Step) -> Result<Option<Vm>, StepError> {
     let input: PowerInput = step.input()?;
-    let Some(mut vm) = vm_if_there(&step, input.vm).await? else {
-        return Ok(hostler_tasks::Outcome::none());
-    };
+    let Some(mut vm) = vm_if_there(step, input.vm).await? else { return Ok(None) };
     let absorbed = match step.world().reports.last(vm.id()) {
-        Some(report) => take_over(&step, &mut vm, &report),
-        None => refresh(&step, &mut vm).await,
+        Some(report) => take_over(step, &mut vm, &report),
+        None => refresh(step, &mut vm).await,
     };
     if !absorbed && vm.status.power != input.before {
         vm.status.power = input.before;
         vm.status.power_since = Timestamp::now();
     }
-    Ok(hostler_tasks::Outcome::none().with(Write::update(&vm)))
+    Ok(Some(vm))
 }
 
 /// Takes over what the VM's host has to say of it now; `false` if there is nothing new.

@@ -331,3 +331,28 @@ async fn a_deletion_that_the_host_refuses_leaves_what_the_host_says() {
     assert_eq!(ended.status.error_code.as_deref(), Some("qemu_failed"));
     assert_eq!(fleet.show("web01").status.power, PowerState::Running);
 }
+
+#[tokio::test]
+async fn disks_are_what_they_were_at_the_snapshot() {
+    let fleet = Fleet::new().await;
+    let vm = fleet.vm("web01").await;
+    let (world, reference) = (&fleet.world, vm.reference());
+    take(&fleet, "one").await;
+    let more = serde_json::json!({"name": "data", "size": "1GiB"});
+    let more = serde_json::from_value(more).unwrap();
+    let task = vm::disk::add(world, &root(), &reference, &more, &plain()).await;
+    fleet.done(&task.unwrap()).await;
+    let (first, size) = (vm.spec.disks[0].name.clone(), ByteSize::gib(3));
+    let grow = hostler_types::DiskUpdate { size: Some(size), ..Default::default() };
+    let task = vm::disk::update(world, &root(), &reference, &first, &grow, &plain()).await;
+    fleet.done(&task.unwrap()).await;
+    revert(&fleet, "one", SnapshotRevert::default()).await.unwrap();
+    let now = fleet.show("web01");
+    assert_eq!(now.spec.disks, vm.spec.disks, "its size is that of then");
+    assert_eq!(now.spec.detached[0].name.as_str(), "data", "nothing is lost");
+    let at_host = fleet.host.vm(vm.id()).unwrap().definition.vm;
+    assert_eq!((at_host.spec.disks, at_host.spec.detached), {
+        let spec = now.spec.clone();
+        (spec.disks, spec.detached)
+    });
+}
