@@ -143,6 +143,11 @@ async fn prepare(
     stop: CancellationToken,
 ) -> Result<Service, AgentError> {
     let hub = Hub::new();
+    match hostler_host::userfault::grant() {
+        Ok(true) => {}
+        Ok(false) => tracing::warn!("no userfaultfd: guests stand still for longer in snapshots"),
+        Err(error) => tracing::warn!(%error, "QEMU cannot be given userfaultfd"),
+    }
     let cgroups = Cgroups::detect()?;
     let facts = FactsSource::begin(config.state().join("accelerator.json"), cgroups.clone());
     let records = Records::new(config.vm_records());

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use hostler_agent_api::code;
 use hostler_endpoint::Problem;
-use hostler_types::{DatastoreId, Epoch, ImageId, NetworkId, PowerState, VmId};
+use hostler_types::{DatastoreId, Epoch, ImageId, NetworkId, PowerState, SnapshotId, VmId};
 
 /// A command that was not carried out; nothing of it is left.
 #[derive(Debug, thiserror::Error)]
@@ -20,6 +20,8 @@ pub(crate) enum Fault {
     NoNetwork(NetworkId),
     #[error("the image {image} is not on the datastore {datastore}")]
     NoImage { image: ImageId, datastore: DatastoreId },
+    #[error("the VM has no snapshot {0}")]
+    NoSnapshot(SnapshotId),
     #[error("the VM is {power}; {action} needs it to be {needed}")]
     Power { action: &'static str, power: PowerState, needed: &'static str },
     #[error("{0}")]
@@ -64,6 +66,7 @@ impl From<Fault> for Problem {
             Fault::NoVm(_)
             | Fault::NoDatastore(_)
             | Fault::NoNetwork(_)
+            | Fault::NoSnapshot(_)
             | Fault::NoImage { .. } => Self::new(404, code::NOT_FOUND, text),
             Fault::Power { .. } | Fault::WrongState(_) => Self::new(409, code::WRONG_STATE, text),
             Fault::NoSpace(_) => Self::new(507, code::NO_SPACE, text)

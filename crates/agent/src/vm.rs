@@ -35,6 +35,7 @@ mod registry;
 mod report;
 mod restart;
 mod screenshot;
+mod snapshot;
 mod stop;
 mod suspend;
 mod views;

@@ -17,6 +17,7 @@ mod qcow2;
 pub mod qemu_img;
 pub mod seed;
 pub mod uid;
+pub mod userfault;
 pub mod volume;
 
 pub use cgroup::{CgroupError, Cgroups, CpuLimits};

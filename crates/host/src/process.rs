@@ -4,6 +4,7 @@
 //! limits on memory, CPU time and what they may write.
 
 use std::ffi::{OsStr, OsString};
+use std::future::Future;
 use std::io;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
@@ -38,6 +39,8 @@ pub enum ProcessError {
 pub(crate) struct Sandbox {
     /// User and group.
     pub(crate) uid: u32,
+    /// Another group that it is in.
+    pub(crate) group: Option<u32>,
     /// Address space, bytes.
     pub(crate) memory: u64,
     /// CPU time, seconds.
@@ -84,6 +87,38 @@ impl<'a> Run<'a> {
             Ok(result) => result,
             Err(_) => Err(ProcessError::Timeout { program, timeout }),
         }
+    }
+
+    /// Runs it until it ends, or until `cancel` does; whether it came to its own end. It is gone when
+    /// this returns.
+    pub(crate) async fn unless(
+        self,
+        cancel: impl Future<Output = ()>,
+    ) -> Result<bool, ProcessError> {
+        let program = self.program.to_string_lossy().into_owned();
+        let lost = |source| ProcessError::Io { program: program.clone(), source };
+        let mut child = self
+            .spawn()
+            .map_err(|source| ProcessError::Spawn { program: program.clone(), source })?;
+        let complaints = read(child.stderr.take(), MAX_STDERR);
+        let ended = async { tokio::try_join!(complaints, child.wait()) };
+        let ended = tokio::select! {
+            ended = tokio::time::timeout(self.timeout, ended) => Some(ended),
+            () = cancel => None,
+        };
+        let Some(Ok(ended)) = ended else {
+            child.kill().await.map_err(lost)?;
+            let timeout = self.timeout;
+            return match ended {
+                Some(_) => Err(ProcessError::Timeout { program, timeout }),
+                None => Ok(false),
+            };
+        };
+        let (stderr, status) = ended.map_err(lost)?;
+        if status.success() {
+            return Ok(true);
+        }
+        Err(ProcessError::Failed { program, status, stderr: printable(&stderr) })
     }
 
     async fn run(self) -> Result<Vec<u8>, ProcessError> {
@@ -153,15 +188,21 @@ fn enter(sandbox: Sandbox) -> io::Result<()> {
         (Resource::Cpu, sandbox.cpu_seconds),
         (Resource::Fsize, sandbox.file_size),
         (Resource::Core, 0),
-        (Resource::Nofile, 64),
+        (Resource::Nofile, 256),
     ];
     for (resource, limit) in limits {
         setrlimit(resource, Rlimit { current: Some(limit), maximum: Some(limit) })?;
     }
     let (uid, gid) = (Uid::from_raw(sandbox.uid), Gid::from_raw(sandbox.uid));
-    rustix::thread::set_thread_groups(&[])?;
+    match sandbox.group {
+        Some(group) => rustix::thread::set_thread_groups(&[Gid::from_raw(group)])?,
+        None => rustix::thread::set_thread_groups(&[])?,
+    }
     rustix::thread::set_thread_res_gid(gid, gid, gid)?;
     rustix::thread::set_thread_res_uid(uid, uid, uid)?;
+    // A killed agent must not leave anyone at work on files that its successor takes up. Comes after
+    // the change of user, which would take it away again.
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
     rustix::thread::set_no_new_privs(true)?;
     Ok(())
 }
@@ -222,6 +263,7 @@ mod tests {
     async fn a_sandboxed_program_has_no_rights() {
         let sandbox = Sandbox {
             uid: crate::uid::IMPORT_UID,
+            group: None,
             memory: 1 << 30,
             cpu_seconds: 5,
             file_size: 1 << 20,

@@ -5,6 +5,7 @@
 //! sandbox, as a user that owns nothing else.
 
 use std::ffi::OsString;
+use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use hostler_types::{ByteSize, ImageFormat};
 use serde::Deserialize;
 
 use crate::process::{ProcessError, Run, Sandbox};
-use crate::uid::IMPORT_UID;
+use crate::uid::{IMAGE_GID, IMPORT_UID, VmUid};
 
 /// How long `qemu-img` may look at, or change, a header.
 const QUICK: Duration = Duration::from_secs(30);
@@ -32,6 +33,8 @@ pub enum QemuImgError {
     RelativePath(PathBuf),
     #[error(transparent)]
     Process(#[from] ProcessError),
+    #[error("the merged disk could not be flushed")]
+    Flush(#[source] std::io::Error),
     #[error("qemu-img answered something that is not understood")]
     Answer(#[from] serde_json::Error),
 }
@@ -205,6 +208,58 @@ impl QemuImg {
         Ok(())
     }
 
+    /// Merges a disk file, and those between, into `into`, which lies beneath it: what `top` reads as,
+    /// `into` does then, and its data is on the file system. Nobody may have the files open. `bytes` is
+    /// about what there is to copy, `rate` in bytes a second. Whether it came to its end: ended before,
+    /// all files read as they did.
+    ///
+    /// # Errors
+    /// A file is damaged or in use, or there is no room; all files read as they did.
+    pub async fn commit(
+        &self,
+        top: &Path,
+        into: &Path,
+        owner: VmUid,
+        (bytes, rate): (ByteSize, Option<u64>),
+        cancel: impl Future<Output = ()>,
+    ) -> Result<bool, QemuImgError> {
+        let mut arguments: Vec<OsString> =
+            ["commit", "-q", "-f", "qcow2", "-d"].map(Into::into).into();
+        if let Some(rate) = rate {
+            arguments.extend(["-r".into(), rate.to_string().into()]);
+        }
+        arguments.extend(["-b".into(), absolute(into)?, "--".into(), absolute(top)?]);
+        // As in `convert`; a limit of speed is allowed for twice.
+        let slowest = rate.map_or(4 << 20, |rate| rate.clamp(1, 8 << 20) / 2).max(1);
+        let timeout = Duration::from_secs(1200 + bytes.bytes() / slowest);
+        let run = Run::new(&self.program, arguments, timeout);
+        let sandbox = of_vm(owner, 600 + (bytes.bytes() >> 20) / 20);
+        if !(Run { sandbox: Some(sandbox), ..run }).unless(cancel).await? {
+            return Ok(false);
+        }
+        let into = into.to_owned();
+        let flushed = tokio::task::spawn_blocking(move || std::fs::File::open(into)?.sync_all());
+        flushed.await.map_err(std::io::Error::other).flatten().map_err(QemuImgError::Flush)?;
+        Ok(true)
+    }
+
+    /// Writes into a disk file's header which one lies beneath it. Nobody may have it open.
+    ///
+    /// # Errors
+    /// The file is damaged or in use.
+    pub async fn set_backing(
+        &self,
+        disk: &Path,
+        backing: &str,
+        owner: VmUid,
+    ) -> Result<(), QemuImgError> {
+        let arguments = ["rebase", "-q", "-u", "-f", "qcow2", "-F", "qcow2", "-b", backing, "--"];
+        let arguments = arguments.map(OsString::from).into_iter().chain([absolute(disk)?]);
+        let run = Run::new(&self.program, arguments, QUICK);
+        (Run { sandbox: Some(of_vm(owner, 20)), ..run }).output().await?;
+        Ok(())
+    }
+
     fn confined(
         &self,
         arguments: &[&str],
@@ -221,8 +276,14 @@ impl QemuImg {
     }
 }
 
+/// For work on a VM's own disks: with no more rights than its QEMU has.
+fn of_vm(owner: VmUid, cpu_seconds: u64) -> Sandbox {
+    let (uid, group) = (owner.uid(), Some(IMAGE_GID));
+    Sandbox { uid, group, memory: MEMORY, cpu_seconds, file_size: u64::MAX }
+}
+
 fn sandbox(cpu_seconds: u64, file_size: u64) -> Sandbox {
-    Sandbox { uid: IMPORT_UID, memory: MEMORY, cpu_seconds, file_size }
+    Sandbox { uid: IMPORT_UID, group: None, memory: MEMORY, cpu_seconds, file_size }
 }
 
 /// A name that starts with `/` is never a protocol's.

@@ -17,6 +17,8 @@ pub const VM_UID_SLOTS: u32 = 65_536;
 pub const IMAGE_GID: u32 = VM_UID_BASE - 1;
 /// The user (and group) under which `qemu-img` looks at images nobody has checked yet.
 pub const IMPORT_UID: u32 = VM_UID_BASE - 2;
+/// The group that may write protect its own memory through `/dev/userfaultfd`; every QEMU is in it.
+pub const USERFAULT_GID: u32 = VM_UID_BASE - 3;
 
 /// The user of one VM: slot `0..VM_UID_SLOTS`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

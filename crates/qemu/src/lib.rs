@@ -36,10 +36,12 @@
 //! * [`Spawn`], [`Process`]: a detached process, found again by pid and start time.
 //! * [`probe`]: which accelerator really runs guests here.
 //! * [`hotplug`]: what is changed in a running machine.
+//! * [`add_layers`], [`add_layers_and_save`], [`BlockJob`]: its disks' layers, put on and merged.
 //! * [`power_off`], [`suspend_to`], [`resume_from`], [`screenshot`]: what a running machine can do.
 
 mod accel;
 mod argument;
+mod block_job;
 mod command_line;
 mod devices;
 pub mod hotplug;
@@ -47,10 +49,12 @@ mod machine;
 mod names;
 mod plan;
 mod process;
+mod snapshot;
 mod spawn;
 mod vm;
 
 pub use accel::{Probe, ProbeError, ProbeOptions, probe};
+pub use block_job::{BlockJob, Commit, Copied, Stream, jobs};
 pub use command_line::command_line;
 pub use machine::MACHINE_TYPE;
 pub use names::{cdrom_id, disk_id, layer_file_node, layer_node, netdev_id, nic_id};
@@ -59,8 +63,14 @@ pub use plan::{
     PortPlan, Room, Start,
 };
 pub use process::{Exit, Process, ProcessError, start_time};
+pub use snapshot::{
+    MemorySaved, NewLayer, active_nodes, add_layers, add_layers_and_save, close_nodes,
+    open_for_writing,
+};
 pub use spawn::{ChildFd, Credentials, InheritedFds, Lifetime, Spawn, SpawnError};
-pub use vm::{GUEST_AGENT_PORT, MonitorError, power_off, resume_from, screenshot, suspend_to};
+pub use vm::{
+    GUEST_AGENT_PORT, MonitorError, SavedState, power_off, resume_from, screenshot, suspend_to,
+};
 
 /// Where Debian's package puts the emulator.
 pub const QEMU: &str = "/usr/bin/qemu-system-x86_64";

@@ -47,6 +47,9 @@ pub enum MonitorError {
     /// The state could not be saved or loaded.
     #[error("the machine's state was not transferred: {0}")]
     Transfer(String),
+    /// Merging or copying disks failed.
+    #[error("the disks' data was not copied: {0}")]
+    Job(String),
     /// A file of ours failed.
     #[error("cannot prepare a file for QEMU")]
     File(#[source] io::Error),
@@ -113,14 +116,33 @@ pub async fn suspend_to(qmp: &Qmp, file: OwnedFd, within: Duration) -> Result<()
     saved
 }
 
-/// Loads what [`suspend_to`] has written into a machine started with
-/// [`Start::Resume`](crate::Start::Resume), and lets it run. `file` must be open for reading only.
+/// How a state lies in its file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SavedState {
+    /// As [`suspend_to`] writes it: each page has its place.
+    Mapped,
+    /// As [`add_layers_and_save`](crate::add_layers_and_save) writes it: one after the other.
+    Stream,
+}
+
+/// Loads a saved state into a machine started with [`Start::Resume`](crate::Start::Resume), and lets
+/// it run. `file` must be open for reading only.
 ///
 /// # Errors
 /// See [`MonitorError`]. The machine is then to be ended; the file is as it was.
-pub async fn resume_from(qmp: &Qmp, file: OwnedFd, within: Duration) -> Result<(), MonitorError> {
+pub async fn resume_from(
+    qmp: &Qmp,
+    file: OwnedFd,
+    state: SavedState,
+    within: Duration,
+) -> Result<(), MonitorError> {
     let mut events = qmp.subscribe();
-    prepare_transfer(qmp).await?;
+    match state {
+        SavedState::Mapped => prepare_transfer(qmp).await?,
+        SavedState::Stream => {
+            qmp.execute(MigrateSetCapabilities::on(&["events"])).await?;
+        }
+    }
     let set = add_file(qmp, file).await?;
     qmp.execute_within(MigrateIncoming::from(fdset(set)), within).await?;
     transferred(qmp, &mut events, within).await?;
@@ -138,7 +160,11 @@ async fn prepare_transfer(qmp: &Qmp) -> Result<(), MonitorError> {
     Ok(())
 }
 
-async fn transferred(qmp: &Qmp, events: &mut Events, within: Duration) -> Result<(), MonitorError> {
+pub(crate) async fn transferred(
+    qmp: &Qmp,
+    events: &mut Events,
+    within: Duration,
+) -> Result<(), MonitorError> {
     let end = events.wait_for(within, |event| match event {
         Event::Migration(migration) => match migration.status {
             MigrationStatus::Completed => Some(true),
@@ -190,11 +216,11 @@ pub async fn screenshot(qmp: &Qmp) -> Result<Vec<u8>, MonitorError> {
     Ok(picture)
 }
 
-async fn add_file(qmp: &Qmp, file: OwnedFd) -> Result<AddedFd, MonitorError> {
+pub(crate) async fn add_file(qmp: &Qmp, file: OwnedFd) -> Result<AddedFd, MonitorError> {
     Ok(qmp.execute_with_fds(AddFd::default(), vec![file]).await?)
 }
 
-fn fdset(set: AddedFd) -> MigrationAddress {
+pub(crate) fn fdset(set: AddedFd) -> MigrationAddress {
     MigrationAddress::File { filename: format!("/dev/fdset/{}", set.fdset_id), offset: 0 }
 }
 

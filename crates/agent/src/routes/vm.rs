@@ -76,6 +76,32 @@ pub(super) async fn vm_suspend(
     service.vms.command(call.path.vm, call.body, Action::Suspend).await
 }
 
+pub(super) async fn vm_snapshot(
+    service: Service,
+    call: Call<api::VmSnapshot>,
+) -> Result<VmReport, Problem> {
+    let (command, action) = (call.body.command, Action::Snapshot(Box::new(call.body)));
+    service.vms.command(call.path.vm, command, action).await
+}
+
+pub(super) async fn vm_revert(
+    service: Service,
+    call: Call<api::VmRevert>,
+) -> Result<VmReport, Problem> {
+    let request = call.body;
+    let action = Action::Revert { snapshot: request.snapshot, start: request.start };
+    service.vms.command(call.path.vm, request.command, action).await
+}
+
+pub(super) async fn vm_snapshot_delete(
+    service: Service,
+    call: Call<api::VmSnapshotDelete>,
+) -> Result<VmReport, Problem> {
+    let api::VmSnapshotDeleteRequest { command, snapshots, max_rate } = call.body;
+    let action = Action::SnapshotDelete { snapshots, max_rate };
+    service.vms.command(call.path.vm, command, action).await
+}
+
 pub(super) async fn vm_exec(
     service: Service,
     call: Call<api::VmExec>,

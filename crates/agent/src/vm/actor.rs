@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use hostler_agent_api::{VmCommand, VmDefinition, VmReport};
+use hostler_agent_api::{VmCommand, VmDefinition, VmReport, VmSnapshotRequest};
 use hostler_endpoint::Problem;
-use hostler_types::{GuestReport, NetworkId, OperationId, PowerState, StopMode};
+use hostler_types::{GuestReport, NetworkId, OperationId, PowerState, SnapshotId, StopMode};
 use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::machine::{Live, Machine, MachineEvent};
 use super::proof::Verdict;
 use super::record::VmRecord;
+use super::snapshot::Merger;
 use super::stop::Stopping;
 use crate::blocking::blocking;
 use crate::context::HostContext;
@@ -31,7 +32,7 @@ pub(crate) enum Message {
     Guest(GuestReport),
     /// From who asks the guest for proof of its customization.
     Customization(Verdict),
-    /// Gives up waiting for a guest that is to stop.
+    /// Gives up waiting for a guest that is to stop, or merging.
     Cancel(OperationId),
 }
 
@@ -46,6 +47,29 @@ pub(crate) enum Action {
     Reset,
     Suspend,
     Remove { keep_files: bool, force: bool },
+    Snapshot(Box<VmSnapshotRequest>),
+    Revert { snapshot: SnapshotId, start: Option<bool> },
+    SnapshotDelete { snapshots: Vec<SnapshotId>, max_rate: Option<u64> },
+}
+
+impl Action {
+    /// Whether a merge has to make room for it.
+    fn needs_disks(&self) -> bool {
+        match self {
+            Self::Define(_)
+            | Self::Start
+            | Self::Suspend
+            | Self::Remove { .. }
+            | Self::Snapshot(_)
+            | Self::Revert { .. } => true,
+            // QEMU's end ends a merge by itself.
+            Self::Create
+            | Self::Register
+            | Self::Stop { .. }
+            | Self::Reset
+            | Self::SnapshotDelete { .. } => false,
+        }
+    }
 }
 
 /// Whether the VM is still there after a message.
@@ -66,6 +90,7 @@ pub(crate) struct Actor {
     pub(super) guest: Option<GuestReport>,
     pub(super) machine: Option<Machine>,
     pub(super) stopping: Stopping,
+    pub(super) merger: Merger,
     /// When QEMU is started again, after it died.
     pub(super) restart_at: Option<Instant>,
     /// When a QEMU that did not answer is tried again.
@@ -95,6 +120,10 @@ impl Actor {
                     self.react(event).await;
                     Next::Go
                 }
+                outcome = self.merger.copied() => {
+                    self.copied(outcome).await;
+                    Next::Go
+                }
                 () = sleep_until(deadline) => {
                     self.deadline().await;
                     Next::Go
@@ -103,6 +132,7 @@ impl Actor {
             if next == Next::End {
                 return;
             }
+            self.merge_on().await;
         }
     }
 
@@ -124,6 +154,7 @@ impl Actor {
             }
             Message::Cancel(op) => {
                 self.cancel_stop(op).await;
+                self.cancel_merge(op).await;
                 Next::Go
             }
         }
@@ -136,6 +167,9 @@ impl Actor {
         }
         self.record.epoch = self.record.epoch.max(command.epoch);
         let op = command.op;
+        if action.needs_disks() {
+            self.halt_merge().await;
+        }
         let result = match action {
             Action::Create => return self.create(op, reply).await,
             Action::Register => return self.register(op, reply).await,
@@ -146,7 +180,13 @@ impl Actor {
                 self.stop(op, mode, timeout, reply).await;
                 return Next::Go;
             }
+            Action::SnapshotDelete { snapshots, max_rate } => {
+                self.snapshot_delete(op, &snapshots, max_rate, reply).await;
+                return Next::Go;
+            }
             Action::Define(definition) => self.define(*definition).await,
+            Action::Snapshot(request) => self.snapshot(op, &request).await,
+            Action::Revert { snapshot, start } => self.revert(op, snapshot, start).await,
             Action::Start => self.start().await,
             Action::Reset => self.reset().await,
             Action::Suspend => self.suspend(op).await,
@@ -173,8 +213,11 @@ impl Actor {
         reply: Reply,
     ) {
         let outcome = result.map_err(Problem::from);
-        self.record.journal.add(op, &outcome);
-        self.save_or_log().await;
+        // Who has put the operation into the journal has saved it too.
+        if self.record.journal.outcome(op).as_ref() != Some(&outcome) {
+            self.record.journal.add(op, &outcome);
+            self.save_or_log().await;
+        }
         self.publish();
         let _ = reply.send(outcome.map(|()| self.report()));
     }

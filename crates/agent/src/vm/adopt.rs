@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use hostler_host::VmDir;
 use hostler_qemu::Process;
-use hostler_qmp::command::{Cont, QueryStatus, RunState};
+use hostler_qmp::command::{Cont, MigrateCancel, QueryStatus, RunState};
 use hostler_types::PowerState;
 
 use super::actor::Actor;
@@ -129,10 +129,15 @@ impl Actor {
             // It was just starting, with all that is asked for.
             self.record.running = Some(self.record.to_launch(accelerator, false));
         }
+        let qmp = self.machine.as_ref().map(|machine| machine.live.qmp.clone());
+        if let Some(qmp) = &qmp {
+            // First: a guest's writes may wait for it.
+            self.recover_with_qemu(qmp).await;
+        }
         self.observe().await;
         self.free_nics().await;
-        if let Some(qmp) = self.machine.as_ref().map(|machine| machine.live.qmp.clone()) {
-            self.close_disks(&qmp).await;
+        if let Some(qmp) = &qmp {
+            self.close_disks(qmp).await;
         }
     }
 
@@ -154,6 +159,7 @@ impl Actor {
             }
             RunState::Running => {
                 self.running(machine);
+                self.record.layering.memory_of = None;
                 self.remove_state_file().await;
                 Ok(())
             }
@@ -173,8 +179,11 @@ impl Actor {
             | RunState::Postmigrate
             | RunState::FinishMigrate
             | RunState::Prelaunch => {
+                // Of a snapshot's memory, whose end nobody waits for any more.
+                let _ = machine.live.qmp.execute(MigrateCancel).await;
                 let result = machine.live.qmp.execute(Cont).await;
                 self.running(machine);
+                self.record.layering.memory_of = None;
                 self.remove_state_file().await;
                 result.map(drop).map_err(|error| Fault::Qemu(chain(&error)))
             }
@@ -200,6 +209,7 @@ impl Actor {
         if let Err(error) = blocking(move || end_processes(&host, id)).await {
             tracing::warn!(vm = %id, %error, "cannot clean up after QEMU");
         }
+        self.recover_without_qemu().await;
         if self.record.state != RecordedState::Suspended {
             self.record.running = None;
         }

@@ -7,7 +7,9 @@ use hostler_customize::Guest;
 use hostler_endpoint::Problem;
 use hostler_host::seed;
 use hostler_host::{Datastore, VmDir, volume};
-use hostler_types::{DiskSource, DiskSpec, LayerFile, LayerOwner, OperationId, PowerState, VmId};
+use hostler_types::{
+    ByteSize, DiskSource, DiskSpec, Layer, LayerFile, LayerOwner, OperationId, PowerState, VmId,
+};
 use std::time::Duration;
 
 use super::actor::{Actor, Next, Reply};
@@ -136,9 +138,11 @@ impl Actor {
                 return Err(Fault::WrongState(format!("{} is not there", dir.path().display())));
             }
             let found = dir.read_definition().map_err(|e| Fault::WrongState(chain(&e)))?;
-            Ok(found.map(|vm| vm.status.disks).unwrap_or_default())
+            Ok(found.map(|vm| vm.status).map(|s| (s.disks, s.snapshots)).unwrap_or_default())
         });
-        layers::settle(&mut self.record.definition.vm, &disks.await?, None);
+        let (disks, snapshots) = disks.await?;
+        self.record.definition.vm.status.snapshots = snapshots;
+        layers::settle(&mut self.record.definition.vm, &disks, None);
         let (host, record) = (self.host.clone(), self.record.clone());
         blocking(move || {
             let dir = vm_dir(&host, &record)?;
@@ -162,6 +166,7 @@ impl Actor {
                     )));
                 }
             }
+            take_snapshots(&dir, &record)?;
             for path in [dir.nvram(), dir.suspend_state()] {
                 if path.exists() {
                     volume::set_owner(&path, record.uid)?;
@@ -209,6 +214,23 @@ impl Actor {
         })
         .await
     }
+}
+
+/// The files that only snapshots hold. Blocks.
+fn take_snapshots(dir: &VmDir, record: &VmRecord) -> Result<(), Fault> {
+    let layer = |file: &LayerFile| Layer { file: file.clone(), allocated: ByteSize(0) };
+    for snapshot in &record.snapshots().snapshots {
+        for disk in &snapshot.disks {
+            layers::check(dir, &disk.layers.iter().map(layer).collect::<Vec<_>>())?;
+            for file in &disk.layers {
+                if file.owner() == LayerOwner::Vm(dir.id()) {
+                    let path = hostler_host::layers::path(dir.datastore(), file);
+                    volume::set_owner(&path, record.uid)?;
+                }
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Takes back what a creation made. What fails is logged: the record stays then, and the agent's
@@ -280,6 +302,8 @@ pub(super) fn make_disk(
         DiskSource::Blank => volume::create_blank(dir, disk, record.uid)?,
         DiskSource::Linked(beneath) => {
             let file = LayerFile::disk(dir.id(), &disk.name, 0);
+            // Its VM may be about to merge, or to remove, what is beneath.
+            let _acting = super::snapshot::acting();
             volume::create_layer(dir, &file, disk.size, beneath, record.uid)?;
         }
         DiskSource::Copy(_) => {

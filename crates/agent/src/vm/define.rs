@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use hostler_agent_api::VmDefinition;
 use hostler_host::volume;
-use hostler_types::{DiskSpec, RestartPolicy, SnapshotLimits, VmSpec};
+use hostler_types::{DiskSpec, RestartPolicy, SnapshotLimits, Vm, VmSpec};
 
 use super::actor::Actor;
 use super::create::{make_disk, vm_dir, write_seed};
@@ -20,7 +20,9 @@ impl Actor {
     pub(super) async fn define(&mut self, mut definition: VmDefinition) -> Result<(), Fault> {
         let before = &self.record.definition;
         let running = self.record.running.as_ref().map(|running| &running.spec);
+        definition.vm.status.snapshots = before.vm.status.snapshots.clone();
         layers::settle(&mut definition.vm, &before.vm.status.disks, running);
+        self.check_new_disks(&definition.vm)?;
         let discarded = layers::discarded(&before.vm, &definition.vm);
         self.record.settle(&mut definition.vm.spec);
         if definition.vm.status.datastore != before.vm.status.datastore {
@@ -40,7 +42,7 @@ impl Actor {
         blocking(move || {
             let dir = vm_dir(&host, &written)?;
             // First, so that nothing is left that no record knows of.
-            layers::discard(&dir, &discarded)?;
+            layers::discard(&dir, &discarded, &written)?;
             Ok(dir.write_definition(&written.definition.vm)?)
         })
         .await?;
@@ -50,6 +52,23 @@ impl Actor {
             // The intent: whoever finds it half done knows what belongs to the VM.
             self.save().await?;
             self.change().await;
+        }
+        Ok(())
+    }
+
+    /// A new disk's files would have the names of those that a snapshot holds.
+    fn check_new_disks(&self, after: &Vm) -> Result<(), Fault> {
+        let known = &self.record.definition.vm.status.disks;
+        for disk in after.spec.own_disks() {
+            if known.iter().all(|status| status.name != disk.name)
+                && let Some(snapshot) = self.record.snapshot_with(&disk.name)
+            {
+                return Err(Fault::WrongState(format!(
+                    "the snapshot `{}` holds another disk `{}`; give the new one another name, or \
+                     delete the snapshot",
+                    snapshot.name, disk.name
+                )));
+            }
         }
         Ok(())
     }
@@ -68,7 +87,7 @@ impl Actor {
         let discarded = layers::discarded(&known, &record.definition.vm);
         if !discarded.is_empty() {
             let (host, old) = (self.host.clone(), record.clone());
-            blocking(move || layers::discard(&vm_dir(&host, &old)?, &discarded)).await?;
+            blocking(move || layers::discard(&vm_dir(&host, &old)?, &discarded, &old)).await?;
         }
         self.fit_files(&record).await?;
         record.plugs = Some(nics::settle(&self.host, &record).await?);

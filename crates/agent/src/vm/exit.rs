@@ -57,6 +57,7 @@ impl Actor {
                 machine.end_in_background();
             }
             // A guest that has ended stands still too.
+            Event::Stop if machine.is_expected_pause() => {}
             Event::Stop if machine.ending.is_none() && self.power == PowerState::Running => {
                 let message = machine.pause_reason.take();
                 self.set_power(PowerState::Paused, message);
@@ -140,6 +141,7 @@ impl Actor {
         if let Err(error) = blocking(move || end_processes(&host, record.id())).await {
             tracing::error!(vm = %self.record.id(), %error, "cannot clean up after QEMU");
         }
+        self.recover_without_qemu().await;
         if let Some(guest) = &mut self.guest {
             guest.since = if guest.agent { Timestamp::now() } else { guest.since };
             guest.agent = false;

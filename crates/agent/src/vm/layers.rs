@@ -51,13 +51,18 @@ pub(super) fn discarded(before: &Vm, after: &Vm) -> Vec<DiskStatus> {
     before.status.disks.iter().filter(|disk| !kept(&disk.name)).cloned().collect()
 }
 
-/// Removes the files of disks, the active ones first. Refuses, and removes nothing, when anything
-/// else on the datastore lies on one of them: the disks say so themselves. Blocks.
-pub(super) fn discard(dir: &VmDir, disks: &[DiskStatus]) -> Result<(), Fault> {
+/// Removes the files of disks, the active ones first; what a snapshot in `record` holds stays.
+/// Refuses, and removes nothing, when anything else on the datastore lies on one of them: the disks
+/// say so themselves. Blocks.
+pub(super) fn discard(dir: &VmDir, disks: &[DiskStatus], record: &VmRecord) -> Result<(), Fault> {
     if disks.is_empty() {
         return Ok(());
     }
-    let own = |layer: &&Layer| layer.file.owner() == LayerOwner::Vm(dir.id());
+    let known = record.known_files();
+    let own = |layer: &&Layer| {
+        layer.file.owner() == LayerOwner::Vm(dir.id()) && !known.contains(&layer.file)
+    };
+    let _acting = super::snapshot::acting();
     let layers = disks.iter().flat_map(|disk| &disk.layers).filter(own);
     let files: Vec<&LayerFile> = layers.map(|layer| &layer.file).collect();
     let graph = LayerGraph::read(dir.datastore())?;

@@ -41,6 +41,8 @@ pub(crate) struct Machine {
     pub(super) ending: Option<Ending>,
     /// Why the guest is about to stand still.
     pub(super) pause_reason: Option<String>,
+    /// Pauses of our own, which are nobody's business.
+    expected_pauses: u32,
 }
 
 /// What others than the actor may use of a running VM.
@@ -86,6 +88,7 @@ impl Machine {
             sockets,
             ending: None,
             pause_reason: None,
+            expected_pauses: 0,
         }
     }
 
@@ -155,6 +158,18 @@ impl Machine {
         self.events = events;
         self.deaf = false;
         Ok(())
+    }
+
+    /// The guest will stand still for a moment.
+    pub(super) fn expect_pause(&mut self) {
+        self.expected_pauses += 1;
+    }
+
+    /// Whether the guest's standing still was expected.
+    pub(super) fn is_expected_pause(&mut self) -> bool {
+        let expected = self.expected_pauses > 0;
+        self.expected_pauses = self.expected_pauses.saturating_sub(1);
+        expected
     }
 
     pub(super) fn port(&self) -> watch::Receiver<Port> {

@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use hostler_host::uid::IMAGE_GID;
+use hostler_host::uid::{IMAGE_GID, USERFAULT_GID};
 use hostler_host::{Tap, TapName, VmDir, VmUid};
 use hostler_qemu::{
     CdromPlan, ChildFd, Credentials, DiskCache, DiskPlan, FirmwarePlan, InheritedFds, LaunchPlan,
@@ -90,6 +90,8 @@ impl Actor {
     }
 
     async fn come_up(&mut self, resume: bool) -> Result<(), Fault> {
+        // A header that says otherwise than the record, after a merge that was cut off.
+        self.finish_recovery().await;
         if !resume {
             self.settle().await?;
         }
@@ -273,9 +275,10 @@ fn spawn(
     Ok((process, connected))
 }
 
-/// The VM's own user, which may read images, and use KVM if that is what runs guests.
+/// The VM's own user, which may read images, write protect its memory, and use KVM if that is what
+/// runs guests.
 fn credentials(uid: VmUid, accelerator: Accelerator) -> Credentials {
-    let mut groups = vec![IMAGE_GID];
+    let mut groups = vec![IMAGE_GID, USERFAULT_GID];
     if accelerator == Accelerator::Kvm {
         groups.extend(crate::facts::kvm_group());
     }
@@ -321,8 +324,7 @@ fn launch_plan(
         serial,
         vnc: files.vnc,
         start,
-        // Nothing here takes a guest back in time, so it keeps its generation.
-        generation_id: vm.id().uuid(),
+        generation_id: record.generation(),
     }
 }
 

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::hardware::Running;
 use super::nics::Plug;
+use super::snapshot::Layering;
 use crate::fault::Fault;
 use crate::state_file;
 
@@ -48,6 +49,9 @@ pub(crate) struct VmRecord {
     /// The definition has changed since the files and networks were last made to fit it.
     #[serde(default)]
     pub(crate) unsettled: bool,
+    /// What of its snapshots, and the files beneath its disks, is on its way.
+    #[serde(default)]
+    pub(crate) layering: Layering,
 }
 
 /// What the VM should be doing, as far as the agent knows.

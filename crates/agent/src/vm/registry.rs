@@ -7,7 +7,7 @@ use hostler_agent_api::{AgentEvent, VmCommand, VmCreateRequest, VmRemoveRequest,
 use hostler_endpoint::Problem;
 use hostler_host::VmUid;
 use hostler_host::uid::next_slot;
-use hostler_types::{DatastoreId, NetworkId, OperationId, PowerState, VmId};
+use hostler_types::{DatastoreId, NetworkId, OperationId, PowerState, SnapshotTree, VmId};
 use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::task::TaskTracker;
@@ -19,6 +19,7 @@ use super::machine::Live;
 use super::nics::assign;
 use super::record::{Journal, RecordedState, VmRecord};
 use super::report;
+use super::snapshot::{Layering, Merger};
 use super::stop::Stopping;
 use crate::blocking::blocking;
 use crate::context::HostContext;
@@ -106,7 +107,7 @@ impl Vms {
         self.lock().contains_key(&vm)
     }
 
-    /// Gives up waiting for a guest's shutdown, whichever VM it is.
+    /// Gives up waiting for a guest's shutdown, or merging, whichever VM it is.
     pub(crate) fn cancel(&self, op: OperationId) {
         let inboxes: Vec<_> = self.lock().values().map(|handle| handle.inbox.clone()).collect();
         for inbox in inboxes {
@@ -211,6 +212,7 @@ impl Vms {
         })?;
         let mut definition = request.definition.clone();
         definition.vm.status.disks.clear();
+        definition.vm.status.snapshots = SnapshotTree::default();
         let record = VmRecord {
             definition,
             epoch: request.command.epoch,
@@ -223,6 +225,7 @@ impl Vms {
             running: None,
             plugs: Some(assign(&[], &request.definition)),
             unsettled: false,
+            layering: Layering::default(),
         };
         let (handle, actor) = self.actor(record);
         handles.insert(vm, handle.clone());
@@ -276,6 +279,7 @@ impl Vms {
             guest: None,
             machine: None,
             stopping: Stopping::default(),
+            merger: Merger::default(),
             restart_at: None,
             retry_at: None,
             inbox,

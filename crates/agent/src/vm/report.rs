@@ -10,6 +10,7 @@ use super::actor::Actor;
 use super::hardware::Running;
 use super::layers;
 use super::record::VmRecord;
+use super::snapshot;
 use crate::context::HostContext;
 
 impl Actor {
@@ -81,6 +82,6 @@ pub(super) fn report(host: &HostContext, record: &VmRecord, live: bool) -> VmRep
         hardware: record.running.as_ref().map(Running::hardware),
         pending: record.pending(),
         customization: record.customization_status(),
-        snapshots: vm.status.snapshots.clone(),
+        snapshots: snapshot::measured(dir.as_ref(), &vm.status.snapshots, &vm.status.disks),
     }
 }

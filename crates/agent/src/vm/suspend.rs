@@ -12,6 +12,8 @@ use hostler_qmp::command::{QueryStatus, RunState};
 use hostler_types::{OperationId, PowerState};
 use jiff::Timestamp;
 
+use hostler_qemu::SavedState;
+
 use super::actor::Actor;
 use super::create::vm_dir;
 use super::exit::Ending;
@@ -21,10 +23,10 @@ use crate::blocking::blocking;
 use crate::fault::{Fault, chain};
 
 /// Devices and page tables, beside the memory itself.
-const STATE_OVERHEAD: u64 = 64 << 20;
+pub(super) const STATE_OVERHEAD: u64 = 64 << 20;
 
 /// At the slowest storage we accept, 20 MB/s, plus a minute.
-fn limit(memory: u64) -> Duration {
+pub(super) fn limit(memory: u64) -> Duration {
     Duration::from_secs(60 + memory / 20_000_000)
 }
 
@@ -65,8 +67,12 @@ impl Actor {
     /// Loads the saved state into a fresh QEMU and lets the guest run.
     pub(super) async fn resume(&mut self, machine: Machine) -> Result<(), Fault> {
         let (host, record) = (self.host.clone(), self.record.clone());
+        // Its own, or that of the snapshot to which it has gone back.
+        let of = record.layering.memory_of;
+        let saved = if of.is_some() { SavedState::Stream } else { SavedState::Mapped };
         let file = blocking(move || {
-            let path = vm_dir(&host, &record)?.suspend_state();
+            let dir = vm_dir(&host, &record)?;
+            let path = of.map_or_else(|| dir.suspend_state(), |id| dir.snapshot_memory(id));
             OpenOptions::new()
                 .read(true)
                 .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed())
@@ -79,12 +85,13 @@ impl Actor {
         let within = limit(self.record.definition.vm.spec.memory.bytes());
         // From here on the guest may run, and the state be stale.
         let loaded = match self.save().await {
-            Ok(()) => hostler_qemu::resume_from(&qmp, file.into(), within)
+            Ok(()) => hostler_qemu::resume_from(&qmp, file.into(), saved, within)
                 .await
                 .map_err(|error| Fault::Qemu(format!("cannot resume: {}", chain(&error)))),
             Err(fault) => Err(fault),
         };
         let Err(fault) = loaded else {
+            self.record.layering.memory_of = None;
             self.remove_state_file().await;
             self.set_power(PowerState::Running, None);
             return Ok(());
@@ -97,6 +104,7 @@ impl Actor {
         } else {
             // It may have run: memory and disks no longer fit.
             self.remove_state_file().await;
+            self.record.layering.memory_of = None;
             self.record.state = RecordedState::Stopped;
             self.record.running = None;
         }
@@ -155,6 +163,6 @@ impl Actor {
     }
 }
 
-fn flush(file: &File) -> Result<(), Fault> {
+pub(super) fn flush(file: &File) -> Result<(), Fault> {
     file.sync_all().map_err(|error| Fault::internal("flush a saved state", &error))
 }

@@ -9,5 +9,7 @@ mod images;
 mod joining;
 mod peers;
 mod restarts;
+mod snapshot_model;
+mod snapshots;
 mod vms;
 mod world;

@@ -4,15 +4,16 @@ use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use hostler_types::{Name, Vm, VmId};
+use hostler_types::{Name, SnapshotId, Vm, VmId};
 
 use super::error::{DatastoreError, DefinitionError, IoContext, io_error};
-use super::{Datastore, create_directory, sweep_temporary_files};
+use super::{Datastore, create_directory, entries, sweep_temporary_files};
 use crate::file::{Access, is_not_plain, open_plain, sync_directory, write_atomic};
 
 const REGISTERED: &str = "vm.json";
 const UNREGISTERED: &str = "vm.json.unregistered";
 const REMOVED: &str = ".removed-";
+const SNAPSHOT: &str = "snapshot-";
 
 /// User data and network configuration may have 512 KiB each, which JSON may double.
 const MAX_DEFINITION: u64 = 4 << 20;
@@ -64,6 +65,44 @@ impl VmDir {
     pub fn suspend_state(&self) -> PathBuf {
         self.path.join("suspend.state")
     }
+    /// What a snapshot holds beside its disks: the guest's memory, …
+    pub fn snapshot_memory(&self, snapshot: SnapshotId) -> PathBuf {
+        self.path.join(format!("{SNAPSHOT}{snapshot}.memory"))
+    }
+    /// … its UEFI variables, …
+    pub fn snapshot_nvram(&self, snapshot: SnapshotId) -> PathBuf {
+        self.path.join(format!("{SNAPSHOT}{snapshot}.nvram"))
+    }
+    /// … and its hardware.
+    pub fn snapshot_hardware(&self, snapshot: SnapshotId) -> PathBuf {
+        self.path.join(format!("{SNAPSHOT}{snapshot}.json"))
+    }
+
+    /// Removes what there is of snapshots, beside their disks, that `keep` does not know.
+    ///
+    /// # Errors
+    /// The datastore is not mounted or cannot be written.
+    pub fn remove_snapshots(
+        &self,
+        keep: impl Fn(SnapshotId) -> bool,
+    ) -> Result<(), DatastoreError> {
+        self.datastore.check()?;
+        let mut removed = false;
+        for name in entries(&self.path)? {
+            let id = name.strip_prefix(SNAPSHOT).and_then(|rest| rest.split_once('.'));
+            let id = id.and_then(|(id, _)| id.parse::<SnapshotId>().ok());
+            if id.is_some_and(|id| !keep(id)) {
+                let path = self.path.join(name);
+                crate::file::remove_if_there(&path).doing("remove", &path)?;
+                removed = true;
+            }
+        }
+        match removed {
+            true => sync_directory(&self.path).doing("flush", &self.path),
+            false => Ok(()),
+        }
+    }
+
     pub fn console_log(&self) -> PathBuf {
         self.path.join("console.log")
     }

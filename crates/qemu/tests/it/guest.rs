@@ -17,7 +17,8 @@ use std::{
 use hostler_qemu::{
     CdromPlan, Credentials, DiskCache, DiskPlan, Exit, FirmwarePlan, GUEST_AGENT_PORT,
     InheritedFds, LaunchPlan, LayerPlan, Lifetime, MonitorError, Probe, ProbeOptions, Process,
-    QEMU, Spawn, Start, command_line, power_off, probe, resume_from, screenshot, suspend_to,
+    QEMU, SavedState, Spawn, Start, command_line, power_off, probe, resume_from, screenshot,
+    suspend_to,
 };
 use hostler_qmp::{
     CloseReason, Events, EventsError, Options, Qmp,
@@ -243,7 +244,9 @@ async fn qemu_guest_boots_suspends_resumes_and_powers_off() {
         (std::mem::replace(&mut machine.dir, tempfile::tempdir().unwrap()), machine.probe.clone());
     let mut machine = Machine::launch(dir, probe, |plan, _| plan.start = Start::Resume).await;
     assert_eq!(machine.qmp.execute(QueryStatus).await.unwrap().status, RunState::Inmigrate);
-    resume_from(&machine.qmp, File::open(&state).unwrap().into(), BOOT).await.unwrap();
+    resume_from(&machine.qmp, File::open(&state).unwrap().into(), SavedState::Mapped, BOOT)
+        .await
+        .unwrap();
     machine.guest.execute_within(Ping, BOOT).await.unwrap();
     assert_eq!(machine.run("/bin/busybox", &["cat", "/tmp/kept"]).await, "kept\n");
 
@@ -276,7 +279,7 @@ async fn qemu_guest_obeys_the_power_button() {
     assert_eq!(cause, ShutdownCause::GuestShutdown);
 }
 
-fn layer(node: &str, path: PathBuf, shared: bool) -> LayerPlan {
+pub(crate) fn layer(node: &str, path: PathBuf, shared: bool) -> LayerPlan {
     LayerPlan { node: format!("l-{node}"), path, shared }
 }
 

@@ -8,7 +8,7 @@ use hostler_qemu::hotplug::{
     set_balloon, set_memory, unplug_cpus,
 };
 use hostler_qemu::{
-    CdromPlan, LaunchPlan, PortPlan, Room, Start, power_off, resume_from, suspend_to,
+    CdromPlan, LaunchPlan, PortPlan, Room, SavedState, Start, power_off, resume_from, suspend_to,
 };
 use hostler_qmp::guest::{GetMemoryBlocks, GetVcpus};
 use hostler_types::{ByteSize, Cores, DiskBus, IoLimits, Name};
@@ -95,7 +95,8 @@ async fn resumed(mut machine: Machine, devices: Devices) {
         plan.start = Start::Resume;
     });
     let again = again.await;
-    let resumed = resume_from(&again.qmp, File::open(&state).unwrap().into(), BOOT).await;
+    let resumed =
+        resume_from(&again.qmp, File::open(&state).unwrap().into(), SavedState::Mapped, BOOT).await;
     assert!(resumed.is_ok(), "{resumed:?}: {}", again.log());
     assert_eq!(memory(&again.qmp).await.unwrap(), Some(ByteSize::mib(512)));
     assert_eq!(online(&again).await, 3);

@@ -7,3 +7,4 @@ mod guest;
 mod hotplug;
 mod probe;
 mod process;
+mod snapshots;

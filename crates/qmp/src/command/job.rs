@@ -105,3 +105,16 @@ impl Command for JobFinalize {
     const NAME: &'static str = "job-finalize";
     type Return = Empty;
 }
+
+/// Limits a block job's speed while it runs.
+#[derive(Debug, Serialize)]
+pub struct BlockJobSetSpeed {
+    /// Its id.
+    pub device: String,
+    /// Bytes a second; 0 is no limit.
+    pub speed: u64,
+}
+impl Command for BlockJobSetSpeed {
+    const NAME: &'static str = "block-job-set-speed";
+    type Return = Empty;
+}

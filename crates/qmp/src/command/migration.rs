@@ -100,8 +100,17 @@ impl MigrateSetCapabilities {
     /// Switches some on.
     #[must_use]
     pub fn on(capabilities: &[&'static str]) -> Self {
-        let on = |capability: &&'static str| MigrationCapability { capability, state: true };
-        Self { capabilities: capabilities.iter().map(on).collect() }
+        Self::switch(capabilities, &[])
+    }
+
+    /// Switches some on and others off.
+    #[must_use]
+    pub fn switch(on: &[&'static str], off: &[&'static str]) -> Self {
+        let set = |names: &[&'static str], state: bool| {
+            let set = |capability: &&'static str| MigrationCapability { capability, state };
+            names.iter().map(set).collect::<Vec<_>>()
+        };
+        Self { capabilities: [set(on, true), set(off, false)].concat() }
     }
 }
 impl Command for MigrateSetCapabilities {
@@ -110,7 +119,7 @@ impl Command for MigrateSetCapabilities {
 }
 
 /// One capability.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Serialize)]
 pub struct MigrationCapability {
     /// `mapped-ram`, `multifd`, `events` and so on.
     pub capability: &'static str,

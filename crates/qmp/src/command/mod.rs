@@ -5,6 +5,7 @@
 //! names of an enumeration become its `Other`.
 
 mod block;
+mod block_job;
 mod chardev;
 mod cpu;
 mod device;
@@ -17,6 +18,7 @@ mod object;
 mod status;
 
 pub use block::*;
+pub use block_job::*;
 pub use chardev::*;
 pub use cpu::*;
 pub use device::*;

@@ -1,0 +1,572 @@
+//! Snapshots are deleted, and files that nothing names any more merged.
+//!
+//! ```text
+//!  plan (as the datastore is now) ─> record: merging ─> copy, in a task ──┬─> cancelled, failed: as before
+//!    ^                                                                    v
+//!    └── waste removed <── record: chains <── headers of branches <── QEMU changes its chain
+//! ```
+//!
+//! A merge only ever writes to the file that takes in, and to headers: as long as what is merged is
+//! there, every chain reads as it did, however much has been copied. So it can end at any moment. The
+//! one dangerous instant is when a guest begins to write to a file that has layers on it: then these
+//! would hide what it writes. The record knows before QEMU does it, while the guest's writes wait.
+//!
+//! Several deletions share one way through the plan; each is answered when nothing is left.
+
+use hostler_agent_api::OperationProgress;
+use hostler_host::VmDir;
+use hostler_qemu::{
+    BlockJob, Commit, Copied, DiskCache, LayerPlan, active_nodes, close_nodes, layer_node,
+    open_for_writing,
+};
+use hostler_qmp::Qmp;
+use hostler_types::{
+    ByteSize, Layer, LayerFile, LayerOwner, Merge, Name, OperationId, PowerState, SnapshotId,
+};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::Merging;
+use super::files::plan;
+use crate::blocking::blocking;
+use crate::context::HostContext;
+use crate::events::Hub;
+use crate::fault::{Fault, chain};
+use crate::vm::actor::{Actor, Reply};
+use crate::vm::create::vm_dir;
+use crate::vm::layers;
+use crate::vm::machine::Machine;
+use crate::vm::record::VmRecord;
+
+/// Who waits for merges, and the one that runs.
+#[derive(Debug, Default)]
+pub(in crate::vm) struct Merger {
+    waiting: Vec<Waiting>,
+    /// There is something to merge, though nobody waits for it.
+    pub(super) wanted: bool,
+    copying: Option<Copying>,
+    /// What has been merged since somebody began to wait.
+    done: ByteSize,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    op: OperationId,
+    rate: Option<u64>,
+    replies: Vec<Reply>,
+}
+
+/// A merge whose data is being copied.
+#[derive(Debug)]
+struct Copying {
+    merge: Merge,
+    cancel: CancellationToken,
+    task: JoinHandle<Result<Outcome, Fault>>,
+}
+
+/// How copying ended.
+#[derive(Debug)]
+pub(in crate::vm) enum Outcome {
+    /// QEMU has copied all, and waits.
+    Copied(BlockJob),
+    /// `qemu-img` has merged them.
+    Merged,
+    Cancelled,
+}
+
+impl Merger {
+    /// How the present copying ended. Cancel safe; never ends when there is none.
+    pub(in crate::vm) async fn copied(&mut self) -> Result<Outcome, Fault> {
+        match &mut self.copying {
+            Some(copying) => ended((&mut copying.task).await),
+            None => std::future::pending().await,
+        }
+    }
+}
+
+fn ended(task: Result<Result<Outcome, Fault>, tokio::task::JoinError>) -> Result<Outcome, Fault> {
+    task.unwrap_or_else(|error| Err(Fault::internal("a merge", &error)))
+}
+
+impl Actor {
+    /// Takes snapshots away; the answer comes when their files are merged.
+    pub(in crate::vm) async fn snapshot_delete(
+        &mut self,
+        op: OperationId,
+        snapshots: &[SnapshotId],
+        rate: Option<u64>,
+        reply: Reply,
+    ) {
+        if let Some(known) = self.merger.waiting.iter_mut().find(|waiting| waiting.op == op) {
+            known.replies.push(reply);
+            return;
+        }
+        let possible = match self.power {
+            PowerState::Stopped | PowerState::Failed | PowerState::Suspended => true,
+            PowerState::Running | PowerState::Paused | PowerState::Stopping => {
+                self.machine.is_some()
+            }
+            _ => false,
+        };
+        if !possible {
+            let (power, needed) = (self.power, "running or stopped");
+            let fault = Fault::Power { action: "deleting snapshots", power, needed };
+            return self.finish(op, Err(fault), reply).await;
+        }
+        // Those that are not there have been taken away by an earlier request.
+        let tree = self.record.snapshots().without(snapshots);
+        if tree != *self.record.snapshots() {
+            let before = self.record.clone();
+            *self.record.snapshots_mut() = tree;
+            // What is beneath nothing any more.
+            let own = LayerOwner::Vm(self.record.id());
+            let (known, now) = (before.known_files(), self.record.known_files());
+            let gone = known.difference(&now).filter(|file| file.owner() == own);
+            self.record.layering.waste.extend(gone.cloned());
+            if self.memory_is_of_a_deleted_one() {
+                self.record = before;
+                let text = "the VM is about to go on from the memory of one of these snapshots; \
+                            start it first, or revert it to another";
+                let fault = Fault::WrongState(text.to_owned());
+                return self.finish(op, Err(fault), reply).await;
+            }
+            if let Err(fault) = self.save_chains().await {
+                self.record = before;
+                return self.finish(op, Err(fault), reply).await;
+            }
+            self.publish();
+        }
+        if self.merger.waiting.is_empty() {
+            self.merger.done = ByteSize(0);
+        }
+        self.merger.waiting.push(Waiting { op, rate, replies: vec![reply] });
+    }
+
+    fn memory_is_of_a_deleted_one(&self) -> bool {
+        let of = self.record.layering.memory_of;
+        of.is_some_and(|id| self.record.snapshots().get(id).is_none())
+    }
+
+    /// Goes on with what is to be merged, if anything is and nothing is being copied.
+    pub(in crate::vm) async fn merge_on(&mut self) {
+        let merger = &self.merger;
+        if merger.copying.is_some() || (merger.waiting.is_empty() && !merger.wanted) {
+            return;
+        }
+        // A QEMU whose end, or whose state, is not known yet has the files.
+        let deaf = self.machine.as_ref().is_some_and(|machine| machine.live.qmp.is_closed());
+        if deaf || self.power == PowerState::Unknown {
+            return;
+        }
+        match self.next_merge().await {
+            Ok(true) => {}
+            Ok(false) => self.merges_end(&Ok(())).await,
+            Err(fault) => {
+                tracing::warn!(vm = %self.record.id(), error = %fault, "a merge failed");
+                self.merges_end(&Err(fault)).await;
+            }
+        }
+    }
+
+    /// Begins the next merge; `false` when nothing is left to be done.
+    async fn next_merge(&mut self) -> Result<bool, Fault> {
+        self.finish_recovery().await;
+        self.sweep().await;
+        let (host, record) = (self.host.clone(), self.record.clone());
+        let plan = blocking(move || {
+            let dir = vm_dir(&host, &record)?;
+            let plan = plan(&dir, &record)?;
+            // What is written to is what the record says that it is.
+            if let Some(merge) = plan.merges.first() {
+                check_chains(&dir, &record, merge)?;
+            }
+            Ok(plan)
+        });
+        let plan = plan.await?;
+        let Some(merge) = plan.merges.first().cloned() else {
+            self.save_or_log().await;
+            return Ok(false);
+        };
+        self.record.layering.merging = Some(Merging { merge: merge.clone(), switched: false });
+        if let Err(fault) = self.save().await {
+            self.record.layering.merging = None;
+            return Err(fault);
+        }
+        let teller = self.teller(&merge, plan.bytes());
+        let rate = self.merger.waiting.iter().find_map(|waiting| waiting.rate);
+        let cancel = CancellationToken::new();
+        let task = match self.online(&merge) {
+            Some(online) => {
+                let job = online.begin(rate).await;
+                let job = match job {
+                    Ok(job) => job,
+                    Err(error) => {
+                        self.record.layering.merging = None;
+                        return Err(Fault::Qemu(chain(&error)));
+                    }
+                };
+                tokio::spawn(copy_online(job, teller, cancel.clone()))
+            }
+            None => {
+                let (host, record, merge) = (self.host.clone(), self.record.clone(), merge.clone());
+                let cancel = cancel.clone();
+                tokio::spawn(
+                    async move { copy_offline(&host, &record, &merge, rate, cancel).await },
+                )
+            }
+        };
+        self.merger.copying = Some(Copying { merge, cancel, task });
+        Ok(true)
+    }
+
+    /// How QEMU is told of a merge; `None`: it does not have these files open.
+    fn online(&self, merge: &Merge) -> Option<Online> {
+        let qmp = self.machine.as_ref()?.live.qmp.clone();
+        let running = self.record.running.as_ref()?;
+        let disk = running.spec.disks.iter().find(|disk| {
+            layers::of(&self.record, &disk.name).iter().any(|layer| layer.file == merge.into)
+        })?;
+        let files = layers::of(&self.record, &disk.name);
+        let dir = self.host.datastores.peek(self.record.datastore())?.vm(self.record.id());
+        let plan = |file: &LayerFile| {
+            let layer = Layer { file: file.clone(), allocated: ByteSize(0) };
+            layers::plan(&dir, &disk.name, &layer)
+        };
+        let top = files.iter().position(|layer| layer.file == merge.from[0])?;
+        let active = &files.first()?.file;
+        let cache = DiskCache::for_file(&hostler_host::layers::path(dir.datastore(), active));
+        let above = top.checked_sub(1).map(|above| files[above].file.clone());
+        Some(Online {
+            qmp,
+            id: job_id(&merge.disk),
+            cache,
+            commit: Commit {
+                active: layer_node(&disk.name, active),
+                top: above.as_ref().map(|_| layer_node(&disk.name, &merge.from[0])),
+                into: layer_node(&disk.name, &merge.into),
+                backing_file: above.as_ref().map(|above| merge.into.relative_to(above)),
+            },
+            into: plan(&merge.into),
+            above: above.as_ref().filter(|above| *above != active).map(plan),
+            from: merge.from.iter().map(|file| layer_node(&disk.name, file)).collect(),
+        })
+    }
+
+    /// Copying has come to an end.
+    pub(in crate::vm) async fn copied(&mut self, outcome: Result<Outcome, Fault>) {
+        let Some(copying) = self.merger.copying.take() else { return };
+        let merge = copying.merge;
+        let result = match outcome {
+            Ok(Outcome::Copied(job)) => self.change_chain(&merge, job).await,
+            Ok(Outcome::Merged) => self.merged(&merge).await,
+            Ok(Outcome::Cancelled) => Err(Fault::Cancelled),
+            Err(fault) => Err(fault),
+        };
+        // Without QEMU it is done in another way, once its end is known.
+        let deaf = |machine: &Machine| machine.live.qmp.is_closed();
+        if result.is_err() && self.machine.as_ref().is_some_and(deaf) {
+            return;
+        }
+        match result {
+            Ok(()) => {
+                self.merger.done = ByteSize(self.merger.done.bytes() + merge.bytes.bytes());
+                self.publish();
+            }
+            Err(fault) => {
+                self.forget_merge().await;
+                self.merges_end(&Err(fault)).await;
+            }
+        }
+    }
+
+    /// QEMU has copied all: from the record's view it is done first, if the guest is going to write
+    /// to another file.
+    async fn change_chain(&mut self, merge: &Merge, mut job: BlockJob) -> Result<(), Fault> {
+        let qemu = |error| Fault::Qemu(chain(&error));
+        let Some(online) = self.online(merge) else {
+            return Err(Fault::Qemu("QEMU is gone".into()));
+        };
+        let active = online.commit.top.is_none();
+        let before = self.record.clone();
+        if active {
+            // The guest's writes wait from here …
+            self.record.apply_merge(merge);
+            self.record.layering.merging = Some(Merging { merge: merge.clone(), switched: true });
+            if let Err(fault) = self.save().await {
+                self.record = before;
+                job.give_up().await.map_err(qemu)?;
+                return Err(fault);
+            }
+        }
+        // … to here.
+        if let Err(error) = job.finish().await {
+            // A QEMU that says nothing any more may have changed its chain and let the guest write. The
+            // two files read alike until then, so the one that may be newer is the right one.
+            if active && !self.writes_to(&merge.disk, &merge.from[0]).await {
+                return Err(qemu(error));
+            }
+            self.record = before;
+            return Err(qemu(error));
+        }
+        if active {
+            self.record.layering.merging = None;
+        } else {
+            self.merged_files(merge).await?;
+        }
+        job.forget().await.map_err(qemu)?;
+        online.end().await.map_err(qemu)?;
+        self.chains_changed().await
+    }
+
+    /// Whether QEMU says that this is the file that a disk writes to.
+    pub(super) async fn writes_to(&self, disk: &Name, file: &LayerFile) -> bool {
+        let Some(machine) = &self.machine else { return false };
+        let node = layer_node(disk, file);
+        let nodes = active_nodes(&machine.live.qmp, [disk]).await;
+        nodes.is_ok_and(|nodes| nodes.iter().any(|(_, active)| *active == node))
+    }
+
+    async fn merged(&mut self, merge: &Merge) -> Result<(), Fault> {
+        self.merged_files(merge).await?;
+        self.chains_changed().await
+    }
+
+    /// What lay on the merged file lies on the other one now, whoever has it open.
+    pub(super) async fn merged_files(&mut self, merge: &Merge) -> Result<(), Fault> {
+        let open = self.online(merge).and_then(|online| online.above_file(&self.record));
+        let branches = self.record.branches_on(merge);
+        self.set_backing(branches.into_iter().filter(|file| Some(file) != open.as_ref()), |_| {
+            Some(merge.into.clone())
+        })
+        .await?;
+        self.record.apply_merge(merge);
+        self.record.layering.merging = None;
+        Ok(())
+    }
+
+    /// Writes the headers of files that nobody has open.
+    pub(super) async fn set_backing(
+        &self,
+        files: impl Iterator<Item = LayerFile>,
+        beneath: impl Fn(&LayerFile) -> Option<LayerFile>,
+    ) -> Result<(), Fault> {
+        let (host, record) = (self.host.clone(), self.record.clone());
+        let dir = blocking(move || vm_dir(&host, &record)).await?;
+        for file in files {
+            let Some(beneath) = beneath(&file) else { continue };
+            let path = hostler_host::layers::path(dir.datastore(), &file);
+            let name = beneath.relative_to(&file);
+            let set = self.host.qemu_img.set_backing(&path, &name, self.record.uid).await;
+            set.map_err(|error| Fault::WrongState(chain(&error)))?;
+        }
+        Ok(())
+    }
+
+    async fn chains_changed(&mut self) -> Result<(), Fault> {
+        self.save_chains().await?;
+        self.sweep().await;
+        Ok(())
+    }
+
+    /// A command needs the disks, or the VM goes: copying ends, nothing has changed. It begins again
+    /// with [`Actor::merge_on`].
+    pub(in crate::vm) async fn halt_merge(&mut self) {
+        let Some(mut copying) = self.merger.copying.take() else { return };
+        copying.cancel.cancel();
+        if let Ok(Outcome::Copied(mut job)) = ended((&mut copying.task).await)
+            && let Err(error) = job.give_up().await
+        {
+            tracing::warn!(error = chain(&error), "a merge cannot be given up");
+        }
+        self.forget_merge().await;
+    }
+
+    /// A merge has not come about: what QEMU had opened for it is as before.
+    async fn forget_merge(&mut self) {
+        // One that QEMU may have brought to its end is looked after when its own end is known.
+        let begun = |merging: &mut Merging| !merging.switched;
+        let Some(merging) = self.record.layering.merging.take_if(begun) else { return };
+        if let Some(online) = self.online(&merging.merge)
+            && let Err(error) = online.end_unchanged().await
+        {
+            tracing::warn!(error = chain(&error), "a file stays open for writing");
+        }
+        self.save_or_log().await;
+    }
+
+    /// Cancels an operation that waits for merges.
+    pub(in crate::vm) async fn cancel_merge(&mut self, op: OperationId) {
+        let of_op = |waiting: &Waiting| waiting.op == op;
+        let Some(at) = self.merger.waiting.iter().position(of_op) else { return };
+        let waiting = self.merger.waiting.remove(at);
+        if self.merger.waiting.is_empty() && !self.merger.wanted {
+            self.halt_merge().await;
+        }
+        self.answer(waiting, &Err(Fault::Cancelled)).await;
+    }
+
+    async fn merges_end(&mut self, result: &Result<(), Fault>) {
+        self.merger.wanted = false;
+        for waiting in std::mem::take(&mut self.merger.waiting) {
+            self.answer(waiting, result).await;
+        }
+    }
+
+    async fn answer(&mut self, waiting: Waiting, result: &Result<(), Fault>) {
+        let mut replies = waiting.replies.into_iter();
+        let Some(first) = replies.next() else { return };
+        let result = match result {
+            Ok(()) => Ok(()),
+            Err(Fault::Cancelled) => Err(Fault::Cancelled),
+            Err(Fault::NoSpace(text)) => Err(Fault::NoSpace(text.clone())),
+            Err(fault) => Err(Fault::Qemu(format!(
+                "the snapshots are gone; their files are not merged: {fault}"
+            ))),
+        };
+        self.finish(waiting.op, result, first).await;
+        let outcome = self.record.journal.outcome(waiting.op).unwrap_or(Ok(()));
+        for reply in replies {
+            let _ = reply.send(outcome.clone().map(|()| self.report()));
+        }
+    }
+
+    fn teller(&self, merge: &Merge, left: ByteSize) -> Teller {
+        let merger = &self.merger;
+        Teller {
+            hub: self.host.hub.clone(),
+            ops: merger.waiting.iter().map(|waiting| waiting.op).collect(),
+            before: merger.done,
+            merge: merge.bytes,
+            all: ByteSize(merger.done.bytes() + left.bytes()),
+            disk: merge.disk.clone(),
+        }
+    }
+}
+
+/// The job that merges within a disk; one at a time.
+pub(super) fn job_id(disk: &Name) -> String {
+    format!("merge-{disk}")
+}
+
+/// A merge of files that QEMU has open.
+pub(super) struct Online {
+    qmp: Qmp,
+    id: String,
+    cache: DiskCache,
+    commit: Commit,
+    into: LayerPlan,
+    /// The layer on top of the merged ones, if it is not the active one.
+    above: Option<LayerPlan>,
+    /// The nodes that are merged.
+    from: Vec<String>,
+}
+
+impl Online {
+    async fn begin(&self, rate: Option<u64>) -> Result<BlockJob, hostler_qemu::MonitorError> {
+        for layer in [Some(&self.into), self.above.as_ref()].into_iter().flatten() {
+            open_for_writing(&self.qmp, layer, self.cache, true).await?;
+        }
+        let job = BlockJob::commit(&self.qmp, &self.id, self.commit.clone(), rate).await;
+        if job.is_err() {
+            self.end_unchanged().await?;
+        }
+        job
+    }
+
+    /// Closes what has been merged, and what was opened for it.
+    pub(super) async fn end(&self) -> Result<(), hostler_qemu::MonitorError> {
+        close_nodes(&self.qmp, self.from.iter().map(String::as_str)).await?;
+        self.end_unchanged().await
+    }
+
+    async fn end_unchanged(&self) -> Result<(), hostler_qemu::MonitorError> {
+        let still = self.commit.top.is_some().then_some(&self.into);
+        for layer in [still, self.above.as_ref()].into_iter().flatten() {
+            open_for_writing(&self.qmp, layer, self.cache, false).await?;
+        }
+        Ok(())
+    }
+
+    /// The file whose header QEMU itself has written.
+    fn above_file(&self, record: &VmRecord) -> Option<LayerFile> {
+        self.commit.backing_file.as_ref()?;
+        let disks = &record.definition.vm.status.disks;
+        let chains = disks.iter().map(|disk| (&disk.name, &disk.layers));
+        chains.into_iter().find_map(|(name, chain)| {
+            let nodes = chain.iter().map(|layer| layer_node(name, &layer.file));
+            let top = nodes.into_iter().position(|n| Some(&n) == self.commit.top.as_ref())?;
+            chain.get(top.checked_sub(1)?).map(|layer| layer.file.clone())
+        })
+    }
+}
+
+/// Tells how far the merges are.
+struct Teller {
+    hub: Hub,
+    ops: Vec<OperationId>,
+    before: ByteSize,
+    merge: ByteSize,
+    all: ByteSize,
+    disk: Name,
+}
+
+impl Teller {
+    fn tell(&self, done: u64, total: u64) {
+        let of = |part: u64, whole: u64, all: u64| {
+            let parts = u128::from(part) * u128::from(all) / u128::from(whole.max(1));
+            u64::try_from(parts).unwrap_or(all).min(all)
+        };
+        let bytes = self.before.bytes() + of(done, total, self.merge.bytes());
+        let percent = u8::try_from(of(bytes, self.all.bytes(), 100)).unwrap_or(100);
+        let activity = format!("merging the disk {}", self.disk);
+        for op in &self.ops {
+            let progress =
+                OperationProgress { op: *op, percent: Some(percent), activity: activity.clone() };
+            self.hub.progress(progress);
+        }
+    }
+}
+
+async fn copy_online(
+    mut job: BlockJob,
+    teller: Teller,
+    cancel: CancellationToken,
+) -> Result<Outcome, Fault> {
+    let copied = job.copied(cancel.cancelled(), |done, total| teller.tell(done, total)).await;
+    match copied.map_err(|error| Fault::Qemu(chain(&error)))? {
+        Copied::All => Ok(Outcome::Copied(job)),
+        Copied::Cancelled => {
+            job.give_up().await.map_err(|error| Fault::Qemu(chain(&error)))?;
+            Ok(Outcome::Cancelled)
+        }
+    }
+}
+
+async fn copy_offline(
+    host: &HostContext,
+    record: &VmRecord,
+    merge: &Merge,
+    rate: Option<u64>,
+    cancel: CancellationToken,
+) -> Result<Outcome, Fault> {
+    let datastore = host.datastores.get(record.datastore())?;
+    let path = |file: &LayerFile| hostler_host::layers::path(&datastore, file);
+    let (top, into) = (path(&merge.from[0]), path(&merge.into));
+    let work = (merge.bytes, rate);
+    let merged = host.qemu_img.commit(&top, &into, record.uid, work, cancel.cancelled()).await;
+    match merged.map_err(|error| Fault::Qemu(chain(&error)))? {
+        true => Ok(Outcome::Merged),
+        false => Ok(Outcome::Cancelled),
+    }
+}
+
+/// Holds the chains that have the merged files against the headers. Blocks.
+fn check_chains(dir: &VmDir, record: &VmRecord, merge: &Merge) -> Result<(), Fault> {
+    let status = &record.definition.vm.status;
+    let present = status.disks.iter().map(|disk| disk.layers.clone());
+    let layer = |file: &LayerFile| Layer { file: file.clone(), allocated: ByteSize(0) };
+    let held = status.snapshots.snapshots.iter().flat_map(|snapshot| &snapshot.disks);
+    let held = held.map(|disk| disk.layers.iter().map(layer).collect());
+    let has = |chain: &Vec<Layer>| chain.iter().any(|layer| layer.file == merge.into);
+    present.chain(held).filter(has).try_for_each(|chain| layers::check(dir, &chain))
+}

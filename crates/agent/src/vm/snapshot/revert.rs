@@ -1,0 +1,237 @@
+//! The VM becomes what it was.
+//!
+//! New layers on the snapshot's files are made first; then QEMU is ended, and one write of the record
+//! makes them the VM's disks. What the VM was until then is removed only after that. A return that was
+//! cut off is begun again, or its end is done, when the same operation is asked for again.
+
+use hostler_host::{VmDir, volume};
+use hostler_types::{
+    ByteSize, DiskSpec, DiskStatus, Layer, LayerFile, LayerOwner, Name, OperationId, PowerState,
+    Snapshot, SnapshotId,
+};
+use jiff::Timestamp;
+use uuid::Uuid;
+
+use super::files::read_hardware;
+use super::{Reverting, SavedHardware};
+use crate::blocking::blocking;
+use crate::fault::{Fault, chain};
+use crate::vm::actor::Actor;
+use crate::vm::create::vm_dir;
+use crate::vm::layers;
+use crate::vm::record::{RecordedState, VmRecord};
+
+/// A disk as it will be: the snapshot's layers beneath a new one.
+struct NewDisk {
+    name: Name,
+    size: ByteSize,
+    /// The new one first.
+    files: Vec<LayerFile>,
+}
+
+impl Actor {
+    pub(in crate::vm) async fn revert(
+        &mut self,
+        op: OperationId,
+        id: SnapshotId,
+        start: Option<bool>,
+    ) -> Result<(), Fault> {
+        let begun = self.record.layering.reverting.clone();
+        let begun = begun.filter(|begun| begun.op == op && begun.snapshot == id);
+        let run = match &begun {
+            Some(begun) => begun.run,
+            None => self.run_afterwards(id, start)?,
+        };
+        if begun.is_none_or(|begun| !begun.applied) {
+            self.go_back(op, id, run).await?;
+        }
+        let started = match run && self.machine.is_none() {
+            true => self.start().await,
+            false => Ok(()),
+        };
+        self.record.layering.reverting = None;
+        started
+    }
+
+    fn run_afterwards(&self, id: SnapshotId, start: Option<bool>) -> Result<bool, Fault> {
+        let snapshot = self.record.snapshots().get(id).ok_or(Fault::NoSnapshot(id))?;
+        let power = self.power;
+        match power {
+            PowerState::Running
+            | PowerState::Paused
+            | PowerState::Stopping
+            | PowerState::Stopped
+            | PowerState::Suspended
+            | PowerState::Failed => {}
+            _ => {
+                let needed = "running or stopped";
+                return Err(Fault::Power { action: "going back to a snapshot", power, needed });
+            }
+        }
+        if start != Some(false) && self.record.definition.vm.is_recycled() {
+            let text = "it is in the recycle bin and is not started".to_owned();
+            return Err(Fault::WrongState(text));
+        }
+        Ok(start.unwrap_or(snapshot.memory.is_some() || self.machine.is_some()))
+    }
+
+    async fn go_back(&mut self, op: OperationId, id: SnapshotId, run: bool) -> Result<(), Fault> {
+        let snapshot = self.record.snapshots().get(id).cloned().ok_or(Fault::NoSnapshot(id))?;
+        let with_memory = run && snapshot.memory.is_some();
+        let (saved, disks) = self.plan_return(&snapshot, with_memory).await?;
+        let layers: Vec<_> = disks.iter().map(|disk| disk.files[0].clone()).collect();
+        self.record.layering.waste.extend(layers.iter().cloned());
+        let reverting = Reverting { op, snapshot: id, run, applied: false, layers };
+        self.record.layering.reverting = Some(reverting);
+        self.save().await?;
+        if let Err(fault) = self.make_layers(&snapshot, &disks).await {
+            self.record.layering.reverting = None;
+            self.sweep().await;
+            return Err(fault);
+        }
+        self.power_off().await?;
+        self.restart_at = None;
+        let before = self.record.clone();
+        self.record.go_back(&snapshot, saved, &disks, with_memory);
+        if let Err(fault) = self.save_chains().await {
+            self.record = before;
+            return Err(fault);
+        }
+        self.remove_state_file().await;
+        if let Err(error) = self.restore_nvram(&snapshot).await {
+            tracing::warn!(vm = %self.record.id(), %error, "the UEFI variables are not restored");
+        }
+        self.sweep().await;
+        let power = if with_memory { PowerState::Suspended } else { PowerState::Stopped };
+        self.set_power(power, None);
+        Ok(())
+    }
+
+    /// What it will be; refuses what could not be started then.
+    async fn plan_return(
+        &self,
+        snapshot: &Snapshot,
+        with_memory: bool,
+    ) -> Result<(SavedHardware, Vec<NewDisk>), Fault> {
+        let (host, record, snapshot) = (self.host.clone(), self.record.clone(), snapshot.clone());
+        let planned = blocking(move || {
+            let dir = vm_dir(&host, &record)?;
+            let saved = read_hardware(&dir, &snapshot)?;
+            let mut disks = Vec::new();
+            for disk in &snapshot.disks {
+                let layer = |file: &LayerFile| Layer { file: file.clone(), allocated: ByteSize(0) };
+                layers::check(&dir, &disk.layers.iter().map(layer).collect::<Vec<_>>())?;
+                let new = record.new_file(&dir, &disk.name);
+                let files = [vec![new], disk.layers.clone()].concat();
+                disks.push(NewDisk { name: disk.name.clone(), size: disk.size, files });
+            }
+            if with_memory && !dir.snapshot_memory(snapshot.id).exists() {
+                let text =
+                    "the file with the snapshot's memory is gone; go back without starting it";
+                return Err(Fault::WrongState(text.to_owned()));
+            }
+            Ok((saved, disks))
+        });
+        let (saved, disks) = planned.await?;
+        if with_memory {
+            let Some(running) = &saved.running else {
+                let text = "it is not known what hardware the snapshot's memory belongs to";
+                return Err(Fault::WrongState(text.to_owned()));
+            };
+            let plugs = self.record.plugs();
+            for nic in &running.spec.nics {
+                if !plugs.iter().any(|p| p.nic == nic.name && p.network.id == nic.network) {
+                    return Err(Fault::WrongState(format!(
+                        "the snapshot's memory belongs to a VM with the NIC {} on the network {}; \
+                         add it again, or go back without starting the VM",
+                        nic.name, nic.network
+                    )));
+                }
+            }
+        }
+        Ok((saved, disks))
+    }
+
+    async fn make_layers(&self, snapshot: &Snapshot, disks: &[NewDisk]) -> Result<(), Fault> {
+        let (host, record) = (self.host.clone(), self.record.clone());
+        let new: Vec<_> = disks
+            .iter()
+            .map(|disk| (disk.files[0].clone(), disk.files[1].clone(), disk.size))
+            .collect();
+        tracing::debug!(snapshot = %snapshot.name, "new layers for a return");
+        blocking(move || {
+            let dir = vm_dir(&host, &record)?;
+            for (file, beneath, size) in &new {
+                volume::create_layer(&dir, file, *size, beneath, record.uid)?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    async fn restore_nvram(&self, snapshot: &Snapshot) -> Result<(), Fault> {
+        let (host, record, id) = (self.host.clone(), self.record.clone(), snapshot.id);
+        blocking(move || {
+            let dir = vm_dir(&host, &record)?;
+            let failed = |e: std::io::Error| Fault::WrongState(chain(&e));
+            if !dir.snapshot_nvram(id).exists() {
+                return Ok(());
+            }
+            let bytes = std::fs::read(dir.snapshot_nvram(id)).map_err(failed)?;
+            write_nvram(&dir, &record, &bytes).map_err(failed)
+        })
+        .await
+    }
+}
+
+fn write_nvram(dir: &VmDir, record: &VmRecord, bytes: &[u8]) -> std::io::Result<()> {
+    let access = hostler_host::Access { mode: 0o600, uid: record.uid.uid(), gid: record.uid.gid() };
+    hostler_host::write_atomic(&dir.nvram(), bytes, access)
+}
+
+impl VmRecord {
+    /// The disks are the snapshot's; others are the VM's still, but not plugged in.
+    fn go_back(
+        &mut self,
+        snapshot: &Snapshot,
+        saved: SavedHardware,
+        disks: &[NewDisk],
+        with_memory: bool,
+    ) {
+        let before = self.known_files();
+        let spec = &mut self.definition.vm.spec;
+        let back = |disk: &&DiskSpec| disks.iter().any(|new| new.name == disk.name);
+        let size = |disk: &DiskSpec| {
+            let new = disks.iter().find(|new| new.name == disk.name);
+            DiskSpec { size: new.map_or(disk.size, |new| new.size), ..disk.clone() }
+        };
+        let all: Vec<DiskSpec> = spec.own_disks().cloned().collect();
+        spec.disks = saved.disks.iter().filter(back).map(size).collect();
+        spec.detached = all.into_iter().filter(|disk| !back(&disk)).collect();
+        let statuses = &mut self.definition.vm.status.disks;
+        let layer = |file: &LayerFile| Layer { file: file.clone(), allocated: ByteSize(0) };
+        for disk in disks {
+            statuses.retain(|known| known.name != disk.name);
+            statuses.push(DiskStatus {
+                name: disk.name.clone(),
+                allocated: ByteSize(0),
+                layers: disk.files.iter().map(layer).collect(),
+            });
+        }
+        self.snapshots_mut().current = Some(snapshot.id);
+        let (own, now) = (LayerOwner::Vm(self.id()), self.known_files());
+        let gone = before.difference(&now).filter(|file| file.owner() == own).cloned();
+        self.layering.waste.extend(gone);
+        self.layering.waste.retain(|file| !now.contains(file));
+        self.layering.generation = Some(Uuid::now_v7());
+        self.layering.memory_of = with_memory.then_some(snapshot.id);
+        if let Some(reverting) = &mut self.layering.reverting {
+            reverting.applied = true;
+            reverting.layers.clear();
+        }
+        self.running = saved.running.filter(|_| with_memory);
+        self.state = if with_memory { RecordedState::Suspended } else { RecordedState::Stopped };
+        self.unsettled |= !with_memory;
+        self.since = Timestamp::now();
+    }
+}

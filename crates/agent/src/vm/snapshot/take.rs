@@ -1,0 +1,340 @@
+//! A snapshot is taken: all disks at one instant, and the memory with them if wanted.
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt;
+use std::time::Duration;
+
+use hostler_agent_api::VmSnapshotRequest;
+use hostler_host::{VmDir, volume};
+use hostler_qemu::{
+    DiskCache, NewLayer, active_nodes, add_layers, add_layers_and_save, layer_node,
+};
+use hostler_qmp::Qmp;
+use hostler_types::{
+    ByteSize, Consistency, DiskSpec, LayerFile, Name, OperationId, PowerState, Snapshot,
+    SnapshotDisk,
+};
+use jiff::Timestamp;
+
+use super::freeze::Frozen;
+use super::{SavedHardware, Taking};
+use crate::blocking::blocking;
+use crate::fault::{Fault, chain};
+use crate::state_file;
+use crate::vm::actor::Actor;
+use crate::vm::create::vm_dir;
+use crate::vm::layers;
+use crate::vm::record::VmRecord;
+use crate::vm::suspend::{STATE_OVERHEAD, flush, limit};
+
+/// What QEMU needs for it, ready before the instant.
+struct Ready {
+    layers: Vec<NewLayer>,
+    memory: Option<File>,
+}
+
+/// How it went.
+#[derive(Default)]
+struct Taken {
+    paused: Option<Duration>,
+    /// The guest was frozen at the instant.
+    frozen: bool,
+}
+
+impl Actor {
+    pub(in crate::vm) async fn snapshot(
+        &mut self,
+        op: OperationId,
+        request: &VmSnapshotRequest,
+    ) -> Result<(), Fault> {
+        if self.record.snapshots().get(request.snapshot).is_some() {
+            return Ok(());
+        }
+        self.check_request(request)?;
+        let taking = self.intend(request).await?;
+        let taken = match self.make(&taking, request.memory).await {
+            Ok(ready) => self.take(ready, &taking).await,
+            Err(fault) => Err(fault),
+        };
+        match taken {
+            Ok(taken) => self.taken(op, taking, &taken).await,
+            Err(fault) => {
+                self.not_taken(&taking).await;
+                Err(fault)
+            }
+        }
+    }
+
+    fn check_request(&self, request: &VmSnapshotRequest) -> Result<(), Fault> {
+        if self.record.snapshots().snapshots.iter().any(|known| known.name == request.name) {
+            let text = format!("the VM has a snapshot `{}` already", request.name);
+            return Err(Fault::WrongState(text));
+        }
+        let power = self.power;
+        let possible = match power {
+            PowerState::Running => self.machine.is_some(),
+            PowerState::Stopped
+            | PowerState::Failed
+            | PowerState::Suspended
+            | PowerState::Paused => !request.memory && !request.quiesce,
+            _ => false,
+        };
+        let needed =
+            if request.memory || request.quiesce { "running" } else { "running or stopped" };
+        match possible {
+            true => Ok(()),
+            false => Err(Fault::Power { action: "taking this snapshot", power, needed }),
+        }
+    }
+
+    /// Plans it, and records the plan: whoever finds it half done knows what belongs to it.
+    async fn intend(&mut self, request: &VmSnapshotRequest) -> Result<Taking, Fault> {
+        let (host, record) = (self.host.clone(), self.record.clone());
+        let disks: Vec<DiskSpec> = record.disks_as_they_are().to_vec();
+        let planned = blocking(move || {
+            let dir = vm_dir(&host, &record)?;
+            let mut planned = Vec::new();
+            for disk in disks {
+                let files: Vec<LayerFile> =
+                    layers::of(&record, &disk.name).iter().map(|l| l.file.clone()).collect();
+                let Some(active) = files.first() else { continue };
+                // A disk that has never been plugged in may have no file yet.
+                let active = hostler_host::layers::path(dir.datastore(), active);
+                if !active.exists() {
+                    continue;
+                }
+                let size = volume::virtual_size(&active)?;
+                let new = record.new_file(&dir, &disk.name);
+                planned.push((SnapshotDisk { name: disk.name, size, layers: files }, new));
+            }
+            Ok(planned)
+        });
+        let (disks, files): (Vec<_>, Vec<_>) = planned.await?.into_iter().unzip();
+        let names: Vec<Name> = disks.iter().map(|disk| disk.name.clone()).collect();
+        let snapshot = Snapshot {
+            id: request.snapshot,
+            name: request.name.clone(),
+            description: request.description.clone(),
+            parent: self.record.snapshots().current,
+            at: Timestamp::now(),
+            by: request.by.clone(),
+            consistency: Consistency::Crash,
+            memory: None,
+            paused_ms: None,
+            disks,
+            written: ByteSize(0),
+        };
+        let layers: Vec<_> = names.into_iter().zip(files).collect();
+        let taking = Taking { snapshot, layers, quiesce: request.quiesce };
+        self.record.layering.waste.extend(taking.layers.iter().map(|(_, file)| file.clone()));
+        self.record.layering.taking = Some(taking.clone());
+        if let Err(fault) = self.save().await {
+            self.record.layering.taken_back(&taking);
+            return Err(fault);
+        }
+        Ok(taking)
+    }
+
+    /// Makes all files; the new layers are empty.
+    async fn make(&self, taking: &Taking, memory: bool) -> Result<Ready, Fault> {
+        let (host, record, taking) = (self.host.clone(), self.record.clone(), taking.clone());
+        blocking(move || {
+            let dir = vm_dir(&host, &record)?;
+            let saved = SavedHardware {
+                disks: record.disks_as_they_are().to_vec(),
+                running: record.running.clone().filter(|_| memory),
+            };
+            let snapshot = &taking.snapshot;
+            std::thread::scope(|scope| {
+                let hardware = || state_file::write(&dir.snapshot_hardware(snapshot.id), &saved);
+                let hardware = scope.spawn(hardware);
+                for (disk, (_, file)) in snapshot.disks.iter().zip(&taking.layers) {
+                    layers::check(&dir, layers::of(&record, &disk.name))?;
+                    volume::create_layer(&dir, file, disk.size, &disk.layers[0], record.uid)?;
+                }
+                hardware.join().unwrap_or_else(|_| Err(Fault::Internal("a panic".to_owned())))
+            })?;
+            if dir.nvram().exists() {
+                copy_nvram(&dir, &record, snapshot)?;
+            }
+            let memory = memory.then(|| memory_file(&dir, &record, snapshot)).transpose()?;
+            Ok(Ready { layers: new_layers(&dir, &taking), memory })
+        })
+        .await
+    }
+
+    /// The instant.
+    async fn take(&mut self, ready: Ready, taking: &Taking) -> Result<Taken, Fault> {
+        let Some(machine) = &mut self.machine else { return Ok(Taken::default()) };
+        let frozen = match taking.quiesce {
+            true => Some(Frozen::begin(machine.live.agent.clone()).await?),
+            false => None,
+        };
+        if ready.memory.is_some() {
+            machine.expect_pause();
+        }
+        let within = limit(self.record.definition.vm.spec.memory.bytes());
+        let put = tokio::select! {
+            put = put(&machine.live.qmp, ready, within) => put,
+            _ = machine.process.exited() => {
+                return Err(Fault::Qemu(format!("QEMU ended{}", machine.last_words())));
+            }
+        };
+        let frozen = match frozen {
+            Some(frozen) => frozen.end().await,
+            None => false,
+        };
+        Ok(Taken { paused: put?, frozen })
+    }
+
+    /// It is there: records it.
+    async fn taken(&mut self, op: OperationId, taking: Taking, taken: &Taken) -> Result<(), Fault> {
+        let (host, record) = (self.host.clone(), self.record.clone());
+        let id = taking.snapshot.id;
+        let memory = blocking(move || {
+            let path = vm_dir(&host, &record)?.snapshot_memory(id);
+            Ok(hostler_host::volume::allocated(&path)?)
+        });
+        self.record.put_layers(&taking);
+        self.record.layering.taking = None;
+        let snapshot = Snapshot {
+            consistency: if taken.frozen { Consistency::Application } else { Consistency::Crash },
+            memory: match taken.paused {
+                Some(_) => Some(memory.await?),
+                None => None,
+            },
+            paused_ms: taken.paused.and_then(|paused| u64::try_from(paused.as_millis()).ok()),
+            ..taking.snapshot
+        };
+        let before = self.record.snapshots().clone();
+        let tree = self.record.snapshots_mut();
+        tree.current = Some(snapshot.id);
+        tree.snapshots.push(snapshot);
+        self.record.journal.add(op, &Ok(()));
+        if let Err(fault) = self.save_chains().await {
+            // The disks have their new layers all the same; they are merged again.
+            *self.record.snapshots_mut() = before;
+            self.merger.wanted = true;
+            return Err(fault);
+        }
+        Ok(())
+    }
+
+    /// It failed: the guest goes on with what it has, and what nobody needs goes.
+    async fn not_taken(&mut self, taking: &Taking) {
+        if self.has_new_layers(taking).await {
+            self.record.put_layers(taking);
+            // They are of no use to anybody.
+            self.merger.wanted = true;
+        }
+        self.record.layering.taking = None;
+        self.sweep().await;
+        if let Err(error) = self.save_chains().await {
+            tracing::error!(vm = %self.record.id(), %error, "cannot write the VM's record");
+        }
+    }
+
+    /// Whether QEMU writes to the new layers, or may have.
+    pub(super) async fn has_new_layers(&self, taking: &Taking) -> bool {
+        let Some(machine) = &self.machine else { return false };
+        let names = taking.layers.iter().map(|(name, _)| name);
+        match active_nodes(&machine.live.qmp, names).await {
+            Ok(nodes) => taking.layers.iter().any(|(name, file)| {
+                let node = layer_node(name, file);
+                nodes.iter().any(|(disk, active)| disk == name && *active == node)
+            }),
+            // It is dying. New layers that nobody has written to do no harm.
+            Err(_) => self.layers_are_there(taking).await,
+        }
+    }
+
+    /// Whether all new layers have been made.
+    pub(super) async fn layers_are_there(&self, taking: &Taking) -> bool {
+        let (host, record, taking) = (self.host.clone(), self.record.clone(), taking.clone());
+        let there = blocking(move || {
+            let dir = vm_dir(&host, &record)?;
+            let there = |(_, file): &(Name, LayerFile)| {
+                hostler_host::layers::path(dir.datastore(), file).exists()
+            };
+            Ok(!taking.layers.is_empty() && taking.layers.iter().all(there))
+        });
+        there.await.unwrap_or(true)
+    }
+}
+
+impl super::Layering {
+    fn taken_back(&mut self, taking: &Taking) {
+        self.waste.retain(|file| taking.layers.iter().all(|(_, new)| new != file));
+        self.taking = None;
+    }
+}
+
+impl VmRecord {
+    /// The disks that are plugged in, or would be.
+    pub(super) fn disks_as_they_are(&self) -> &[DiskSpec] {
+        match &self.running {
+            Some(running) => &running.spec.disks,
+            None => &self.definition.vm.spec.disks,
+        }
+    }
+}
+
+/// Has QEMU do it; how long the guest stood still for its memory.
+async fn put(qmp: &Qmp, ready: Ready, within: Duration) -> Result<Option<Duration>, Fault> {
+    let failed = |error| Fault::Qemu(format!("the snapshot was not taken: {}", chain(&error)));
+    let Some(memory) = ready.memory else {
+        add_layers(qmp, &ready.layers).await.map_err(failed)?;
+        return Ok(None);
+    };
+    let ours = memory.try_clone().map_err(|error| Fault::internal("copy a handle", &error))?;
+    let saved = add_layers_and_save(qmp, &ready.layers, memory.into(), within).await;
+    let saved = saved.map_err(failed)?;
+    if let Some(why) = &saved.slow {
+        tracing::warn!(why, "the guest's memory was not saved in the background");
+    }
+    blocking(move || flush(&ours)).await?;
+    Ok(Some(saved.paused))
+}
+
+fn new_layers(dir: &VmDir, taking: &Taking) -> Vec<NewLayer> {
+    let pairs = taking.snapshot.disks.iter().zip(&taking.layers);
+    let new = |(disk, (_, file)): (&SnapshotDisk, &(Name, LayerFile))| {
+        let layer = hostler_types::Layer { file: file.clone(), allocated: ByteSize(0) };
+        let layer = layers::plan(dir, &disk.name, &layer);
+        NewLayer {
+            on: layer_node(&disk.name, &disk.layers[0]),
+            cache: DiskCache::for_file(&layer.path),
+            layer,
+        }
+    };
+    pairs.map(new).collect()
+}
+
+/// Blocks.
+fn copy_nvram(dir: &VmDir, record: &VmRecord, snapshot: &Snapshot) -> Result<(), Fault> {
+    let failed = |error: std::io::Error| Fault::internal("copy the UEFI variables", &error);
+    let bytes = std::fs::read(dir.nvram()).map_err(failed)?;
+    let access = hostler_host::Access { mode: 0o600, uid: record.uid.uid(), gid: record.uid.gid() };
+    hostler_host::write_atomic(&dir.snapshot_nvram(snapshot.id), &bytes, access).map_err(failed)
+}
+
+/// Only QEMU writes to it, through our handle. Blocks.
+fn memory_file(dir: &VmDir, record: &VmRecord, snapshot: &Snapshot) -> Result<File, Fault> {
+    let spec = record.running.as_ref().map_or(&record.definition.vm.spec, |running| &running.spec);
+    let need = spec.memory.bytes().saturating_add(STATE_OVERHEAD);
+    let free = dir.datastore().space()?.free;
+    if free.bytes() < need {
+        return Err(Fault::NoSpace(format!(
+            "datastore {} has {free} free, too little for the guest's memory",
+            record.datastore()
+        )));
+    }
+    OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed())
+        .open(dir.snapshot_memory(snapshot.id))
+        .map_err(|error| Fault::internal("make a memory file", &error))
+}

@@ -1,0 +1,254 @@
+//! Merging and copying within a chain of layers, while its guest runs.
+//!
+//! ```text
+//!  commit/stream ─> copied() ──────────────> finish()   the chain is changed
+//!                     │  all is copied;  └─> give_up()  it is not
+//!                     └─ the chain is as before
+//! ```
+//!
+//! A job copies and then waits, so that its caller can record what follows before it follows. While
+//! the merge of the *active* layer waits so, the guest's writes wait too: be quick then. The guest goes
+//! on as before if a job fails or is given up. A job stays listed until it is dismissed, by
+//! [`BlockJob::forget`] or by who finds it: so after a crash [`jobs`] tells how far it came.
+
+use std::time::Duration;
+
+use hostler_qmp::{
+    Events, EventsError, Qmp,
+    command::{
+        BlockCommit, BlockStream, JobCancel, JobComplete, JobDismiss, JobFinalize, JobInfo,
+        JobStatus, QueryJobs,
+    },
+    event::Event,
+};
+
+use crate::vm::MonitorError;
+
+/// How often a job's progress is asked for; there is no event for it.
+const PROGRESS: Duration = Duration::from_millis(500);
+/// Changing a chain, or giving a job up: milliseconds, and a flush.
+const CHANGE: Duration = Duration::from_secs(60);
+
+/// Layers of a running machine that are merged into the one beneath them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Commit {
+    /// The disk's active layer's node.
+    pub active: String,
+    /// The highest node that is merged; `None`: the active one.
+    pub top: Option<String>,
+    /// The node that takes them in.
+    pub into: String,
+    /// How the header of the layer on top of them names that one's file; unless it is the active
+    /// one that is merged.
+    pub backing_file: Option<String>,
+}
+
+/// A layer of a running machine that takes in what lies beneath it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stream {
+    /// The layer's node.
+    pub node: String,
+    /// What stays beneath it: the node, and how the layer's header names its file.
+    pub base: Option<(String, String)>,
+}
+
+/// How the copying ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Copied {
+    /// All of it; the chain is not changed yet.
+    All,
+    /// It was to end before.
+    Cancelled,
+}
+
+/// A job that was started and not forgotten yet.
+#[derive(Debug)]
+pub struct BlockJob {
+    qmp: Qmp,
+    events: Events,
+    id: String,
+}
+
+/// All jobs of a machine, those that are done included.
+///
+/// # Errors
+/// See [`MonitorError`].
+pub async fn jobs(qmp: &Qmp) -> Result<Vec<JobInfo>, MonitorError> {
+    Ok(qmp.execute(QueryJobs).await?)
+}
+
+impl BlockJob {
+    /// Begins to merge layers. The files of `into` and of the layer on top of the merged ones must
+    /// be open for writing; see [`open_for_writing`](crate::open_for_writing). `rate` is in bytes a
+    /// second.
+    ///
+    /// # Errors
+    /// See [`MonitorError`]; nothing has begun then.
+    pub async fn commit(
+        qmp: &Qmp,
+        id: &str,
+        commit: Commit,
+        rate: Option<u64>,
+    ) -> Result<Self, MonitorError> {
+        let job = Self { qmp: qmp.clone(), events: qmp.subscribe(), id: id.to_owned() };
+        let start = BlockCommit {
+            job_id: id.to_owned(),
+            device: commit.active,
+            top_node: commit.top,
+            base_node: commit.into,
+            backing_file: commit.backing_file,
+            speed: rate.unwrap_or(0),
+            auto_finalize: false,
+            auto_dismiss: false,
+        };
+        qmp.execute(start).await?;
+        Ok(job)
+    }
+
+    /// Begins to copy into a layer what lies beneath it. `rate` is in bytes a second.
+    ///
+    /// # Errors
+    /// See [`MonitorError`]; nothing has begun then.
+    pub async fn stream(
+        qmp: &Qmp,
+        id: &str,
+        stream: Stream,
+        rate: Option<u64>,
+    ) -> Result<Self, MonitorError> {
+        let job = Self { qmp: qmp.clone(), events: qmp.subscribe(), id: id.to_owned() };
+        let (base_node, backing_file) = stream.base.unzip();
+        let start = BlockStream {
+            job_id: id.to_owned(),
+            device: stream.node,
+            base_node,
+            backing_file,
+            speed: rate.unwrap_or(0),
+            auto_finalize: false,
+            auto_dismiss: false,
+        };
+        qmp.execute(start).await?;
+        Ok(job)
+    }
+
+    /// A job that another agent has started.
+    #[must_use]
+    pub fn found(qmp: &Qmp, id: &str) -> Self {
+        Self { qmp: qmp.clone(), events: qmp.subscribe(), id: id.to_owned() }
+    }
+
+    /// Waits until all is copied, or `cancel` ends. `progress` hears of bytes done and in total, which
+    /// grows when the guest writes.
+    ///
+    /// # Errors
+    /// See [`MonitorError`]; the chain is as it was, and the job forgotten unless QEMU is gone.
+    pub async fn copied(
+        &mut self,
+        cancel: impl Future<Output = ()>,
+        mut progress: impl FnMut(u64, u64),
+    ) -> Result<Copied, MonitorError> {
+        tokio::pin!(cancel);
+        let mut tick = tokio::time::interval(PROGRESS);
+        let mut completing = false;
+        let mut seen = None;
+        loop {
+            let status = match seen.take() {
+                Some(status) => status,
+                None => tokio::select! {
+                    () = &mut cancel => return Ok(Copied::Cancelled),
+                    status = self.next_status() => status?,
+                    _ = tick.tick() => {
+                        let job = self.info().await?;
+                        progress(job.current_progress, job.total_progress);
+                        job.status
+                    }
+                },
+            };
+            match status {
+                JobStatus::Ready if !completing => {
+                    completing = true;
+                    self.qmp.execute(JobComplete { id: self.id.clone() }).await?;
+                }
+                JobStatus::Pending => return Ok(Copied::All),
+                JobStatus::Concluded => return Err(self.failed().await?),
+                // Missed events: how far is it?
+                JobStatus::Other(_) => seen = Some(self.info().await?.status),
+                _ => {}
+            }
+        }
+    }
+
+    /// Changes the chain, after all has been copied. What was merged is flushed when this returns.
+    ///
+    /// # Errors
+    /// See [`MonitorError`].
+    pub async fn finish(&mut self) -> Result<(), MonitorError> {
+        self.qmp.execute(JobFinalize { id: self.id.clone() }).await?;
+        self.conclude().await?;
+        match self.info().await?.error {
+            None => Ok(()),
+            Some(_) => Err(self.failed().await?),
+        }
+    }
+
+    /// Ends the job; the chain stays as it is. Forgets it.
+    ///
+    /// # Errors
+    /// See [`MonitorError`].
+    pub async fn give_up(&mut self) -> Result<(), MonitorError> {
+        if self.info().await?.status != JobStatus::Concluded {
+            self.qmp.execute(JobCancel { id: self.id.clone() }).await?;
+            self.conclude().await?;
+        }
+        self.forget().await
+    }
+
+    /// Takes a job off the list that has ended.
+    ///
+    /// # Errors
+    /// See [`MonitorError`].
+    pub async fn forget(&self) -> Result<(), MonitorError> {
+        self.qmp.execute(JobDismiss { id: self.id.clone() }).await?;
+        Ok(())
+    }
+
+    async fn conclude(&mut self) -> Result<(), MonitorError> {
+        let concluded = async {
+            // It may have been quicker than we.
+            while self.info().await?.status != JobStatus::Concluded {
+                while self.next_status().await? != JobStatus::Concluded {}
+            }
+            Ok(())
+        };
+        let late = EventsError::Timeout { after: CHANGE };
+        tokio::time::timeout(CHANGE, concluded).await.unwrap_or(Err(late.into()))
+    }
+
+    /// The job's next state by QEMU's events; `Other` when some were missed. Cancel safe.
+    async fn next_status(&mut self) -> Result<JobStatus, MonitorError> {
+        loop {
+            match self.events.recv().await {
+                Ok(timed) => match timed.event {
+                    Event::JobStatusChange(change) if change.id == self.id => {
+                        return Ok(change.status);
+                    }
+                    _ => {}
+                },
+                Err(EventsError::Lagged { .. }) => return Ok(JobStatus::Other(String::new())),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    async fn info(&self) -> Result<JobInfo, MonitorError> {
+        let jobs = jobs(&self.qmp).await?;
+        let found = jobs.into_iter().find(|job| job.id == self.id);
+        found.ok_or_else(|| MonitorError::Job("it is not there any more".to_owned()))
+    }
+
+    /// Why a job that is concluded did not do its work. Forgets it.
+    async fn failed(&self) -> Result<MonitorError, MonitorError> {
+        let error = self.info().await?.error;
+        self.forget().await?;
+        Ok(MonitorError::Job(error.unwrap_or_else(|| "it ended too early".to_owned())))
+    }
+}

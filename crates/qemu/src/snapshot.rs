@@ -1,0 +1,306 @@
+//! New layers on the disks of a running machine, all at one instant, and the machine's memory with
+//! them.
+//!
+//! With memory, the guest stands still from before the disks' instant until its memory is write
+//! protected; then it goes on, and each page is saved before it changes. A host on which QEMU may not
+//! do that saves the memory while the guest runs, and the disks' instant is the end of that.
+
+use std::{
+    os::fd::OwnedFd,
+    time::{Duration, Instant},
+};
+
+use hostler_qmp::{
+    Events, Qmp, QmpError,
+    command::{
+        BlockdevAdd, BlockdevDel, BlockdevReopen, Cont, Migrate, MigrateCancel, MigrateContinue,
+        MigrateSetCapabilities, MigrateSetParameters, MigrationStatus, QueryBlock, QueryMigrate,
+        QueryNamedBlockNodes, RemoveFd, Stop, Transaction, TransactionAction,
+    },
+    event::{Event, TimedEvent},
+};
+use hostler_types::Name;
+use serde_json::Value;
+
+use crate::devices::disks::{file_node, layer_options};
+use crate::names::{disk_id, layer_file_node};
+use crate::plan::{DiskCache, LayerPlan, PlanError};
+use crate::vm::{MonitorError, add_file, fdset, transferred};
+
+/// Guests write their memory again while it is saved; beyond this it is better to hold them.
+const DOWNTIME: Duration = Duration::from_millis(100);
+/// Saving the devices and write protecting the memory.
+const ARM: Duration = Duration::from_secs(30);
+
+/// A layer that is to become a disk's active one. Its file is there, and empty.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewLayer {
+    /// The node of the present active layer.
+    pub on: String,
+    /// The new one.
+    pub layer: LayerPlan,
+    /// How the host caches the disk.
+    pub cache: DiskCache,
+}
+
+/// How a machine's memory was saved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MemorySaved {
+    /// How long the guest stood still, by QEMU's own clock.
+    pub paused: Duration,
+    /// Why it stood still for longer than it need have; `None`: it did not.
+    pub slow: Option<String>,
+}
+
+/// Puts new layers on disks at one instant; the guest does not notice.
+///
+/// # Errors
+/// See [`MonitorError`]; unless QEMU is gone no disk has a new layer then.
+pub async fn add_layers(qmp: &Qmp, layers: &[NewLayer]) -> Result<(), MonitorError> {
+    open_layers(qmp, layers).await?;
+    let put = put_layers(qmp, layers).await;
+    if put.is_err() {
+        close_nodes(qmp, layers.iter().map(|new| new.layer.node.as_str())).await?;
+    }
+    put
+}
+
+/// As [`add_layers`], and writes the guest's memory of the same instant into `file`, which must be
+/// open for writing only. Returns when it is written; the guest runs long before. It can be loaded by
+/// [`resume_from`](crate::resume_from) as [`SavedState::Stream`](crate::SavedState::Stream).
+///
+/// # Errors
+/// See [`MonitorError`]. The guest runs on; whether its disks have the new layers tells
+/// [`active_nodes`].
+pub async fn add_layers_and_save(
+    qmp: &Qmp,
+    layers: &[NewLayer],
+    file: OwnedFd,
+    within: Duration,
+) -> Result<MemorySaved, MonitorError> {
+    let mut events = qmp.subscribe();
+    // QEMU's own limit of speed is for networks.
+    let fast = MigrateSetParameters {
+        max_bandwidth: Some(1 << 50),
+        downtime_limit: u64::try_from(DOWNTIME.as_millis()).ok(),
+        ..Default::default()
+    };
+    qmp.execute(fast).await?;
+    let slow = choose(qmp).await?;
+    open_layers(qmp, layers).await?;
+    let set = add_file(qmp, file).await?;
+    let save = Migrate::to(fdset(set));
+    let result = match slow {
+        None => in_background(qmp, &mut events, layers, save, within).await,
+        Some(_) => beforehand(qmp, &mut events, layers, save, within).await,
+    };
+    let _ = qmp.execute(RemoveFd { fdset_id: set.fdset_id, fd: None }).await;
+    // Whatever is saved or loaded next says itself what it needs.
+    let off = ["background-snapshot", "pause-before-switchover"];
+    let _ = qmp.execute(MigrateSetCapabilities::switch(&[], &off)).await;
+    if result.is_err() {
+        // Whatever happened, the guest goes on.
+        let _ = qmp.execute(MigrateCancel).await;
+        let _ = qmp.execute(Cont).await;
+    }
+    Ok(MemorySaved { paused: result?, slow })
+}
+
+/// The node that each disk uses now, by the disk's name as given.
+///
+/// # Errors
+/// See [`MonitorError`].
+pub async fn active_nodes(
+    qmp: &Qmp,
+    disks: impl IntoIterator<Item = &Name>,
+) -> Result<Vec<(Name, String)>, MonitorError> {
+    let devices = qmp.execute(QueryBlock).await?;
+    let node = |disk: &Name| {
+        let id = disk_id(disk);
+        let is = |path: &str| path.split('/').any(|part| part == id);
+        let device = devices.iter().find(|device| device.qdev.as_deref().is_some_and(is))?;
+        Some((disk.clone(), device.inserted.as_ref()?.node_name.clone()?))
+    };
+    Ok(disks.into_iter().filter_map(node).collect())
+}
+
+/// Opens the file of a layer anew, so that a merge can write to it, or so that nothing can.
+///
+/// # Errors
+/// See [`MonitorError`].
+pub async fn open_for_writing(
+    qmp: &Qmp,
+    layer: &LayerPlan,
+    cache: DiskCache,
+    writable: bool,
+) -> Result<(), MonitorError> {
+    let cache = if layer.shared { DiskCache::PageCache } else { cache };
+    let options = vec![file_node(layer, cache, !writable).map_err(planned)?];
+    qmp.execute(BlockdevReopen { options }).await?;
+    Ok(())
+}
+
+/// Closes layers that no disk uses, in this order. Those that are not open are passed over.
+///
+/// # Errors
+/// See [`MonitorError`].
+pub async fn close_nodes<'a>(
+    qmp: &Qmp,
+    nodes: impl Iterator<Item = &'a str>,
+) -> Result<(), MonitorError> {
+    let there = qmp.execute(QueryNamedBlockNodes { flat: Some(true) }).await?;
+    for node in nodes {
+        for node_name in [node.to_owned(), layer_file_node(node)] {
+            if there.iter().any(|found| found.node_name.as_ref() == Some(&node_name)) {
+                qmp.execute(BlockdevDel { node_name }).await?;
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn open_layers(qmp: &Qmp, layers: &[NewLayer]) -> Result<(), MonitorError> {
+    close_nodes(qmp, layers.iter().map(|new| new.layer.node.as_str())).await?;
+    let opened = async {
+        for new in layers {
+            let file = file_node(&new.layer, new.cache, false).map_err(planned)?;
+            qmp.execute(BlockdevAdd(file)).await?;
+            let node = layer_options(&new.layer, new.cache, false, &Value::Null);
+            qmp.execute(BlockdevAdd(node)).await?;
+        }
+        Ok(())
+    };
+    let opened: Result<(), MonitorError> = opened.await;
+    if opened.is_err() {
+        close_nodes(qmp, layers.iter().map(|new| new.layer.node.as_str())).await?;
+    }
+    opened
+}
+
+async fn put_layers(qmp: &Qmp, layers: &[NewLayer]) -> Result<(), MonitorError> {
+    let put = |new: &NewLayer| TransactionAction::BlockdevSnapshot {
+        node: new.on.clone(),
+        overlay: new.layer.node.clone(),
+    };
+    let actions: Vec<_> = layers.iter().map(put).collect();
+    if !actions.is_empty() {
+        qmp.execute(Transaction { actions }).await?;
+    }
+    Ok(())
+}
+
+/// Switches to saving in the background; why that is not possible here, if it is not.
+async fn choose(qmp: &Qmp) -> Result<Option<String>, MonitorError> {
+    // With it, QEMU accepts `mapped-ram` too and writes a file that cannot be loaded.
+    let off = MigrateSetCapabilities::switch(&["events"], &["mapped-ram"]);
+    qmp.execute(off).await?;
+    let background =
+        MigrateSetCapabilities::switch(&["background-snapshot"], &["pause-before-switchover"]);
+    match qmp.execute(background).await {
+        Ok(_) => Ok(None),
+        Err(QmpError::Refused { description, .. }) => {
+            let before = MigrateSetCapabilities::on(&["pause-before-switchover"]);
+            qmp.execute(before).await?;
+            Ok(Some(description))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+async fn in_background(
+    qmp: &Qmp,
+    events: &mut Events,
+    layers: &[NewLayer],
+    save: Migrate,
+    within: Duration,
+) -> Result<Duration, MonitorError> {
+    qmp.execute(Stop).await?;
+    put_layers(qmp, layers).await?;
+    qmp.execute(save).await?;
+    armed(qmp).await?;
+    qmp.execute(Cont).await?;
+    let paused = pause(events).await?;
+    transferred(qmp, events, within).await?;
+    Ok(paused)
+}
+
+/// Waits until the memory is write protected: pages are saved only from then on. There is no event
+/// for it.
+async fn armed(qmp: &Qmp) -> Result<(), MonitorError> {
+    let begin = Instant::now();
+    loop {
+        let info = qmp.execute(QueryMigrate).await?;
+        let saved = info.ram.is_some_and(|ram| ram.transferred > 0);
+        match info.status {
+            Some(MigrationStatus::Completed) => return Ok(()),
+            Some(MigrationStatus::Active) if saved => return Ok(()),
+            Some(MigrationStatus::Failed | MigrationStatus::Cancelled) => {
+                let why = info.error_desc.unwrap_or_else(|| "it failed".to_owned());
+                return Err(MonitorError::Transfer(why));
+            }
+            _ if begin.elapsed() > ARM => {
+                return Err(MonitorError::Transfer("the memory was not protected".to_owned()));
+            }
+            _ => tokio::time::sleep(Duration::from_millis(1)).await,
+        }
+    }
+}
+
+/// The guest runs until nearly all is saved; the disks' instant comes after its last instruction.
+async fn beforehand(
+    qmp: &Qmp,
+    events: &mut Events,
+    layers: &[NewLayer],
+    save: Migrate,
+    within: Duration,
+) -> Result<Duration, MonitorError> {
+    let mut moved = qmp.subscribe();
+    qmp.execute(save).await?;
+    let reached = |event: &Event| match event {
+        Event::Migration(migration) => match migration.status {
+            MigrationStatus::PreSwitchover => Some(true),
+            MigrationStatus::Failed | MigrationStatus::Cancelled => Some(false),
+            _ => None,
+        },
+        _ => None,
+    };
+    let reached = match moved.wait_for(within, reached).await {
+        // A guest that writes faster than its memory is saved is held for the rest.
+        Err(hostler_qmp::EventsError::Timeout { .. }) => {
+            qmp.execute(Stop).await?;
+            moved.wait_for(within, reached).await?
+        }
+        other => other?,
+    };
+    if reached {
+        put_layers(qmp, layers).await?;
+        qmp.execute(MigrateContinue { state: "pre-switchover" }).await?;
+    }
+    transferred(qmp, &mut moved, within).await?;
+    qmp.execute(Cont).await?;
+    pause(events).await
+}
+
+/// From the guest's standing still to its going on.
+async fn pause(events: &mut Events) -> Result<Duration, MonitorError> {
+    let begin = moment(events, |event| matches!(event, Event::Stop)).await?;
+    let end = moment(events, |event| matches!(event, Event::Resume)).await?;
+    let (begin, end) = (begin.timestamp.to_system_time(), end.timestamp.to_system_time());
+    Ok(begin.zip(end).and_then(|(begin, end)| end.duration_since(begin).ok()).unwrap_or_default())
+}
+
+async fn moment(
+    events: &mut Events,
+    is: impl Fn(&Event) -> bool,
+) -> Result<TimedEvent, MonitorError> {
+    loop {
+        let timed = events.recv().await?;
+        if is(&timed.event) {
+            return Ok(timed);
+        }
+    }
+}
+
+fn planned(error: PlanError) -> MonitorError {
+    MonitorError::Transfer(error.to_string())
+}
