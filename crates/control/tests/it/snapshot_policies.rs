@@ -22,14 +22,14 @@ fn plain() -> Options {
     Options::default()
 }
 
-async fn ordered(fleet: &Fleet) -> Result<Arc<Task>, ServiceError> {
-    let vm: Ref = "web01".parse().unwrap();
+async fn ordered(fleet: &Fleet, vm: &str) -> Result<Arc<Task>, ServiceError> {
+    let vm: Ref = vm.parse().unwrap();
     snapshot::create(&fleet.world, &root(), &vm, &SnapshotCreate::default(), &plain()).await
 }
 
 async fn take(fleet: &Fleet, count: usize) {
     for _ in 0..count {
-        fleet.done(&ordered(fleet).await.unwrap()).await;
+        fleet.done(&ordered(fleet, "web01").await.unwrap()).await;
     }
 }
 
@@ -96,7 +96,7 @@ async fn a_policy_may_refuse() {
     };
     let policy = policy(&fleet, "strict", limits).await;
     take(&fleet, 1).await;
-    let error = ordered(&fleet).await.unwrap_err();
+    let error = ordered(&fleet, "web01").await.unwrap_err();
     assert_eq!(error.code, "snapshot_policy");
     assert_eq!(
         error.message,
@@ -148,6 +148,11 @@ async fn merging_waits_for_the_quiet_window() {
         let tasks = now.all::<TaskKind>().iter();
         tasks.filter(|task| task.spec.action == "vm.snapshot_delete").count()
     };
+    // VMs are looked at in the order of their ids: whoever sees to the second has seen the first.
+    let other = fleet.vm("web02").await;
+    fleet.done(&ordered(&fleet, "web02").await.unwrap()).await;
+    age(&fleet, other.id(), 73);
+    until_warned(&fleet, other.id(), true).await;
     assert_eq!(deletions(&fleet.snapshot()), 0);
     // Opened, it is done.
     let limits = Some(merging());
