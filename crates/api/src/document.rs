@@ -4,7 +4,7 @@ use hostler_endpoint::Document;
 
 use crate::{
     console, customization_spec, datastore, disk, event, host, image, naming_rule, network,
-    recycle_bin, system, task, token, user, vm,
+    recycle_bin, snapshot, snapshot_policy, system, task, token, user, vm,
 };
 
 const DESCRIPTION: &str = "Manages virtual machines on Linux hosts. Long work answers `202` with a \
@@ -54,6 +54,15 @@ fn vms(document: Document) -> Document {
         .endpoint::<disk::Detach>()
         .endpoint::<disk::Attach>()
         .endpoint::<disk::Remove>()
+        .endpoint::<snapshot::List>()
+        .endpoint::<snapshot::Create>()
+        .endpoint::<snapshot::Show>()
+        .endpoint::<snapshot::Update>()
+        .endpoint::<snapshot::Delete>()
+        .endpoint::<snapshot::DeleteSeveral>()
+        .endpoint::<snapshot::PlanDeletion>()
+        .endpoint::<snapshot::Revert>()
+        .endpoint::<snapshot::Consolidate>()
         .endpoint::<vm::Delete>()
         .endpoint::<recycle_bin::List>()
         .endpoint::<recycle_bin::Undelete>()
@@ -95,6 +104,11 @@ fn inventory(document: Document) -> Document {
         .endpoint::<naming_rule::Show>()
         .endpoint::<naming_rule::Delete>()
         .endpoint::<naming_rule::Next>()
+        .endpoint::<snapshot_policy::List>()
+        .endpoint::<snapshot_policy::Create>()
+        .endpoint::<snapshot_policy::Show>()
+        .endpoint::<snapshot_policy::Update>()
+        .endpoint::<snapshot_policy::Delete>()
         .endpoint::<network::List>()
         .endpoint::<network::Create>()
         .endpoint::<network::Show>()

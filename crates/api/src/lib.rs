@@ -16,6 +16,8 @@ pub mod image;
 pub mod naming_rule;
 pub mod network;
 pub mod recycle_bin;
+pub mod snapshot;
+pub mod snapshot_policy;
 pub mod system;
 pub mod task;
 pub mod token;

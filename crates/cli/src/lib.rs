@@ -22,6 +22,7 @@ mod output;
 mod progress;
 mod sanitise;
 mod session;
+mod snapshot_limits;
 mod table;
 mod terminal;
 mod time;

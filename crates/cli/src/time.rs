@@ -19,9 +19,29 @@ pub(crate) fn age(at: Timestamp, now: Timestamp) -> String {
     }
 }
 
+/// A span of time, in the largest unit that says it exactly: `90s`, `5m`, `72h`, `7d`.
+pub(crate) fn span(seconds: u64) -> String {
+    const UNITS: [(u64, char); 3] = [(86_400, 'd'), (3600, 'h'), (60, 'm')];
+    let unit = UNITS.iter().find(|(unit, _)| seconds >= *unit && seconds.is_multiple_of(*unit));
+    match unit {
+        Some((unit, name)) => format!("{}{name}", seconds / unit),
+        None => format!("{seconds}s"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn spans_are_exact() {
+        let check = |seconds, text: &str| assert_eq!(span(seconds), text);
+        check(0, "0s");
+        check(90, "90s");
+        check(300, "5m");
+        check(259_200, "3d");
+        check(270_000, "75h");
+    }
 
     #[test]
     fn ages_have_one_unit() {

@@ -13,7 +13,8 @@ use async_trait::async_trait;
 use hostler_agent_api::{
     AgentEvent, ConsoleKind, DatastoreCheck, DatastoreReport, FactsAnswer, ImageContentAnswer,
     ImageImportRequest, ImageImported, ImageRemoveRequest, VmCommand, VmCreateRequest,
-    VmRemoveRequest, VmReport, VmStopRequest,
+    VmRemoveRequest, VmReport, VmRevertRequest, VmSnapshotDeleteRequest, VmSnapshotRequest,
+    VmSnapshotUpdateRequest, VmStopRequest,
 };
 use hostler_endpoint::{ByteStream, EventStream, Problem};
 use hostler_types::{
@@ -67,6 +68,22 @@ pub trait AgentLink: Send + Sync + Debug {
     async fn vm_stop(&self, vm: VmId, request: VmStopRequest) -> Result<VmReport, AgentError>;
     async fn vm_reset(&self, vm: VmId, command: VmCommand) -> Result<VmReport, AgentError>;
     async fn vm_suspend(&self, vm: VmId, command: VmCommand) -> Result<VmReport, AgentError>;
+    async fn vm_snapshot(
+        &self,
+        vm: VmId,
+        request: VmSnapshotRequest,
+    ) -> Result<VmReport, AgentError>;
+    async fn vm_snapshot_update(
+        &self,
+        vm: VmId,
+        request: VmSnapshotUpdateRequest,
+    ) -> Result<VmReport, AgentError>;
+    async fn vm_snapshot_delete(
+        &self,
+        vm: VmId,
+        request: VmSnapshotDeleteRequest,
+    ) -> Result<VmReport, AgentError>;
+    async fn vm_revert(&self, vm: VmId, request: VmRevertRequest) -> Result<VmReport, AgentError>;
     async fn vm_exec(&self, vm: VmId, request: ExecRequest) -> Result<ExecAnswer, AgentError>;
     async fn vm_screenshot(&self, vm: VmId) -> Result<ByteStream, AgentError>;
     async fn vm_console(

@@ -11,6 +11,7 @@ use crate::world::{Core, Settings};
 mod deadlines;
 mod hosts;
 mod housekeeping;
+mod snapshots;
 
 /// The controllers at work.
 #[derive(Debug)]
@@ -26,6 +27,12 @@ impl Controllers {
         tracker.spawn(hosts);
         let housekeeping = housekeeping::run(core.clone(), engine.clone());
         let deadlines = deadlines::run(core.clone(), engine.clone(), settings.clone());
+        let snapshots = snapshots::run(core.clone(), engine.clone());
+        let until = stopping.clone();
+        tracker.spawn(async move {
+            // Cancel-safe: a task that was handed over is stored and started without us.
+            let _stopped = until.run_until_cancelled(snapshots).await;
+        });
         let until = stopping.clone();
         tracker.spawn(async move {
             // Cancel-safe: every commit is whole.

@@ -13,14 +13,15 @@ use hostler_store::{Change, Feed, Record, Store, StoreError};
 use hostler_types::{
     AddressRange, CustomizationSpecKind, DatastoreKind, HostId, HostKind, Id, ImageId, ImageKind,
     JoinTokenKind, Kind, KindName, MacAddress, Name, NamingRuleKind, NetworkId, NetworkKind,
-    Object, ObjectId, Ref, Revision, TaskId, TaskKind, TokenKind, UserKind, Vm, VmId, VmKind,
+    Object, ObjectId, Ref, Revision, SnapshotPolicyKind, TaskId, TaskKind, TokenKind, UserKind, Vm,
+    VmId, VmKind,
 };
 use jiff::Timestamp;
 use tokio::sync::watch;
 
 use crate::error::ServiceError;
 use index::Indexes;
-pub(crate) use index::images;
+pub(crate) use index::{images, layer_files};
 
 mod addresses;
 mod held;
@@ -111,6 +112,7 @@ pub struct Snapshot {
     join_tokens: Collection<JoinTokenKind>,
     customization_specs: Collection<CustomizationSpecKind>,
     naming_rules: Collection<NamingRuleKind>,
+    snapshot_policies: Collection<SnapshotPolicyKind>,
     indexes: Indexes,
 }
 
@@ -170,6 +172,11 @@ impl Snapshot {
     /// When the time of the next VM comes, of those whose time has not come yet.
     pub(crate) fn next_deadline(&self, now: Timestamp) -> Option<Timestamp> {
         self.indexes.deadline_after(now)
+    }
+
+    /// The VMs with snapshots, and those of whose snapshots something was told.
+    pub(crate) fn with_snapshots(&self) -> impl Iterator<Item = &Arc<Vm>> {
+        self.indexes.with_snapshots().filter_map(|vm| self.vms.get(vm))
     }
 
     /// The VMs whose NICs have an address, or may have it put back by an unfinished task.
@@ -245,6 +252,7 @@ impl Snapshot {
             KindName::Token => self.put_plain::<TokenKind>(record)?,
             KindName::JoinToken => self.put_plain::<JoinTokenKind>(record)?,
             KindName::NamingRule => self.put_plain::<NamingRuleKind>(record)?,
+            KindName::SnapshotPolicy => self.put_plain::<SnapshotPolicyKind>(record)?,
             KindName::CustomizationSpec => self.put_plain::<CustomizationSpecKind>(record)?,
         }
         Ok(())
@@ -273,6 +281,7 @@ impl Snapshot {
             KindName::Token => drop(self.tokens.remove(id.typed())),
             KindName::JoinToken => drop(self.join_tokens.remove(id.typed())),
             KindName::NamingRule => drop(self.naming_rules.remove(id.typed())),
+            KindName::SnapshotPolicy => drop(self.snapshot_policies.remove(id.typed())),
             KindName::CustomizationSpec => drop(self.customization_specs.remove(id.typed())),
         }
     }

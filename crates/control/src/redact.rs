@@ -8,8 +8,8 @@ use std::sync::Arc;
 use hostler_store::Record;
 use hostler_types::{
     Customization, CustomizationSpecKind, DatastoreKind, HostKind, Image, ImageKind, ImageSource,
-    JoinTokenKind, KindName, NamingRuleKind, NetworkKind, Object, SecretText, TaskKind, TokenKind,
-    UserKind, VmKind,
+    JoinTokenKind, KindName, NamingRuleKind, NetworkKind, Object, SecretText, SnapshotPolicyKind,
+    TaskKind, TokenKind, UserKind, VmKind,
 };
 use serde_json::{Value, json};
 
@@ -35,6 +35,12 @@ impl Shown for VmKind {
 impl Shown for NamingRuleKind {
     fn shown(rule: &Arc<Object<Self>>) -> Arc<Object<Self>> {
         rule.clone()
+    }
+}
+
+impl Shown for SnapshotPolicyKind {
+    fn shown(policy: &Arc<Object<Self>>) -> Arc<Object<Self>> {
+        policy.clone()
     }
 }
 
@@ -139,7 +145,11 @@ pub(crate) fn record(record: &Record) -> Value {
         }
         KindName::User => remove(&mut status, "password_hash"),
         KindName::Token | KindName::JoinToken => remove(&mut status, "secret_hash"),
-        KindName::Host | KindName::Datastore | KindName::Network | KindName::NamingRule => {}
+        KindName::Host
+        | KindName::Datastore
+        | KindName::Network
+        | KindName::NamingRule
+        | KindName::SnapshotPolicy => {}
     }
     json!({
         "metadata": {

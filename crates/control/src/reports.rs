@@ -9,11 +9,13 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use hostler_agent_api::VmReport;
-use hostler_types::{HostId, PowerState, VmId, VmStatus};
+use hostler_types::{ByteSize, HostId, PowerState, SnapshotTree, VmId, VmStatus};
 
 /// An event may have been sent before an answer and arrive after it. For so long after an answer,
 /// reports of an earlier power state are not believed.
 const OVERTAKING: Duration = Duration::from_secs(2);
+/// Disks grow with every write of the guest; only what a person would notice is recorded.
+const STEP: u64 = 64 << 20;
 
 /// The last report of each VM.
 #[derive(Debug, Default)]
@@ -94,7 +96,7 @@ pub(crate) fn absorb(status: &mut VmStatus, report: &VmReport) -> bool {
     new.guest.clone_from(&report.guest);
     new.hardware = report.hardware;
     new.pending.clone_from(&report.pending);
-    new.snapshots.clone_from(&report.snapshots);
+    new.snapshots = as_last_told(&status.snapshots, &report.snapshots);
     // An agent of the version before says nothing of it.
     if report.customization.is_some() {
         new.customization.clone_from(&report.customization);
@@ -104,19 +106,33 @@ pub(crate) fn absorb(status: &mut VmStatus, report: &VmReport) -> bool {
         return false;
     }
     new.disks.clone_from(&report.disks);
+    new.snapshots.clone_from(&report.snapshots);
     *status = new;
     true
 }
 
-/// Disks grow with every write of the guest; only what a person would notice is recorded.
+/// The tree as it is now, its sizes as they were where they have not grown much since.
+fn as_last_told(old: &SnapshotTree, new: &SnapshotTree) -> SnapshotTree {
+    let mut tree = new.clone();
+    for snapshot in &mut tree.snapshots {
+        let before = old.get(snapshot.id).map(|before| before.written);
+        snapshot.written =
+            before.filter(|b| !grown(*b, snapshot.written)).unwrap_or(snapshot.written);
+    }
+    tree
+}
+
+fn grown(old: ByteSize, new: ByteSize) -> bool {
+    old.0.abs_diff(new.0) >= STEP
+}
+
 fn disks_differ(status: &VmStatus, report: &VmReport) -> bool {
-    const STEP: u64 = 64 << 20;
     if status.disks.len() != report.disks.len() {
         return true;
     }
     status.disks.iter().zip(&report.disks).any(|(old, new)| {
         old.name != new.name
-            || old.allocated.0.abs_diff(new.allocated.0) >= STEP
+            || grown(old.allocated, new.allocated)
             || !old.layers.iter().map(|l| &l.file).eq(new.layers.iter().map(|l| &l.file))
     })
 }
@@ -154,7 +170,8 @@ mod tests {
             guest: None,
             hardware: None,
             pending: Vec::new(),
-            snapshots: hostler_types::SnapshotTree::default(),
+            snapshots: SnapshotTree::default(),
+            snapshot_warnings: Vec::new(),
             placement: Vec::new(),
         }
     }
@@ -172,7 +189,7 @@ mod tests {
             hardware: None,
             pending: Vec::new(),
             customization: None,
-            snapshots: hostler_types::SnapshotTree::default(),
+            snapshots: SnapshotTree::default(),
         }
     }
 
@@ -200,6 +217,33 @@ mod tests {
         grown.disks = vec![disk(80)];
         assert!(absorb(&mut status, &grown));
         assert_eq!(status.disks, [disk(80)]);
+    }
+
+    #[test]
+    fn small_growth_of_a_snapshot_is_not_written() {
+        let id = hostler_types::SnapshotId::generate();
+        let tree = |mib: u64, name: &str| {
+            let snapshot = serde_json::json!({
+                "id": id, "name": name, "at": Timestamp::UNIX_EPOCH, "by": "root",
+                "consistency": "crash", "disks": [], "written": mib << 20,
+            });
+            let snapshots = vec![serde_json::from_value(snapshot).unwrap()];
+            SnapshotTree { current: Some(id), snapshots }
+        };
+        let mut status = status();
+        let mut told = report(2, PowerState::Stopped, 0);
+        told.snapshots = tree(10, "a");
+        assert!(absorb(&mut status, &told), "a new one is");
+        told.snapshots = tree(60, "a");
+        assert!(!absorb(&mut status, &told));
+        told.snapshots = tree(60, "b");
+        assert!(absorb(&mut status, &told));
+        assert_eq!(status.snapshots, tree(60, "b"), "with its size of now");
+        told.snapshots = tree(200, "b");
+        assert!(absorb(&mut status, &told));
+        told.snapshots = SnapshotTree::default();
+        assert!(absorb(&mut status, &told));
+        assert!(status.snapshots.is_empty());
     }
 
     #[test]

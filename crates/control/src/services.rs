@@ -23,6 +23,7 @@ pub mod image;
 pub mod join_token;
 pub mod naming_rule;
 pub mod network;
+pub mod snapshot_policy;
 pub mod task;
 pub mod token;
 pub mod user;

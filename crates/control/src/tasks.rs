@@ -21,6 +21,9 @@ pub(crate) mod vm_disk;
 pub(crate) mod vm_recycle;
 pub(crate) mod vm_register;
 pub(crate) mod vm_reset;
+pub(crate) mod vm_revert;
+pub(crate) mod vm_snapshot;
+pub(crate) mod vm_snapshot_delete;
 pub(crate) mod vm_start;
 pub(crate) mod vm_stop;
 pub(crate) mod vm_suspend;
@@ -39,6 +42,11 @@ pub(crate) fn registry() -> Registry<Core> {
         .with(vm_recycle::definition())
         .with(vm_register::definition())
         .with(vm_reset::definition())
+        .with(vm_revert::definition())
+        .with(vm_snapshot::definition())
+        .with(vm_snapshot::update_definition())
+        .with(vm_snapshot_delete::definition())
+        .with(vm_snapshot_delete::consolidate_definition())
         .with(vm_start::definition())
         .with(vm_stop::definition())
         .with(vm_suspend::definition())

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use hostler_pki::Vault;
 use hostler_store::{Store, StoreError, Write};
 use hostler_tasks::{Registry, Submit};
-use hostler_types::{Image, Object, Recycled, StopMode, Vm};
+use hostler_types::{Image, Name, Object, Recycled, Snapshot, SnapshotId, StopMode, Vm};
 use jiff::Timestamp;
 
 use crate::agents::Connector;
@@ -75,6 +75,49 @@ pub fn vm_reset(vm: &Vm) -> Submit {
 pub fn vm_suspend(vm: &Vm) -> Submit {
     submit(tasks::vm_suspend::order(vm))
 }
+/// Takes a snapshot `new`.
+pub fn vm_snapshot(vm: &Vm) -> Submit {
+    let take = tasks::vm_snapshot::Take {
+        snapshot: SnapshotId::generate(),
+        name: name("new"),
+        description: String::new(),
+        by: "tester".to_owned(),
+        memory: false,
+        quiesce: false,
+    };
+    submit(tasks::vm_snapshot::order(vm, take))
+}
+
+/// Calls the VM's first snapshot `other`.
+pub fn vm_snapshot_update(vm: &Vm) -> Submit {
+    let words = tasks::vm_snapshot::Words { name: name("other"), description: "x".to_owned() };
+    submit(tasks::vm_snapshot::order_update(vm, first(vm), words))
+}
+
+/// Goes back to the VM's first snapshot.
+pub fn vm_revert(vm: &Vm) -> Submit {
+    submit(tasks::vm_revert::order(vm, first(vm).id, None))
+}
+
+/// Deletes the VM's first snapshot.
+pub fn vm_snapshot_delete(vm: &Vm) -> Submit {
+    let snapshots = vec![first(vm).id];
+    let deletion = tasks::vm_snapshot_delete::Deletion { snapshots, ..Default::default() };
+    submit(tasks::vm_snapshot_delete::order(vm, deletion))
+}
+
+pub fn vm_consolidate(vm: &Vm) -> Submit {
+    submit(tasks::vm_snapshot_delete::order_consolidate(vm, Default::default()))
+}
+
+fn first(vm: &Vm) -> &Snapshot {
+    vm.status.snapshots.snapshots.first().expect("it has a snapshot")
+}
+
+fn name(text: &str) -> Name {
+    text.parse().expect("it is a name")
+}
+
 pub fn vm_unregister(vm: &Vm) -> Submit {
     submit(tasks::vm_unregister::order(vm))
 }

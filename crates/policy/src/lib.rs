@@ -7,8 +7,10 @@
 //! `control` builds the input from its inventory snapshot and carries the decision out.
 
 mod placement;
+mod snapshots;
 
 pub use placement::{
     DatastoreCandidate, Decision, Explanation, HostCandidate, Placement, PlacementInput, Refusal,
     Wish, place, refuses, warns,
 };
+pub use snapshots::{SnapshotVerdict, further_snapshot, judge_snapshots};

@@ -17,6 +17,8 @@ mod image;
 mod naming_rule;
 mod network;
 mod recycle_bin;
+mod snapshot;
+mod snapshot_policy;
 mod system;
 mod task;
 mod token;
@@ -28,6 +30,7 @@ fn routes(app: App) -> Routes<App> {
     let routes = Routes::new(app).gate(gate);
     let routes = datastore::add(image::add(console::add(vm::add(routes))));
     let routes = customization_spec::add(disk::add(naming_rule::add(recycle_bin::add(routes))));
+    let routes = snapshot_policy::add(snapshot::add(routes));
     let routes = task::add(host::add(network::add(routes)));
     system::add(token::add(user::add(event::add(routes))))
 }

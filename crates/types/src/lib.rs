@@ -22,7 +22,10 @@ mod object;
 mod operations;
 mod size;
 mod snapshot;
+mod snapshot_measure;
 mod snapshot_plan;
+mod snapshot_policy;
+mod snapshot_views;
 mod task;
 mod user;
 mod vm;
@@ -68,6 +71,11 @@ pub use operations::{Epoch, Revision, Role};
 pub use size::{ByteSize, SizeError};
 pub use snapshot::{Consistency, Snapshot, SnapshotDisk, SnapshotTree};
 pub use snapshot_plan::{KeptFile, KeptWhy, Merge, MergePlan, PlannedFile, plan_merges};
+pub use snapshot_policy::{
+    AtLimit, QuietWindow, SnapshotLimits, SnapshotPolicy, SnapshotPolicyKind, SnapshotPolicySpec,
+    SnapshotPolicyStatus, SnapshotRules,
+};
+pub use snapshot_views::{MergeEstimate, SnapshotDeletionPlan, VmSnapshots};
 pub use task::{
     Progress, StepRecord, StepState, Task, TaskKind, TaskMessage, TaskSpec, TaskState, TaskStatus,
 };

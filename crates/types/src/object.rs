@@ -32,10 +32,11 @@ pub enum KindName {
     JoinToken,
     CustomizationSpec,
     NamingRule,
+    SnapshotPolicy,
 }
 
 impl KindName {
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Vm,
         Self::Host,
         Self::Image,
@@ -47,6 +48,7 @@ impl KindName {
         Self::JoinToken,
         Self::CustomizationSpec,
         Self::NamingRule,
+        Self::SnapshotPolicy,
     ];
 
     pub const fn as_str(self) -> &'static str {
@@ -62,6 +64,7 @@ impl KindName {
             Self::JoinToken => "join-token",
             Self::CustomizationSpec => "customization-spec",
             Self::NamingRule => "naming-rule",
+            Self::SnapshotPolicy => "snapshot-policy",
         }
     }
 }

@@ -32,6 +32,7 @@ use crate::object::{Kind, KindName, Object};
 use crate::operations::Epoch;
 use crate::size::ByteSize;
 use crate::snapshot::SnapshotTree;
+use crate::snapshot_policy::SnapshotLimits;
 use crate::vm_change::{Hardware, VmChange};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -129,6 +130,9 @@ pub struct VmSpec {
     /// How long it may stay; absent: for ever.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease: Option<Lease>,
+    /// What it says of its snapshots itself, before any policy.
+    #[serde(default, skip_serializing_if = "SnapshotLimits::is_empty")]
+    pub snapshot_limits: SnapshotLimits,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -471,6 +475,9 @@ pub struct VmStatus {
     /// Its snapshots. The host's agent is their only writer.
     #[serde(default, skip_serializing_if = "SnapshotTree::is_empty")]
     pub snapshots: SnapshotTree,
+    /// What its snapshot policy has to say of them, in sentences; empty: nothing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub snapshot_warnings: Vec<String>,
     /// Why this host and datastore: the decision's explanation.
     #[serde(default)]
     pub placement: Vec<String>,

@@ -10,6 +10,7 @@ use crate::name::{Name, Ref};
 use crate::network::MacAddress;
 use crate::object::Labels;
 use crate::size::ByteSize;
+use crate::snapshot_policy::SnapshotLimits;
 use crate::vm::{
     BootDevice, Cores, DiskBus, DiskSource, Firmware, LinkState, Provisioning, RestartPolicy,
     VmSpec,
@@ -192,6 +193,9 @@ pub struct VmUpdate {
     pub restart: Option<RestartPolicy>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub protected: Option<bool>,
+    /// All limits of its snapshots anew; an empty object: as the policies say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub snapshot_limits: Option<SnapshotLimits>,
 }
 
 /// How a VM is brought down.

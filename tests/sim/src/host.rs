@@ -6,14 +6,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use hostler_agent_api::{AgentEvent, DatastoreReport, Inventory, VmDefinition, VmReport, code};
 use hostler_endpoint::Problem;
 use hostler_types::{
-    Accelerator, ByteSize, DatastoreId, DatastoreState, DiskStatus, Epoch, GuestReport, Hardware,
-    HostFacts, HostId, ImageId, Layer, LayerFile, NetworkId, OperationId, PowerState, Vm, VmId,
+    Accelerator, ByteSize, DatastoreId, DatastoreState, Epoch, GuestReport, Hardware, HostFacts,
+    HostId, ImageId, NetworkId, OperationId, PowerState, Vm, VmId,
 };
 use jiff::Timestamp;
 use serde_json::Value;
 use tokio::sync::{broadcast, watch};
 
 use crate::faults::Fault;
+use crate::storage::SimStorage;
 
 /// A simulated host. Clones are the same host.
 #[derive(Debug, Clone)]
@@ -56,32 +57,25 @@ pub struct SimVm {
     pub since: Timestamp,
     pub message: Option<String>,
     pub guest: Option<GuestReport>,
+    pub storage: SimStorage,
 }
 
 impl SimVm {
     pub(crate) fn report(&self) -> VmReport {
         let vm = &self.definition.vm;
-        let disk = |disk: &hostler_types::DiskSpec| DiskStatus {
-            name: disk.name.clone(),
-            allocated: ByteSize(196_608),
-            layers: vec![Layer {
-                file: LayerFile::disk(vm.id(), &disk.name, 0),
-                allocated: ByteSize(196_608),
-            }],
-        };
         VmReport {
             vm: vm.id(),
             epoch: self.epoch,
             power: self.power,
             since: self.since,
             message: self.message.clone(),
-            disks: vm.spec.disks.iter().map(disk).collect(),
+            disks: self.storage.disks(vm.id(), &vm.spec),
             nics: Vec::new(),
             guest: self.guest.clone(),
             hardware: self.power.is_live().then(|| hardware(&vm.spec)),
             pending: Vec::new(),
             customization: None,
-            snapshots: vm.status.snapshots.clone(),
+            snapshots: self.storage.told(vm.id(), &vm.spec),
         }
     }
 
@@ -291,7 +285,8 @@ impl State {
         let vm = &definition.vm;
         self.files.insert((vm.status.datastore, vm.id()), vm.clone());
         let (message, guest, since) = (None, None, Timestamp::now());
-        let placed = SimVm { definition, epoch, power, since, message, guest };
+        let storage = SimStorage::default();
+        let placed = SimVm { definition, epoch, power, since, message, guest, storage };
         self.vms.insert(placed.definition.vm.id(), placed);
     }
 

@@ -11,7 +11,9 @@ mod faults;
 mod fleet;
 mod host;
 mod link;
+mod storage;
 
 pub use faults::Fault;
 pub use fleet::{Fleet, SimConnector, vm_request};
 pub use host::{SimHost, SimVm};
+pub use storage::{SimStorage, describe as describe_snapshots};

@@ -5,20 +5,22 @@ use futures::StreamExt as _;
 use hostler_agent_api::{
     AgentEvent, ConsoleKind, DatastoreCheck, DatastoreReport, FactsAnswer, ImageContentAnswer,
     ImageImportRequest, ImageImportSource, ImageImported, ImageRemoveRequest, OperationProgress,
-    VERSION, VmCommand, VmCreateRequest, VmRemoveRequest, VmReport, VmStopRequest, code,
+    VERSION, VmCommand, VmCreateRequest, VmRemoveRequest, VmReport, VmRevertRequest,
+    VmSnapshotDeleteRequest, VmSnapshotRequest, VmSnapshotUpdateRequest, VmStopRequest, code,
 };
 use hostler_control::{AgentError, AgentLink};
 use hostler_endpoint::{ByteStream, EventStream, Item, Problem};
 use hostler_types::{
-    ByteSize, DatastoreId, ExecAnswer, ExecRequest, ImageFormat, ImageId, ImageMedia, NetworkId,
-    NetworkSpec, OperationId, PowerState, Sha256, Vm, VmId,
+    ByteSize, Consistency, DatastoreId, ExecAnswer, ExecRequest, ImageFormat, ImageId, ImageMedia,
+    NetworkId, NetworkSpec, OperationId, PowerState, Sha256, Snapshot, Vm, VmId, VmSpec,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio_stream::wrappers::BroadcastStream;
 
 use crate::faults::Fault;
-use crate::host::{SimHost, State};
+use crate::host::{SimHost, SimVm, State};
+use crate::storage::Taking;
 
 impl SimHost {
     /// Carries a command out once, whatever goes wrong on the way.
@@ -130,6 +132,50 @@ impl SimHost {
         })
         .await
     }
+}
+
+impl SimVm {
+    fn snapshot(&mut self, request: VmSnapshotRequest) -> Result<(), Problem> {
+        if request.memory && !self.power.is_live() {
+            return Err(Problem::new(409, code::WRONG_STATE, "it does not run"));
+        }
+        let agent = self.guest.as_ref().is_some_and(|guest| guest.agent);
+        if request.quiesce && !agent {
+            return Err(Problem::new(409, code::GUEST_AGENT_UNAVAILABLE, "its agent is silent"));
+        }
+        let spec = &self.definition.vm.spec;
+        let taking = Taking {
+            snapshot: request.snapshot,
+            name: request.name,
+            description: request.description,
+            by: request.by,
+            consistency: match request.quiesce {
+                true => Consistency::Application,
+                false => Consistency::Crash,
+            },
+            memory: request.memory.then_some(spec.memory),
+        };
+        self.storage.take(self.definition.vm.id(), spec, taking);
+        Ok(())
+    }
+}
+
+/// Disks have their size of then; those that came later are unplugged.
+fn go_back(spec: &mut VmSpec, snapshot: &Snapshot) {
+    let all: Vec<_> = spec.disks.drain(..).chain(spec.detached.drain(..)).collect();
+    for mut disk in all {
+        match snapshot.disks.iter().find(|held| held.name == disk.name) {
+            Some(held) => {
+                disk.size = held.size;
+                spec.disks.push(disk);
+            }
+            None => spec.detached.push(disk),
+        }
+    }
+}
+
+fn no_snapshot() -> Problem {
+    Problem::new(404, code::NOT_FOUND, "there is no such snapshot")
 }
 
 fn text(bytes: &'static str) -> ByteStream {
@@ -260,6 +306,77 @@ impl AgentLink for SimHost {
     async fn vm_suspend(&self, vm: VmId, command: VmCommand) -> Result<VmReport, AgentError> {
         let from = [PowerState::Running, PowerState::Paused];
         self.power("vm_suspend", vm, command, &from, PowerState::Suspended).await
+    }
+
+    async fn vm_snapshot(
+        &self,
+        vm: VmId,
+        request: VmSnapshotRequest,
+    ) -> Result<VmReport, AgentError> {
+        let command = request.command;
+        self.command("vm_snapshot", Some(command.op), |state| {
+            let found = state.owned(vm, command.epoch)?;
+            found.snapshot(request)?;
+            Ok(found.report())
+        })
+        .await
+    }
+
+    async fn vm_snapshot_update(
+        &self,
+        vm: VmId,
+        request: VmSnapshotUpdateRequest,
+    ) -> Result<VmReport, AgentError> {
+        let command = request.command;
+        self.command("vm_snapshot_update", Some(command.op), |state| {
+            let found = state.owned(vm, command.epoch)?;
+            let all = &mut found.storage.tree.snapshots;
+            let snapshot = all.iter_mut().find(|snapshot| snapshot.id == request.snapshot);
+            let snapshot = snapshot.ok_or_else(no_snapshot)?;
+            snapshot.name = request.name.unwrap_or(snapshot.name.clone());
+            snapshot.description = request.description.unwrap_or(snapshot.description.clone());
+            Ok(found.report())
+        })
+        .await
+    }
+
+    /// Faults of `vm_snapshot_forget` come before anything is done, those of `vm_snapshot_delete` when
+    /// the names are gone and nothing is merged yet.
+    async fn vm_snapshot_delete(
+        &self,
+        vm: VmId,
+        request: VmSnapshotDeleteRequest,
+    ) -> Result<VmReport, AgentError> {
+        let command = request.command;
+        self.command("vm_snapshot_forget", None, |state| {
+            state.owned(vm, command.epoch)?.storage.forget(&request.snapshots);
+            Ok(())
+        })
+        .await?;
+        let (op, activity) = (command.op, "merging".to_owned());
+        self.tell(AgentEvent::Progress(OperationProgress { op, percent: Some(50), activity }));
+        self.command("vm_snapshot_delete", Some(command.op), |state| {
+            let found = state.owned(vm, command.epoch)?;
+            found.storage.merge(vm, &found.definition.vm.spec);
+            Ok(found.report())
+        })
+        .await
+    }
+
+    async fn vm_revert(&self, vm: VmId, request: VmRevertRequest) -> Result<VmReport, AgentError> {
+        let command = request.command;
+        self.command("vm_revert", Some(command.op), |state| {
+            let found = state.owned(vm, command.epoch)?;
+            let snapshot = found.storage.tree.get(request.snapshot).cloned();
+            let snapshot = snapshot.ok_or_else(no_snapshot)?;
+            found.storage.revert(vm, &found.definition.vm.spec, &snapshot);
+            go_back(&mut found.definition.vm.spec, &snapshot);
+            let before = found.power.is_live();
+            let runs = request.start.unwrap_or(before || snapshot.memory.is_some());
+            found.become_(if runs { PowerState::Running } else { PowerState::Stopped });
+            Ok(found.report())
+        })
+        .await
     }
 
     async fn vm_exec(&self, _: VmId, request: ExecRequest) -> Result<ExecAnswer, AgentError> {

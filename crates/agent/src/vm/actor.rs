@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use hostler_agent_api::{VmCommand, VmDefinition, VmReport, VmSnapshotRequest};
+use hostler_agent_api::{
+    VmCommand, VmDefinition, VmReport, VmSnapshotRequest, VmSnapshotUpdateRequest,
+};
 use hostler_endpoint::Problem;
 use hostler_types::{GuestReport, NetworkId, OperationId, PowerState, SnapshotId, StopMode};
 use jiff::Timestamp;
@@ -48,6 +50,7 @@ pub(crate) enum Action {
     Suspend,
     Remove { keep_files: bool, force: bool },
     Snapshot(Box<VmSnapshotRequest>),
+    SnapshotUpdate(Box<VmSnapshotUpdateRequest>),
     Revert { snapshot: SnapshotId, start: Option<bool> },
     SnapshotDelete { snapshots: Vec<SnapshotId>, max_rate: Option<u64> },
 }
@@ -67,6 +70,7 @@ impl Action {
             | Self::Register
             | Self::Stop { .. }
             | Self::Reset
+            | Self::SnapshotUpdate(_)
             | Self::SnapshotDelete { .. } => false,
         }
     }
@@ -186,6 +190,7 @@ impl Actor {
             }
             Action::Define(definition) => self.define(*definition).await,
             Action::Snapshot(request) => self.snapshot(op, &request).await,
+            Action::SnapshotUpdate(request) => self.snapshot_update(*request).await,
             Action::Revert { snapshot, start } => self.revert(op, snapshot, start).await,
             Action::Start => self.start().await,
             Action::Reset => self.reset().await,

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use hostler_agent_api::VmDefinition;
 use hostler_host::volume;
-use hostler_types::{DiskSpec, RestartPolicy, Vm, VmSpec};
+use hostler_types::{DiskSpec, RestartPolicy, SnapshotLimits, Vm, VmSpec};
 
 use super::actor::Actor;
 use super::create::{make_disk, vm_dir, write_seed};
@@ -136,6 +136,7 @@ fn hardware(spec: &VmSpec) -> VmSpec {
         protected: false,
         recycled: None,
         lease: None,
+        snapshot_limits: SnapshotLimits::default(),
         ..spec.clone()
     }
 }

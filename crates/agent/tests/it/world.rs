@@ -239,6 +239,7 @@ impl World {
             customization: None,
             guest: None,
             snapshots: hostler_types::SnapshotTree::default(),
+            snapshot_warnings: Vec::new(),
             placement: Vec::new(),
         };
         let name = "web01".parse().unwrap();

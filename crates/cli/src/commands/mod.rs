@@ -16,6 +16,7 @@ mod naming_rule;
 mod network;
 mod recycle_bin;
 mod server;
+mod snapshot_policy;
 mod task;
 mod token;
 mod user;
@@ -81,6 +82,7 @@ enum Command {
     Datastore(datastore::DatastoreArgs),
     RecycleBin(recycle_bin::RecycleBinArgs),
     NamingRule(naming_rule::NamingRuleArgs),
+    SnapshotPolicy(snapshot_policy::SnapshotPolicyArgs),
     Host(host::HostArgs),
     Task(task::TaskArgs),
     Event(event::EventArgs),
@@ -134,6 +136,7 @@ async fn run_client(command: Command, globals: &GlobalOptions) -> Result<ExitCod
         Command::Datastore(command) => command.run(&open()?).await,
         Command::RecycleBin(command) => command.run(&open()?).await,
         Command::NamingRule(command) => command.run(&open()?).await,
+        Command::SnapshotPolicy(command) => command.run(&open()?).await,
         Command::Host(command) => command.run(&open()?).await,
         Command::Task(command) => command.run(&open()?).await,
         Command::Event(command) => command.run(&open()?).await,

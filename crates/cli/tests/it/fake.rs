@@ -9,11 +9,14 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::ws::Message;
 use futures::{StreamExt as _, stream};
-use hostler_api::{console, datastore, event, host, image, network, task, token, user, vm};
+use hostler_api::{
+    console, datastore, event, host, image, network, snapshot, task, token, user, vm,
+};
 use hostler_endpoint::{Call, Endpoint, EventStream, Item, Page, Problem, Routes};
 use hostler_types::{
-    ByteSize, DeletionPlan, ExecAnswer, Image, ImageSource, ImageState, KindName, Object,
-    PowerState, Ref, SecretText, Task, TaskState, Vm,
+    ByteSize, DeletionPlan, ExecAnswer, Image, ImageSource, ImageState, KindName, MergeEstimate,
+    Object, PowerState, Ref, SecretText, SnapshotDeletionPlan, SnapshotRules, Task, TaskState, Vm,
+    VmSnapshots, plan_merges,
 };
 use tempfile::TempDir;
 use tokio::sync::watch;
@@ -221,7 +224,7 @@ pub(crate) fn router(state: Shared) -> Router {
             token.metadata.name = call.body.name;
             Ok(token::TokenCreated { token, secret: SecretText::new("hostler_secret") })
         });
-    images(tasks(vms(routes))).build()
+    snapshots(images(tasks(vms(routes)))).build()
 }
 
 fn vms(routes: Routes<Shared>) -> Routes<Shared> {
@@ -289,6 +292,59 @@ fn vms(routes: Routes<Shared>) -> Routes<Shared> {
         })
         .serve(attach)
         .serve(watch_changes)
+}
+
+/// Of each VM, what its record has.
+fn snapshots(routes: Routes<Shared>) -> Routes<Shared> {
+    routes
+        .serve(|state: Shared, call: Call<snapshot::List>| async move {
+            let vm = state.vm(&call.path.vm)?;
+            Ok(VmSnapshots {
+                vm: vm.id(),
+                name: vm.name().clone(),
+                current: vm.status.snapshots.current,
+                snapshots: vm.status.snapshots.snapshots.clone(),
+                rules: SnapshotRules::of(
+                    &vm.metadata.labels,
+                    &vm.spec.snapshot_limits,
+                    std::iter::empty(),
+                ),
+                warnings: vm.status.snapshot_warnings.clone(),
+            })
+        })
+        .serve(|state: Shared, call: Call<snapshot::Show>| async move {
+            let vm = state.vm(&call.path.vm)?;
+            let found = vm.status.snapshots.find(&call.path.snapshot).cloned();
+            found.ok_or_else(|| missing("snapshot", &call.path.snapshot))
+        })
+        .serve(|state: Shared, call: Call<snapshot::Create>| async move {
+            state.note::<snapshot::Create>(&call.body);
+            Ok(state.order("vm.snapshot", &format!("vm/{}", call.path.vm)))
+        })
+        .serve(|state: Shared, call: Call<snapshot::Revert>| async move {
+            state.note::<snapshot::Revert>(&call.body);
+            Ok(state.order("vm.revert", &format!("vm/{}", call.path.vm)))
+        })
+        .serve(|state: Shared, call: Call<snapshot::PlanDeletion>| async move {
+            let vm = state.vm(&call.path.vm)?;
+            let tree = &vm.status.snapshots;
+            let named = call.query.snapshot.iter().filter_map(|name| tree.find(name));
+            let ids: Vec<_> = named.map(|snapshot| snapshot.id).collect();
+            let files = plan_merges(vm.id(), &vm.status.disks, tree, &ids, |_| false);
+            let rate = ByteSize::mib(100);
+            Ok(SnapshotDeletionPlan {
+                vm: vm.id(),
+                name: vm.name().clone(),
+                snapshots: ids.iter().map(|id| tree.get(*id).unwrap().name.clone()).collect(),
+                estimate: MergeEstimate::new(files.bytes(), rate, "assumed".to_owned()),
+                files,
+                refused: None,
+            })
+        })
+        .serve(|state: Shared, call: Call<snapshot::DeleteSeveral>| async move {
+            state.note::<snapshot::DeleteSeveral>(&call.query);
+            Ok(state.order("vm.snapshot_delete", &format!("vm/{}", call.path.vm)))
+        })
 }
 
 async fn create(state: Shared, call: Call<vm::Create>) -> Result<vm::VmCreated, Problem> {

@@ -17,6 +17,8 @@ mod import;
 #[cfg(test)]
 mod process;
 #[cfg(test)]
+mod snapshots;
+#[cfg(test)]
 mod tls;
 #[cfg(test)]
 mod world;

@@ -117,6 +117,7 @@ pub(crate) fn vm(name: &str, n: u8) -> Vm {
         protected: false,
         recycled: None,
         lease: None,
+        snapshot_limits: hostler_types::SnapshotLimits::default(),
     };
     let status = VmStatus {
         hardware: None,
@@ -136,6 +137,7 @@ pub(crate) fn vm(name: &str, n: u8) -> Vm {
         customization: None,
         guest: None,
         snapshots: hostler_types::SnapshotTree::default(),
+        snapshot_warnings: Vec::new(),
         placement: vec!["host01 has 62GiB of memory free".to_owned()],
     };
     object(name, n, spec, status)

@@ -12,7 +12,8 @@ use hostler_agent_api::{
     AgentEvent, ConsoleKind, DatastoreCheck, DatastorePath, DatastoreReport, FactsAnswer,
     ImageContentAnswer, ImageContentQuery, ImageImportRequest, ImageImported, ImagePath,
     ImageRemoveRequest, NetworkPath, OperationPath, VmCommand, VmConsoleQuery, VmCreateRequest,
-    VmLogQuery, VmPath, VmRemoveRequest, VmReport, VmStopRequest,
+    VmLogQuery, VmPath, VmRemoveRequest, VmReport, VmRevertRequest, VmSnapshotDeleteRequest,
+    VmSnapshotRequest, VmSnapshotUpdateRequest, VmStopRequest,
 };
 use hostler_endpoint::{
     Answer, Body, ByteStream, CallOptions, Client, ClientError, Endpoint, EventStream, NoParams,
@@ -151,6 +152,30 @@ impl AgentLink for Remote {
     }
     async fn vm_suspend(&self, vm: VmId, command: VmCommand) -> Result<VmReport, AgentError> {
         self.vm::<contract::VmSuspend>(vm, command).await
+    }
+    async fn vm_snapshot(
+        &self,
+        vm: VmId,
+        request: VmSnapshotRequest,
+    ) -> Result<VmReport, AgentError> {
+        self.vm::<contract::VmSnapshot>(vm, request).await
+    }
+    async fn vm_snapshot_update(
+        &self,
+        vm: VmId,
+        request: VmSnapshotUpdateRequest,
+    ) -> Result<VmReport, AgentError> {
+        self.vm::<contract::VmSnapshotUpdate>(vm, request).await
+    }
+    async fn vm_snapshot_delete(
+        &self,
+        vm: VmId,
+        request: VmSnapshotDeleteRequest,
+    ) -> Result<VmReport, AgentError> {
+        self.vm::<contract::VmSnapshotDelete>(vm, request).await
+    }
+    async fn vm_revert(&self, vm: VmId, request: VmRevertRequest) -> Result<VmReport, AgentError> {
+        self.vm::<contract::VmRevert>(vm, request).await
     }
     async fn vm_exec(&self, vm: VmId, request: ExecRequest) -> Result<ExecAnswer, AgentError> {
         self.vm::<contract::VmExec>(vm, request).await

@@ -2,7 +2,7 @@
 
 use hostler_types::{
     CustomizationSpecKind, DatastoreKind, HostKind, ImageKind, JoinTokenKind, NamingRuleKind,
-    NetworkKind, TaskKind, TokenKind, UserKind, VmKind,
+    NetworkKind, SnapshotPolicyKind, TaskKind, TokenKind, UserKind, VmKind,
 };
 
 use super::{Collection, Held, Snapshot};
@@ -103,5 +103,14 @@ impl Held for NamingRuleKind {
     }
     fn of_mut(snapshot: &mut Snapshot) -> &mut Collection<Self> {
         &mut snapshot.naming_rules
+    }
+}
+
+impl Held for SnapshotPolicyKind {
+    fn of(snapshot: &Snapshot) -> &Collection<Self> {
+        &snapshot.snapshot_policies
+    }
+    fn of_mut(snapshot: &mut Snapshot) -> &mut Collection<Self> {
+        &mut snapshot.snapshot_policies
     }
 }

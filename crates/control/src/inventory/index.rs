@@ -1,6 +1,8 @@
 //! Secondary indexes of a snapshot: VMs by what they refer to, tasks by what they hold.
 
-use hostler_types::{HostId, Id, ImageId, MacAddress, NetworkId, ObjectId, Task, TaskId, Vm, VmId};
+use hostler_types::{
+    HostId, Id, ImageId, LayerFile, MacAddress, NetworkId, ObjectId, Task, TaskId, Vm, VmId,
+};
 use jiff::Timestamp;
 use uuid::Uuid;
 
@@ -15,6 +17,7 @@ pub(super) struct Indexes {
     network: imbl::OrdSet<(NetworkId, VmId)>,
     mac: imbl::OrdSet<(MacAddress, VmId)>,
     deadline: imbl::OrdSet<(Timestamp, VmId)>,
+    snapshots: imbl::OrdSet<VmId>,
     task: imbl::HashMap<ObjectId, TaskId>,
     key: imbl::HashMap<String, TaskId>,
     pub(super) addresses: Addresses,
@@ -50,6 +53,10 @@ impl Indexes {
         self.deadline.range((from, Unbounded)).next().map(|(at, _)| *at)
     }
 
+    pub(super) fn with_snapshots(&self) -> impl Iterator<Item = VmId> {
+        self.snapshots.iter().copied()
+    }
+
     pub(super) fn task_on(&self, object: ObjectId) -> Option<TaskId> {
         self.task.get(&object).copied()
     }
@@ -61,6 +68,11 @@ impl Indexes {
     pub(super) fn vm(&mut self, old: Option<&Vm>, new: Option<&Vm>) {
         self.addresses.vm(old, new);
         self.hostnames.vm(old, new);
+        match new {
+            Some(vm) if has_snapshots(vm) => drop(self.snapshots.insert(vm.id())),
+            Some(vm) => drop(self.snapshots.remove(&vm.id())),
+            None => drop(old.map(|vm| self.snapshots.remove(&vm.id()))),
+        }
         if let (Some(old), Some(new)) = (old, new)
             && old.spec == new.spec
             && old.status.host == new.status.host
@@ -130,6 +142,17 @@ impl Indexes {
 pub(crate) fn images(vm: &Vm) -> impl Iterator<Item = ImageId> {
     let disks = vm.spec.own_disks().filter_map(|disk| disk.source.image());
     disks.chain(vm.spec.cdroms.iter().filter_map(|cdrom| cdrom.image))
+}
+
+/// All files that a VM's disks and snapshots are made of, wherever they lie.
+pub(crate) fn layer_files(vm: &Vm) -> impl Iterator<Item = &LayerFile> {
+    let disks = vm.status.disks.iter().flat_map(|disk| &disk.layers).map(|layer| &layer.file);
+    let snapshots = vm.status.snapshots.snapshots.iter().flat_map(|snapshot| &snapshot.disks);
+    disks.chain(snapshots.flat_map(|disk| &disk.layers))
+}
+
+fn has_snapshots(vm: &Vm) -> bool {
+    !vm.status.snapshots.is_empty() || !vm.status.snapshot_warnings.is_empty()
 }
 
 fn vms_of<T: Ord + Copy>(index: &imbl::OrdSet<(T, VmId)>, key: T) -> impl Iterator<Item = VmId> {

@@ -131,6 +131,7 @@ pub(super) fn may_see(actor: &Actor, kind: KindName) -> bool {
         | KindName::Network
         | KindName::CustomizationSpec
         | KindName::NamingRule
+        | KindName::SnapshotPolicy
         | KindName::Task => true,
     }
 }

@@ -26,6 +26,7 @@ mod files;
 mod guest;
 mod lease;
 mod mac;
+pub mod snapshot;
 mod update;
 
 pub use create::create;

@@ -149,25 +149,38 @@ pub(super) fn told(step: &Step, mut vm: Vm, report: &VmReport) -> Write {
 
 /// After a command that did not work: the VM is what its host last said, or what it was before.
 pub(super) async fn settle(step: Step) -> hostler_tasks::StepResult {
+    let settled = settled(&step).await?;
+    Ok(hostler_tasks::Outcome::none().with_all(settled.map(|vm| Write::update(&vm))))
+}
+
+/// The VM as its host last said that it is, or with the power it had before.
+pub(super) async fn settled(step: &Step) -> Result<Option<Vm>, StepError> {
     let input: PowerInput = step.input()?;
-    let Some(mut vm) = vm_if_there(&step, input.vm).await? else {
-        return Ok(hostler_tasks::Outcome::none());
+    let Some(mut vm) = vm_if_there(step, input.vm).await? else { return Ok(None) };
+    let absorbed = match step.world().reports.last(vm.id()) {
+        Some(report) => take_over(step, &mut vm, &report),
+        None => refresh(step, &mut vm).await,
     };
-    let known = match step.world().reports.last(vm.id()) {
-        Some(report) => Some(report),
-        None => asked(&step, &vm).await,
-    };
-    let snapshot = step.world().snapshot();
-    let known = known.map(|report| named_report(&snapshot, &report));
-    let absorbed = known.is_some_and(|report| absorb(&mut vm.status, &report));
     if !absorbed && vm.status.power != input.before {
         vm.status.power = input.before;
         vm.status.power_since = Timestamp::now();
     }
-    Ok(hostler_tasks::Outcome::none().with(Write::update(&vm)))
+    Ok(Some(vm))
 }
 
-/// What the host has to say of a VM that nobody has heard of since the server started.
+/// Takes over what the VM's host has to say of it now; `false` if there is nothing new.
+pub(super) async fn refresh(step: &Step, vm: &mut Vm) -> bool {
+    match asked(step, vm).await {
+        Some(report) => take_over(step, vm, &report),
+        None => false,
+    }
+}
+
+fn take_over(step: &Step, vm: &mut Vm, report: &VmReport) -> bool {
+    absorb(&mut vm.status, &named_report(&step.world().snapshot(), report))
+}
+
+/// Asks the host about one of its VMs.
 async fn asked(step: &Step, vm: &Vm) -> Option<VmReport> {
     const LIMIT: Duration = Duration::from_secs(10);
     let link = link(step, vm).ok()?;

@@ -7,10 +7,10 @@ use hostler_agent_api::ConsoleKind;
 use hostler_control::services::datastore::DatastoreUpdate;
 use hostler_control::services::token::TokenCreate;
 use hostler_control::services::user::{UserCreate, UserUpdate};
-use hostler_control::services::vm::{VmDelete, VmFilter, VmRegister, VmStop};
+use hostler_control::services::vm::{VmDelete, VmFilter, VmRegister, VmStop, snapshot};
 use hostler_control::services::{
     Options, PageRequest, console, datastore, event, host, image, join_token, naming_rule, network,
-    task, token, user, vm, watch,
+    snapshot_policy, task, token, user, vm, watch,
 };
 use hostler_control::{Actor, ServiceError, World, authenticate};
 use hostler_sim::{Fleet, vm_request};
@@ -197,6 +197,7 @@ fn said<T>(answer: Result<T, ServiceError>) -> Said {
 /// refused for the role is refused for that.
 async fn all_services(world: &Arc<World>, actor: &Actor) -> Vec<(&'static str, Role, Said)> {
     let mut all = vm_services(world, actor).await;
+    all.extend(snapshot_services(world, actor).await);
     all.extend(guest_services(world, actor).await);
     all.extend(image_services(world, actor).await);
     all.extend(host_services(world, actor).await);
@@ -240,6 +241,37 @@ async fn vm_services(w: &World, a: &Actor) -> Vec<(&'static str, Role, Said)> {
         ("vm::unregister", Operator, said(vm::unregister(w, a, vm, o).await)),
         ("vm::register", Operator, said(vm::register(w, a, register, o).await)),
         ("vm::unregistered", Operator, said(vm::unregistered(w, a, vm).await)),
+    ]
+}
+
+async fn snapshot_services(w: &World, a: &Actor) -> Vec<(&'static str, Role, Said)> {
+    use Role::{Admin, Operator, Viewer};
+    use snapshot::{SnapshotCreate, SnapshotDelete, SnapshotRevert, SnapshotUpdate};
+    let (it, page, o) = (&none(), PageRequest::default(), &Options::default());
+    let (create, update) = (SnapshotCreate::default(), SnapshotUpdate::default());
+    let (delete, revert) = (SnapshotDelete::default(), SnapshotRevert::default());
+    let (name, wrong) = ("none".parse().unwrap(), [("A".to_owned(), String::new())].into());
+    let spec = hostler_types::SnapshotPolicySpec { selector: wrong, ..Default::default() };
+    let bad = snapshot_policy::SnapshotPolicyCreate { name, spec };
+    let change = snapshot_policy::SnapshotPolicyUpdate::default();
+    vec![
+        ("snapshot::list", Viewer, said(snapshot::list(w, a, it))),
+        ("snapshot::show", Viewer, said(snapshot::show(w, a, it, it))),
+        ("snapshot::plan", Viewer, said(snapshot::plan(w, a, it, &delete))),
+        ("snapshot::create", Operator, said(snapshot::create(w, a, it, &create, o).await)),
+        ("snapshot::update", Operator, said(snapshot::update(w, a, it, it, &update, o).await)),
+        ("snapshot::revert", Operator, said(snapshot::revert(w, a, it, it, revert, o).await)),
+        ("snapshot::delete", Operator, said(snapshot::delete(w, a, it, &delete, o).await)),
+        ("snapshot::consolidate", Operator, said(snapshot::consolidate(w, a, it, None, o).await)),
+        ("snapshot_policy::list", Viewer, said(snapshot_policy::list(w, a, &page))),
+        ("snapshot_policy::show", Viewer, said(snapshot_policy::show(w, a, it))),
+        ("snapshot_policy::create", Admin, said(snapshot_policy::create(w, a, bad).await)),
+        (
+            "snapshot_policy::update",
+            Admin,
+            said(snapshot_policy::update(w, a, it, change, None).await),
+        ),
+        ("snapshot_policy::delete", Admin, said(snapshot_policy::delete(w, a, it).await)),
     ]
 }
 

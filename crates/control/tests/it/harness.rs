@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use hostler_agent_api::VmDefinition;
 use hostler_control::{Core, testing};
-use hostler_sim::{SimConnector, SimHost, SimVm};
+use hostler_sim::{SimConnector, SimHost, SimStorage, SimVm, describe_snapshots};
 use hostler_store::{Batch, Store, Write};
 use hostler_tasks::harness::{
     Scenario, Stage, fails_at_each_step, repeats_each_step, survives_a_crash_at_each_commit,
@@ -26,6 +26,10 @@ use serde_json::json;
 enum Given {
     NoVm,
     Vm(PowerState),
+    /// Running, with the snapshots `one` and `two`.
+    Snapshots,
+    /// Running, with a file that waits to be merged.
+    Waiting,
     /// In the recycle bin.
     Recycled,
     /// Its files lie on the datastore, and nobody knows it.
@@ -48,6 +52,8 @@ struct Objects {
     network: Network,
     image: Image,
     vm: Vm,
+    /// Of the VM at its host.
+    storage: SimStorage,
 }
 
 struct Case {
@@ -125,6 +131,7 @@ fn objects(given: Given) -> Objects {
     let power = match given {
         Given::Vm(power) => power,
         Given::NoVm | Given::NoImage => PowerState::Creating,
+        Given::Snapshots | Given::Waiting => PowerState::Running,
         Given::Recycled => PowerState::Stopped,
         Given::Files => PowerState::Unknown,
     };
@@ -142,6 +149,7 @@ fn objects(given: Given) -> Objects {
         hardware: None,
         pending: Vec::new(),
         snapshots: hostler_types::SnapshotTree::default(),
+        snapshot_warnings: Vec::new(),
         placement: Vec::new(),
     };
     let mut vm: Vm = object("web01", spec, status);
@@ -150,7 +158,15 @@ fn objects(given: Given) -> Objects {
         vm.metadata.name = Recycled::bin_name(&name, vm.id());
         vm.spec.recycled = Some(Recycled { name, at: now, until: Timestamp::MAX, by });
     }
-    Objects { host, datastore, network, image, vm }
+    let has_snapshots = matches!(given, Given::Snapshots | Given::Waiting);
+    let names: &[&str] = if has_snapshots { &["one", "two"] } else { &[] };
+    let mut storage = SimStorage::with_snapshots(vm.id(), &vm.spec, names);
+    if given == Given::Waiting {
+        let first = storage.tree.snapshots[0].id;
+        storage.forget(&[first]);
+    }
+    vm.status.snapshots = storage.told(vm.id(), &vm.spec);
+    Objects { host, datastore, network, image, vm, storage }
 }
 
 fn place(host: &SimHost, objects: &Objects, given: Given) {
@@ -162,9 +178,10 @@ fn place(host: &SimHost, objects: &Objects, given: Given) {
     };
     let power = objects.vm.status.power;
     let (message, guest, since) = (None, None, Timestamp::now());
-    let vm = SimVm { definition, epoch: Epoch(1), power, since, message, guest };
+    let storage = objects.storage.clone();
+    let vm = SimVm { definition, epoch: Epoch(1), power, since, message, guest, storage };
     match given {
-        Given::Vm(_) | Given::Recycled => host.plant(vm),
+        Given::Vm(_) | Given::Snapshots | Given::Waiting | Given::Recycled => host.plant(vm),
         Given::Files => {
             host.plant(vm);
             host.lose(objects.vm.id());
@@ -189,7 +206,7 @@ impl Scenario for Case {
         if self.given != Given::NoImage {
             batch = batch.with(Write::create(&objects.image));
         }
-        if let Given::Vm(_) | Given::Recycled = self.given {
+        if !matches!(self.given, Given::NoVm | Given::NoImage | Given::Files) {
             batch = batch.with(Write::create(&objects.vm));
         }
         store.commit(batch).await.unwrap();
@@ -224,12 +241,19 @@ impl Scenario for Case {
                 let vm = record.object::<VmKind>().unwrap();
                 let actual = host.vm(vm.id());
                 let agrees = actual.as_ref().is_some_and(|actual| {
-                    actual.power == vm.status.power && actual.definition.vm.spec == vm.spec
+                    actual.power == vm.status.power
+                        && actual.definition.vm.spec == vm.spec
+                        && describe_snapshots(&actual.storage.tree)
+                            == describe_snapshots(&vm.status.snapshots)
                 });
                 let bin = if vm.is_recycled() { " in the bin" } else { "" };
                 text += &format!("vm {}{bin} {} agrees {agrees}", vm.called(), vm.spec.cpus);
                 if self.compare == Compare::Everything {
                     text += &format!(" {}", vm.status.power);
+                    text += &actual
+                        .as_ref()
+                        .map(|a| a.storage.describe(vm.id(), &vm.spec))
+                        .unwrap_or_default();
                 }
                 text += "\n";
             }
@@ -384,4 +408,34 @@ async fn image_import() {
 async fn image_delete() {
     let submit = |objects: &Objects| testing::image_delete(&objects.image);
     Case::new(Given::NoVm, Compare::Everything, submit).check().await;
+}
+
+#[tokio::test]
+async fn vm_snapshot() {
+    let submit = |objects: &Objects| testing::vm_snapshot(&objects.vm);
+    Case::new(Given::Snapshots, Compare::Everything, submit).check().await;
+}
+
+#[tokio::test]
+async fn vm_snapshot_update() {
+    let submit = |objects: &Objects| testing::vm_snapshot_update(&objects.vm);
+    Case::new(Given::Snapshots, Compare::Everything, submit).check().await;
+}
+
+#[tokio::test]
+async fn vm_revert() {
+    let submit = |objects: &Objects| testing::vm_revert(&objects.vm);
+    Case::new(Given::Snapshots, Compare::ButPower, submit).check().await;
+}
+
+#[tokio::test]
+async fn vm_snapshot_delete() {
+    let submit = |objects: &Objects| testing::vm_snapshot_delete(&objects.vm);
+    Case::new(Given::Snapshots, Compare::ButPower, submit).check().await;
+}
+
+#[tokio::test]
+async fn vm_consolidate() {
+    let submit = |objects: &Objects| testing::vm_consolidate(&objects.vm);
+    Case::new(Given::Waiting, Compare::ButPower, submit).check().await;
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use hostler_agent_api::VmDefinition;
 use hostler_control::Actor;
 use hostler_control::services::{Options, vm};
-use hostler_sim::{Fleet, SimVm, vm_request};
+use hostler_sim::{Fleet, SimStorage, SimVm, vm_request};
 use hostler_types::{
     ByteSize, DatastoreKind, Epoch, GuestReport, HostKind, HostState, PowerState, Ref, TaskState,
     Vm, VmId, VmKind,
@@ -138,7 +138,8 @@ async fn a_vm_that_nobody_ordered_is_left_alone() {
         VmDefinition { vm, images: Vec::new(), networks: Vec::new(), customization_hash: None };
     let (power, since) = (PowerState::Running, Timestamp::now());
     let (message, guest) = (None, None);
-    fleet.host.plant(SimVm { definition, epoch: Epoch(1), power, since, message, guest });
+    let storage = SimStorage::default();
+    fleet.host.plant(SimVm { definition, epoch: Epoch(1), power, since, message, guest, storage });
     let fleet = fleet.restart(false).await;
     assert!(fleet.host.vm(orphan).is_some());
     assert_eq!(fleet.snapshot().all::<VmKind>().len(), 1);

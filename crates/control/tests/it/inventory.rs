@@ -40,6 +40,7 @@ fn vm(name: &str, host: HostId, network: NetworkId, mac: u32) -> Vm {
         customization: None,
         guest: None,
         snapshots: hostler_types::SnapshotTree::default(),
+        snapshot_warnings: Vec::new(),
         placement: Vec::new(),
     };
     Vm::new(name.parse().unwrap(), Labels::new(), now, spec, status)

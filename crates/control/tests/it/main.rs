@@ -18,4 +18,6 @@ mod naming_rules;
 mod recycle_bin;
 mod remote;
 mod secrets;
+mod snapshot_policies;
+mod snapshots;
 mod watch;

@@ -21,6 +21,11 @@ fn body(id: &str) -> Option<Value> {
         "vm_update" | "vm_plan" => json!({"description": "x"}),
         "disk_add" => json!({"size": "1GiB"}),
         "disk_update" => json!({"size": "1GiB"}),
+        "snapshot_create" | "snapshot_update" | "snapshot_revert" | "vm_consolidate" => json!({}),
+        "snapshot_policy_create" => {
+            json!({"name": "p", "spec": {"limits": {"max_depth": 65}}})
+        }
+        "snapshot_policy_update" => json!({}),
         "vm_rename" => json!({"name": "other"}),
         "vm_customize" => json!({"reboot": false}),
         "customization_spec_create" => {
@@ -54,6 +59,8 @@ fn path(meta: &Meta) -> String {
         .replace("{network}", "no-such-network")
         .replace("{spec}", "no-such-spec")
         .replace("{rule}", "no-such-rule")
+        .replace("{snapshot}", "no-such-snapshot")
+        .replace("{policy}", "no-such-policy")
         .replace("{host}", "no-such-host")
         .replace("{task}", &id)
         .replace("{token}", "no-such-token")

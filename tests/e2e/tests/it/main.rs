@@ -10,4 +10,5 @@ mod images;
 mod lifecycle;
 mod parallel;
 mod security;
+mod snapshots;
 mod storage;

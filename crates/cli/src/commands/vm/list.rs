@@ -63,20 +63,22 @@ impl List {
             ..vm::VmListQuery::default()
         };
         let (vms, names) = futures::try_join!(all(session, query), Names::hosts(session))?;
-        // Where nobody has a lease, nobody needs the column.
+        // Where nobody has a lease or a snapshot, nobody needs the column.
         let leases = vms.iter().any(|vm| vm.spec.lease.is_some());
-        let header: &[&str] =
-            &["NAME", "STATE", "CPUS", "MEMORY", "HOST", "ADDRESS", "GUEST", "LEASE"];
-        let header = &header[..header.len() - usize::from(!leases)];
+        let snapshots = vms.iter().any(|vm| !vm.status.snapshots.is_empty());
+        let mut header = vec!["NAME", "STATE", "CPUS", "MEMORY", "HOST", "ADDRESS", "GUEST"];
+        header.extend(snapshots.then_some("SNAPSHOTS"));
+        header.extend(leases.then_some("LEASE"));
         let now = Timestamp::now();
         session.output.list(
             &vms,
             &Listing {
-                header,
+                header: &header,
                 empty: "no VMs",
                 name: &|vm| vm.metadata.name.to_string(),
                 row: &|vm| {
                     let mut row = row(vm, &names);
+                    row.extend(snapshots.then(|| super::snapshot::count(vm)));
                     row.extend(leases.then(|| super::lease::left(vm.spec.lease.as_ref(), now)));
                     row
                 },
@@ -202,6 +204,7 @@ pub(super) fn fields(vm: &Vm, names: &Names, now: Timestamp) -> Vec<(&'static st
         ),
         ("NICs", nics(vm, names)),
     ];
+    fields.extend(super::snapshot::lines(vm, now));
     fields.push(("Pending", pending(vm)));
     fields.extend(guest(vm, now));
     fields.push(("Customization", customization(vm, now)));

@@ -15,6 +15,7 @@ mod power;
 mod remove;
 mod screenshot;
 mod set;
+mod snapshot;
 mod ssh;
 mod tell;
 
@@ -61,6 +62,9 @@ enum VmCommand {
     Renew(lease::Renew),
     Nic(nic::NicArgs),
     Disk(disk::DiskArgs),
+    #[command(visible_alias = "snap")]
+    Snapshot(snapshot::SnapshotArgs),
+    Consolidate(snapshot::Consolidate),
     Customize(customize::Customize),
     Console(console::Console),
     Vnc(console::Vnc),
@@ -106,6 +110,8 @@ impl VmArgs {
             VmCommand::Renew(command) => command.run(session).await,
             VmCommand::Nic(command) => command.run(session).await,
             VmCommand::Disk(command) => command.run(session).await,
+            VmCommand::Snapshot(command) => command.run(session).await,
+            VmCommand::Consolidate(command) => command.run(session).await,
             VmCommand::Customize(command) => command.run(session).await,
             VmCommand::Console(command) => return command.run(session).await,
             VmCommand::Vnc(command) => command.run(session).await,

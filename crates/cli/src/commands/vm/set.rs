@@ -4,8 +4,8 @@ use clap::Args;
 use hostler_api::vm;
 use hostler_endpoint::{CallOptions, NoParams};
 use hostler_types::{
-    BootDevice, ByteSize, Cores, Firmware, Labels, LinkState, Millicpus, Name, Ref, RestartPolicy,
-    VmNic, VmUpdate,
+    BootDevice, ByteSize, Cores, Firmware, Labels, LinkState, Millicpus, Name, QuietWindow, Ref,
+    RestartPolicy, VmNic, VmUpdate,
 };
 
 use super::change::{Request, carry_out};
@@ -14,6 +14,7 @@ use super::{VmName, finish, show};
 use crate::error::{CliError, Exit};
 use crate::input::{self, Label};
 use crate::session::{Session, once};
+use crate::snapshot_limits::{self as limits, AtLimitArg, LimitChanges, Setting};
 use crate::wait::WaitOptions;
 
 /// Change a VM: now, as far as its guest can take it, else at its next start
@@ -24,6 +25,7 @@ Examples:
   hostler vm set web01 --cpus 8 --firmware uefi --plan
   hostler vm set web01 --cpu-limit 1.5 --balloon 2GiB
   hostler vm set web01 --label tier=db --unlabel canary --protect
+  hostler vm set web01 --snapshot-max-age 7d --snapshot-at-limit merge
   hostler vm set web01 --iso debian-netinst --boot-order cdrom,disk")]
 pub(crate) struct Set {
     #[command(flatten)]
@@ -97,6 +99,26 @@ pub(crate) struct Set {
     #[arg(long)]
     no_protect: bool,
 
+    /// How old its snapshots may become, such as 7d; `none`, or `default`: as policies say
+    #[arg(long, value_name = "DURATION", value_parser = limits::age, help_heading = "Snapshots")]
+    snapshot_max_age: Option<Setting<u64>>,
+
+    /// How many snapshots may lie beneath its disks; `none`, or `default`
+    #[arg(long, value_name = "COUNT", value_parser = limits::depth, help_heading = "Snapshots")]
+    snapshot_max_depth: Option<Setting<u32>>,
+
+    /// How much its snapshots may hold, such as 50GiB; `none`, or `default`
+    #[arg(long, value_name = "SIZE", value_parser = limits::size, help_heading = "Snapshots")]
+    snapshot_max_size: Option<Setting<ByteSize>>,
+
+    /// What happens at a limit of its snapshots
+    #[arg(long, value_enum, value_name = "WHAT", help_heading = "Snapshots")]
+    snapshot_at_limit: Option<AtLimitArg>,
+
+    /// When its snapshots may be merged, such as 01:00-05:00; `none`: at any time, or `default`
+    #[arg(long, value_name = "FROM-TO", value_parser = limits::window, help_heading = "Snapshots")]
+    snapshot_window: Option<Setting<QuietWindow>>,
+
     /// Tell what would happen, and when; change nothing
     #[arg(long, alias = "dry-run")]
     plan: bool,
@@ -138,10 +160,14 @@ impl Set {
         let path = self.vm.path();
         let mut options = once();
         let mut update = self.update();
-        if !self.labels.is_empty() || !self.unlabels.is_empty() {
-            // Labels are replaced as a whole: what was read must still be there.
+        let (limits, relabels) =
+            (self.limits(), !(self.labels.is_empty() && self.unlabels.is_empty()));
+        if relabels || !limits.is_empty() {
+            // Both are replaced as a whole: what was read must still be there.
             let vm = show(session, &path).await?;
-            update.labels = Some(self.labels(vm.metadata.labels));
+            update.labels = relabels.then(|| self.labels(vm.metadata.labels));
+            let changed = || limits.applied(vm.spec.snapshot_limits);
+            update.snapshot_limits = (!limits.is_empty()).then(changed);
             options = CallOptions { if_match: Some(vm.metadata.revision.0), ..options };
         }
         if update == VmUpdate::default() {
@@ -177,6 +203,16 @@ impl Set {
             restart: self.restart.map(RestartPolicy::from),
             protected: (self.protect || self.no_protect).then_some(self.protect),
             ..VmUpdate::default()
+        }
+    }
+
+    const fn limits(&self) -> LimitChanges {
+        LimitChanges {
+            max_age: self.snapshot_max_age,
+            max_depth: self.snapshot_max_depth,
+            max_size: self.snapshot_max_size,
+            at_limit: self.snapshot_at_limit,
+            window: self.snapshot_window,
         }
     }
 

@@ -138,6 +138,7 @@ fn plan(
         protected: request.protected,
         recycled: None,
         lease: None,
+        snapshot_limits: hostler_types::SnapshotLimits::default(),
     };
     validate(&spec).map_err(|error| as_asked(error, request))?;
     let (decision, explanation) = decide(snapshot, &spec, request)?;
@@ -156,6 +157,7 @@ fn plan(
         hardware: None,
         pending: Vec::new(),
         snapshots: hostler_types::SnapshotTree::default(),
+        snapshot_warnings: Vec::new(),
         placement: explanation,
     };
     let mut object = Vm::new(request.name.clone(), request.labels.clone(), now, spec, status);

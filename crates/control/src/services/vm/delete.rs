@@ -14,8 +14,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use hostler_types::{
-    DeletionPlan, Dependent, KindName, LayerOwner, Name, NetworkKind, PlannedDisk, PlannedNic,
-    Recycled, Ref, Role, Task, Vm, VmKind,
+    DeletionPlan, Dependent, KindName, LayerFile, LayerOwner, Name, NetworkKind, PlannedDisk,
+    PlannedNic, Recycled, Ref, Role, Task, Vm, VmKind,
 };
 use jiff::Timestamp;
 use serde::Serialize;
@@ -198,14 +198,26 @@ fn purge_order(snapshot: &Snapshot, vm: &Ref) -> Result<Order, ServiceError> {
 pub(crate) fn dependents(snapshot: &Snapshot, vm: &Vm) -> Vec<Dependent> {
     let others = snapshot.all::<VmKind>().iter().filter(|other| other.id() != vm.id());
     let found = others.filter_map(|other| {
-        let disk = other.status.disks.iter().find(|disk| {
-            disk.layers.iter().any(|layer| layer.file.owner() == LayerOwner::Vm(vm.id()))
-        })?;
+        let what = leaning(other, vm)?;
         let place = if other.is_recycled() { ", in the recycle bin" } else { "" };
-        let reason = format!("its disk {} lies on a disk of `{}`{place}", disk.name, vm.called());
+        let reason = format!("its {what} lies on a disk of `{}`{place}", vm.called());
         Some(Dependent { vm: other.id(), name: other.called().clone(), reason })
     });
     found.collect()
+}
+
+/// What of a VM needs a file of another one's: a disk, or a snapshot that it could go back to.
+fn leaning(other: &Vm, vm: &Vm) -> Option<String> {
+    let lent = |file: &LayerFile| file.owner() == LayerOwner::Vm(vm.id());
+    let disk = other.status.disks.iter().find(|disk| disk.layers.iter().any(|l| lent(&l.file)));
+    if let Some(disk) = disk {
+        return Some(format!("disk {}", disk.name));
+    }
+    let needs = |snapshot: &&hostler_types::Snapshot| {
+        snapshot.disks.iter().any(|disk| disk.layers.iter().any(lent))
+    };
+    let snapshot = other.status.snapshots.snapshots.iter().find(needs)?;
+    Some(format!("snapshot {}", snapshot.name))
 }
 
 /// Refuses to delete what is protected or needed.

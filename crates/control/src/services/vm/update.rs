@@ -202,6 +202,10 @@ fn changed(
     set(&mut spec.boot_order, request.boot_order.as_ref());
     set(&mut spec.restart, request.restart.as_ref());
     set(&mut spec.protected, request.protected.as_ref());
+    if let Some(limits) = request.snapshot_limits {
+        limits.validate()?;
+        spec.snapshot_limits = limits;
+    }
     if let Some(customization) = &request.customization {
         let before = spec.customization.as_ref();
         let mut sealed = customize::sealed(&world.vault, customization, before)?;
