@@ -54,6 +54,7 @@ pub(crate) fn router(service: Service) -> Router {
         .serve::<api::VmSuspend, _>(vm::vm_suspend)
         .serve::<api::VmSnapshot, _>(vm::vm_snapshot)
         .serve::<api::VmRevert, _>(vm::vm_revert)
+        .serve::<api::VmSnapshotUpdate, _>(vm::vm_snapshot_update)
         .serve::<api::VmSnapshotDelete, _>(vm::vm_snapshot_delete)
         .serve::<api::VmExec, _>(vm::vm_exec)
         .serve::<api::VmScreenshot, _>(vm::vm_screenshot)

@@ -138,7 +138,8 @@ impl NamePattern {
             return Err(SpecError::new("count", format!("{count} is not possible; 1 to {MOST}")));
         }
         if count > 1 && !self.is_pattern() {
-            let reason = format!("{count} VMs cannot all be called `{self}`; write {self}-{{01..}}");
+            let reason =
+                format!("{count} VMs cannot all be called `{self}`; write {self}-{{01..}}");
             return Err(SpecError::new("name", reason));
         }
         Ok(count)
@@ -172,7 +173,8 @@ impl FromStr for NamePattern {
         let (counter, after) = rest.split_once('}').ok_or_else(wrong)?;
         let (first, last) = counter.split_once("..").ok_or_else(wrong)?;
         let number = |digits: &str| {
-            let plain = (1..=6).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit());
+            let plain =
+                (1..=6).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit());
             plain.then(|| digits.parse::<u32>().ok()).flatten().ok_or_else(wrong)
         };
         let digits = first.len();
@@ -252,8 +254,19 @@ mod tests {
     #[test]
     fn what_is_no_pattern_is_refused() {
         let bad = [
-            "", "Web", "web-{", "web-{}", "web-{n..}", "web-{01}", "web-{3..2}", "web-{1..2}{1..2}",
-            "web-{-1..2}", "web-{1234567..}", "-{01..}", "{01..}-", "web-{+1..}",
+            "",
+            "Web",
+            "web-{",
+            "web-{}",
+            "web-{n..}",
+            "web-{01}",
+            "web-{3..2}",
+            "web-{1..2}{1..2}",
+            "web-{-1..2}",
+            "web-{1234567..}",
+            "-{01..}",
+            "{01..}-",
+            "web-{+1..}",
         ];
         for text in bad {
             assert!(text.parse::<NamePattern>().is_err(), "{text}");

@@ -416,8 +416,7 @@ impl AgentLink for SimHost {
         let command = request.command;
         self.command("vm_flatten", Some(command.op), |state| {
             let found = state.owned(vm, command.epoch)?;
-            let asked =
-                |name: &Name| request.disks.is_empty() || request.disks.contains(name);
+            let asked = |name: &Name| request.disks.is_empty() || request.disks.contains(name);
             let disks = found.definition.vm.spec.disks.iter().map(|disk| disk.name.clone());
             for name in disks.filter(asked).collect::<Vec<_>>() {
                 found.storage.flatten(vm, &name);

@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use hostler_types::{
-    ByteSize, Consistency, DiskSource, DiskStatus, Layer, LayerFile, LayerOwner, Name, Snapshot, SnapshotDisk, SnapshotId,
-    SnapshotTree, VmId, VmSpec, plan_merges,
+    ByteSize, Consistency, DiskSource, DiskStatus, Layer, LayerFile, LayerOwner, Name, Snapshot,
+    SnapshotDisk, SnapshotId, SnapshotTree, VmId, VmSpec, plan_merges,
 };
 use jiff::Timestamp;
 

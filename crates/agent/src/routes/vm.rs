@@ -104,6 +104,14 @@ pub(super) async fn vm_snapshot(
     service.vms.command(call.path.vm, command, action).await
 }
 
+pub(super) async fn vm_snapshot_update(
+    service: Service,
+    call: Call<api::VmSnapshotUpdate>,
+) -> Result<VmReport, Problem> {
+    let (command, action) = (call.body.command, Action::SnapshotUpdate(Box::new(call.body)));
+    service.vms.command(call.path.vm, command, action).await
+}
+
 pub(super) async fn vm_revert(
     service: Service,
     call: Call<api::VmRevert>,

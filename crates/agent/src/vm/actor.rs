@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use hostler_agent_api::{VmCommand, VmDefinition, VmReport, VmSnapshotRequest};
+use hostler_agent_api::{
+    VmCommand, VmDefinition, VmReport, VmSnapshotRequest, VmSnapshotUpdateRequest,
+};
 use hostler_endpoint::Problem;
 use hostler_types::{GuestReport, Name, NetworkId, OperationId, PowerState, SnapshotId, StopMode};
 use jiff::Timestamp;
@@ -53,6 +55,7 @@ pub(crate) enum Action {
     Freeze { snapshot: Option<SnapshotId> },
     Flatten { disks: Vec<Name>, rate: Option<u64> },
     Snapshot(Box<VmSnapshotRequest>),
+    SnapshotUpdate(Box<VmSnapshotUpdateRequest>),
     Revert { snapshot: SnapshotId, start: Option<bool> },
     SnapshotDelete { snapshots: Vec<SnapshotId>, max_rate: Option<u64> },
 }
@@ -74,6 +77,7 @@ impl Action {
             | Self::Register
             | Self::Stop { .. }
             | Self::Reset
+            | Self::SnapshotUpdate(_)
             | Self::SnapshotDelete { .. } => false,
         }
     }
@@ -206,6 +210,7 @@ impl Actor {
             }
             Action::Define(definition) => self.define(*definition).await,
             Action::Snapshot(request) => self.snapshot(op, &request).await,
+            Action::SnapshotUpdate(request) => self.snapshot_update(*request).await,
             Action::Revert { snapshot, start } => self.revert(op, snapshot, start).await,
             Action::Start => self.start().await,
             Action::Reset => self.reset().await,

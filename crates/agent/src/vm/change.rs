@@ -121,14 +121,9 @@ impl Actor {
     /// What a guest does on its own, or later than it was waited for.
     pub(super) async fn hardware_event(&mut self, event: &Event) {
         let changed = match event {
-            Event::MemoryDeviceSizeChange(change) => {
-                self.record.running.as_mut().is_some_and(|running| {
-                    let size = running.boot_memory.bytes() + change.size;
-                    let new = hostler_types::ByteSize(size);
-                    std::mem::replace(&mut running.spec.memory, new) != new
-                })
-            }
-            Event::DeviceDeleted(_) => self.observe().await,
+            // What an event tells may be history by now: a change that was waited for has seen more
+            // steps than those whose events have been looked at.
+            Event::MemoryDeviceSizeChange(_) | Event::DeviceDeleted(_) => self.observe().await,
             _ => false,
         };
         if changed {

@@ -57,9 +57,9 @@ impl Actor {
 
     fn snapshot_chains(&self, id: SnapshotId) -> Result<Vec<Vec<LayerFile>>, Fault> {
         let snapshots = &self.record.definition.vm.status.snapshots;
-        let found = snapshots.get(id).ok_or_else(|| {
-            Fault::WrongState(format!("the VM has no snapshot {id} (any more)"))
-        })?;
+        let found = snapshots
+            .get(id)
+            .ok_or_else(|| Fault::WrongState(format!("the VM has no snapshot {id} (any more)")))?;
         Ok(found.disks.iter().map(|disk| disk.layers.clone()).collect())
     }
 
@@ -109,11 +109,7 @@ impl Actor {
 }
 
 /// The disks whose active file others need. Files that nobody needs are taken back. Blocks.
-fn lent_disks(
-    host: &HostContext,
-    record: &VmRecord,
-    disks: Vec<Name>,
-) -> Result<Vec<Name>, Fault> {
+fn lent_disks(host: &HostContext, record: &VmRecord, disks: Vec<Name>) -> Result<Vec<Name>, Fault> {
     let dir = vm_dir(host, record)?;
     let mut lent = Vec::new();
     for disk in disks {
@@ -179,12 +175,12 @@ pub(super) fn owned_again(
     file: &LayerFile,
 ) -> Result<(), Fault> {
     let datastore = host.datastores.get(record.datastore())?;
-    if !volume::is_lent(&path(&datastore, file))?
-        || take_back(host, record, file, Duration::ZERO)?
+    if !volume::is_lent(&path(&datastore, file))? || take_back(host, record, file, Duration::ZERO)?
     {
         return Ok(());
     }
-    let text = format!("other VMs' disks lie on {file}; make those independent, or delete them, first");
+    let text =
+        format!("other VMs' disks lie on {file}; make those independent, or delete them, first");
     Err(Fault::InUse(text))
 }
 

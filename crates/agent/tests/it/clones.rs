@@ -180,7 +180,9 @@ async fn a_copy_that_is_cut_short_leaves_nothing() {
     let path = VmPath { vm: clone.vm.id() };
     let client = world.client.clone();
     let call =
-        tokio::spawn(async move { client.call::<api::VmCreate>(&path, &NoParams {}, request).await });
+        tokio::spawn(
+            async move { client.call::<api::VmCreate>(&path, &NoParams {}, request).await },
+        );
     copying(&world, clone.vm.id()).await;
     world.end_agent().await;
     assert!(call.await.unwrap().is_err());
@@ -331,7 +333,8 @@ async fn merge(world: &World, vm: VmId) -> VmReport {
     let (snapshots, max_rate) = (Vec::new(), None);
     let request = api::VmSnapshotDeleteRequest { command: command(1), snapshots, max_rate };
     let path = VmPath { vm };
-    let call = world.client.call_with::<api::VmSnapshotDelete>(&path, &NoParams {}, request, long());
+    let call =
+        world.client.call_with::<api::VmSnapshotDelete>(&path, &NoParams {}, request, long());
     call.await.unwrap()
 }
 
@@ -384,13 +387,17 @@ async fn qemu_a_running_clone_is_flattened_beside_its_running_parent() {
     assert_eq!(layers(&world.create(&late).await.unwrap()).len(), 4);
     assert_eq!(layers(&merge(&world, one).await).len(), 4, "it stays, because a clone needs it");
     world.remove(late.vm.id(), false, false).await.unwrap();
-    assert_eq!(layers(&merge(&world, one).await)[..2], [disk0(one, 1).to_string(), base.to_string()]);
+    assert_eq!(
+        layers(&merge(&world, one).await)[..2],
+        [disk0(one, 1).to_string(), base.to_string()]
+    );
     assert!(world.report(one).await.unwrap().guest.is_some_and(|guest| guest.agent));
 
     // Slow enough to be met in the middle, where the agent dies.
     let slow = command(1);
     let (client, path) = (world.client.clone(), VmPath { vm: two });
-    let request = api::VmFlattenRequest { command: slow, disks: Vec::new(), max_rate: Some(1 << 20) };
+    let request =
+        api::VmFlattenRequest { command: slow, disks: Vec::new(), max_rate: Some(1 << 20) };
     let call = tokio::spawn(async move {
         client.call_with::<api::VmFlatten>(&path, &NoParams {}, request, long()).await
     });

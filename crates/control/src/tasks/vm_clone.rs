@@ -14,8 +14,8 @@
 //! Between freezing and making, the parent's host may find that its guest needs the files for itself
 //! (it is started): the clone is refused then, and nothing of it is left.
 
-use std::sync::{Arc, Mutex, PoisonError};
 use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::StreamExt as _;
 use hostler_agent_api::{
@@ -24,9 +24,7 @@ use hostler_agent_api::{
 };
 use hostler_store::Write;
 use hostler_tasks::{Definition, Outcome, Step as TaskStep, StepError, StepResult};
-use hostler_types::{
-    CopySource, DiskSource, KindName, Name, SnapshotDisk, SnapshotId, Vm, VmId,
-};
+use hostler_types::{CopySource, DiskSource, KindName, Name, SnapshotDisk, SnapshotId, Vm, VmId};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
@@ -124,8 +122,7 @@ fn are_made(step: &Step) -> Result<bool, StepError> {
 async fn drop_snapshot(step: &Step, parent: VmId, snapshot: SnapshotId) -> Result<(), StepError> {
     let Some(parent) = vm_if_there(step, parent).await? else { return Ok(()) };
     let (link, command) = (link(step, &parent)?, command(step, &parent));
-    let request =
-        VmSnapshotDeleteRequest { command, snapshots: vec![snapshot], max_rate: None };
+    let request = VmSnapshotDeleteRequest { command, snapshots: vec![snapshot], max_rate: None };
     // Not cut short: a deletion that was is one that somebody has to finish.
     let never = CancellationToken::new();
     let call = link.vm_snapshot_delete(parent.id(), request);

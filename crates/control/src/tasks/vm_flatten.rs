@@ -40,8 +40,7 @@ async fn copy(step: Step) -> StepResult {
     let _listening = step.world().progress.listen(command.op, move |progress| {
         reporting.progress(progress.percent, progress.activity);
     });
-    let request =
-        VmFlattenRequest { command, disks: input.disks, max_rate: input.max_rate };
+    let request = VmFlattenRequest { command, disks: input.disks, max_rate: input.max_rate };
     let report = ask(&step, &link, command.op, link.vm_flatten(vm.id(), request)).await?;
     let own = LayerOwner::Vm(vm.id());
     let independent = |name: &Name| {
@@ -66,9 +65,7 @@ fn copied(step: &Step, source: &DiskSource, datastore: DatastoreId) -> DiskSourc
             let datastore = place.unwrap_or(datastore);
             DiskSource::Copy(CopySource { datastore, file: LayerFile::image(*image) })
         }
-        DiskSource::Linked(file) => {
-            DiskSource::Copy(CopySource { datastore, file: file.clone() })
-        }
+        DiskSource::Linked(file) => DiskSource::Copy(CopySource { datastore, file: file.clone() }),
         other @ (DiskSource::Blank | DiskSource::Copy(_)) => other.clone(),
     }
 }

@@ -48,8 +48,7 @@ fn vms(fleet: &Fleet) -> usize {
 async fn linked_clones_are_made_in_one_task_and_protect_their_parent() {
     let fleet = Fleet::new().await;
     let parent = fleet.vm("web").await;
-    let cloned =
-        clone(&fleet, json!({"mode": "linked", "name": "web-{01..20}"})).await.unwrap();
+    let cloned = clone(&fleet, json!({"mode": "linked", "name": "web-{01..20}"})).await.unwrap();
     assert_eq!(cloned.vms.len(), 20);
     assert_eq!(names(&cloned.vms)[..2], ["web-01", "web-02"]);
     let task = cloned.task.unwrap();

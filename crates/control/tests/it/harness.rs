@@ -13,10 +13,11 @@ use hostler_tasks::harness::{
 };
 use hostler_tasks::{Registry, Submit};
 use hostler_types::{
-    ByteSize, CopySource, Customization, Datastore, DatastoreSpec, DatastoreState, DatastoreStatus, DiskSource, Epoch,
-    LayerFile, Host, HostSpec, HostState, HostStatus, Image, ImageFormat, ImageKind, ImageMedia, ImageSource,
-    ImageSpec, ImageState, ImageStatus, Kind, KindName, Labels, Network, NetworkSpec, NetworkState,
-    NetworkStatus, Object, PowerState, Recycled, StopMode, Vm, VmKind, VmSpec, VmStatus,
+    ByteSize, CopySource, Customization, Datastore, DatastoreSpec, DatastoreState, DatastoreStatus,
+    DiskSource, Epoch, Host, HostSpec, HostState, HostStatus, Image, ImageFormat, ImageKind,
+    ImageMedia, ImageSource, ImageSpec, ImageState, ImageStatus, Kind, KindName, Labels, LayerFile,
+    Network, NetworkSpec, NetworkState, NetworkStatus, Object, PowerState, Recycled, StopMode, Vm,
+    VmKind, VmSpec, VmStatus,
 };
 use jiff::Timestamp;
 use serde_json::json;

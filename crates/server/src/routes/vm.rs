@@ -1,8 +1,9 @@
 //! Virtual machines.
 
 use hostler_api::vm::{
-    ChangePlan, Clone, Create, Delete, Exec, Explanation, Flatten, List, Log, Plan, PlanDeletion, Rename, Renew,
-    Reset, Resume, Screenshot, Show, Start, Stop, Suspend, Unregister, Update, VmCloned, VmCreated, Why,
+    ChangePlan, Clone, Create, Delete, Exec, Explanation, Flatten, List, Log, Plan, PlanDeletion,
+    Rename, Renew, Reset, Resume, Screenshot, Show, Start, Stop, Suspend, Unregister, Update,
+    VmCloned, VmCreated, Why,
 };
 use hostler_control::services::vm::{self, Renewal, VmDelete, VmFilter, VmStop};
 use hostler_control::services::{Changed, Options};

@@ -1,5 +1,6 @@
 //! kill -9 of any part at any instant is a normal event.
 
+use std::process::Stdio;
 use std::time::Duration;
 
 use hostler_e2e::{Instance, eventually};
@@ -24,10 +25,7 @@ fn crash_at_every_commit(prepare: &[&[&str]], action: &[&str], check: &dyn Fn(&I
                 vec![("HOSTLER_ABORT_AT".to_owned(), format!("{n}:{when}"))];
             hostler.spawn_server();
             let place = format!("{n}:{when}");
-            if hostler.wait_ready_or_ended() {
-                let _ = hostler.hostler(action);
-            }
-            let ended = hostler.wait_server_ended(Duration::from_millis(300));
+            let ended = !hostler.wait_ready_or_ended() || dies_during(&mut hostler, action);
             any |= ended;
             hostler.kill_server();
             hostler.settings_mut().environment.clear();
@@ -44,6 +42,21 @@ fn crash_at_every_commit(prepare: &[&[&str]], action: &[&str], check: &dyn Fn(&I
     }
     assert!(aborted >= 2, "only {aborted} commits were hit: the injection does not work");
     assert!(aborted < MOST_COMMITS, "the action makes more commits than were tried");
+}
+
+/// Whether the server ended during a command or a moment later. The command, which would wait a minute
+/// for the server's return, is then given up.
+fn dies_during(hostler: &mut Instance, action: &[&str]) -> bool {
+    let mut command = hostler.command(action);
+    let mut client = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    while client.try_wait().unwrap().is_none() {
+        if hostler.wait_server_ended(Duration::from_millis(10)) {
+            client.kill().unwrap();
+            client.wait().unwrap();
+            return true;
+        }
+    }
+    hostler.wait_server_ended(Duration::from_millis(300))
 }
 
 fn no_open_task(hostler: &Instance) -> bool {

@@ -11,4 +11,5 @@ mod images;
 mod lifecycle;
 mod parallel;
 mod security;
+mod snapshots;
 mod storage;

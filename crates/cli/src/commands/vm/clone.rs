@@ -128,7 +128,9 @@ impl Clone {
                 let mut made = Vec::new();
                 for vm in &cloned.vms {
                     let path = VmPath { vm: Ref::by_id(vm.id()) };
-                    made.push(self.wait.limit(session, &path, self.wait.guest(session, &path)).await?);
+                    made.push(
+                        self.wait.limit(session, &path, self.wait.guest(session, &path)).await?,
+                    );
                 }
                 self.print(session, &made)
             }
@@ -144,9 +146,8 @@ impl Clone {
         if let (Some(_), true) = (&self.pattern, session.output.is_data()) {
             return session.output.data(&made);
         }
-        made.iter().try_for_each(|vm| {
-            session.output.done(verb, "vm", vm.metadata.name.as_str(), vm)
-        })
+        made.iter()
+            .try_for_each(|vm| session.output.done(verb, "vm", vm.metadata.name.as_str(), vm))
     }
 
     /// What they would be.

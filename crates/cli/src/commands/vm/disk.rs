@@ -90,9 +90,7 @@ impl ListDisks {
             ]
         };
         let listing = Listing {
-            header: &[
-                "DISK", "SIZE", "WRITTEN", "BUS", "SOURCE", "LIES ON", "LIMITS", "STATE",
-            ],
+            header: &["DISK", "SIZE", "WRITTEN", "BUS", "SOURCE", "LIES ON", "LIMITS", "STATE"],
             empty: "the vm has no disk",
             name: &|disk: &DiskSpec| disk.name.to_string(),
             row: &row,

@@ -9,9 +9,10 @@ use std::sync::Arc;
 use hostler_policy::{HostCandidate, PlacementInput};
 use hostler_store::Write;
 use hostler_types::{
-    CdromSpec, CloneMode, CopySource, Customization, DatastoreKind, DiskSource, DiskSpec, LayerFile,
-    Lease, Name, NetworkKind, NicAddressing, NicSpec, PowerState, Ref, Role, Snapshot as VmSnapshot,
-    SnapshotId, Task, Vm, VmClone, VmId, VmKind, VmNic, VmSpec, validate_labels,
+    CdromSpec, CloneMode, CopySource, Customization, DatastoreKind, DiskSource, DiskSpec,
+    LayerFile, Lease, Name, NetworkKind, NicAddressing, NicSpec, PowerState, Ref, Role,
+    Snapshot as VmSnapshot, SnapshotId, Task, Vm, VmClone, VmId, VmKind, VmNic, VmSpec,
+    validate_labels,
 };
 use jiff::Timestamp;
 
@@ -105,7 +106,8 @@ fn before(world: &World, task: Arc<Task>) -> Result<Cloned, ServiceError> {
     let found = task.spec.objects.iter().map(|id| snapshot.get::<VmKind>(id.typed()));
     let vms: Option<Vec<_>> = found.map(|vm| vm.map(VmKind::shown)).collect();
     let gone = || {
-        let message = format!("this request made VMs before (task {}), some of which are gone", task.id());
+        let message =
+            format!("this request made VMs before (task {}), some of which are gone", task.id());
         ServiceError::conflict("gone", message).hint("use a new idempotency key to make them again")
     };
     let vms = vms.ok_or_else(gone)?;
@@ -223,15 +225,13 @@ impl Plan<'_, '_> {
             over: self.over,
             addressing: &addressing,
         };
-        let customization =
-            self.customizing.resolve(self.snapshot, &wish_for_guest, &mut nics)?;
+        let customization = self.customizing.resolve(self.snapshot, &wish_for_guest, &mut nics)?;
         let customization = customization.unwrap_or_else(|| inherited(self.parent));
         let spec = self.spec(nics, customization)?;
         validate(&spec)?;
         let (decision, explanation) = self.place(&spec, hosts)?;
         let status = in_the_making(decision, explanation);
-        let mut vm =
-            Vm::new(name, self.request.labels.clone(), Timestamp::now(), spec, status);
+        let mut vm = Vm::new(name, self.request.labels.clone(), Timestamp::now(), spec, status);
         vm.metadata.id = id;
         Ok(vm)
     }
@@ -335,7 +335,9 @@ impl Plan<'_, '_> {
         let place = match self.request.mode {
             CloneMode::Linked => (None, Some(&here)),
             // The parent's host copies.
-            CloneMode::Full => (Some(&host), Some(self.request.datastore.as_ref().unwrap_or(&here))),
+            CloneMode::Full => {
+                (Some(&host), Some(self.request.datastore.as_ref().unwrap_or(&here)))
+            }
         };
         if let Some(wanted) = place.1 {
             self.snapshot.find::<DatastoreKind>(wanted)?;

@@ -142,7 +142,10 @@ fn plan(
     };
     validate(&spec).map_err(|error| as_asked(error, request))?;
     let place = (request.host.as_ref(), request.datastore.as_ref());
-    let input = PlacementInput { wish: placement_wish(snapshot, &spec, place)?, hosts: candidates(snapshot) };
+    let input = PlacementInput {
+        wish: placement_wish(snapshot, &spec, place)?,
+        hosts: candidates(snapshot),
+    };
     let (decision, explanation) = decide(&input)?;
     let status = in_the_making(decision, explanation);
     let (name, labels) = (request.name.clone(), request.labels.clone());
