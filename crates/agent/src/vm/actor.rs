@@ -233,8 +233,8 @@ impl Actor {
                 self.stop_flattening();
                 Ok(())
             }
-            // It waits.
-            Action::SnapshotDelete { .. } => Ok(()),
+            // The one waits, the other has nothing to do with files.
+            Action::SnapshotDelete { .. } | Action::SnapshotUpdate(_) => Ok(()),
             Action::Define(_)
             | Action::Start
             | Action::Suspend
