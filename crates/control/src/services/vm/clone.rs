@@ -209,7 +209,7 @@ impl Plan<'_, '_> {
         let found = self.parent.status.snapshots.find(wanted).ok_or_else(|| {
             let message = format!("vm `{name}` has no snapshot `{wanted}`");
             ServiceError::new(crate::error::Class::NotFound, "not_found", message)
-                .hint(format!("see `hostler snapshot list {name}`"))
+                .hint(format!("see `hostler vm snapshot list {name}`"))
         });
         found.map(Some)
     }
