@@ -391,7 +391,7 @@ async fn qemu_a_running_clone_is_flattened_beside_its_running_parent() {
         layers(&merge(&world, one).await)[..2],
         [disk0(one, 1).to_string(), base.to_string()]
     );
-    assert!(world.report(one).await.unwrap().guest.is_some_and(|guest| guest.agent));
+    world.wait_for("it runs on", one, |r| r.guest.as_ref().is_some_and(|g| g.agent)).await;
 
     // Slow enough to be met in the middle, where the agent dies.
     let slow = command(1);
