@@ -13,8 +13,9 @@ use async_trait::async_trait;
 use hostler_agent_api::{
     AgentEvent, ConsoleKind, DatastoreCheck, DatastoreReport, FactsAnswer, ImageContentAnswer,
     ImageImportRequest, ImageImported, ImageRemoveRequest, VmCommand, VmCreateRequest,
-    VmFlattenRequest, VmForkAnswer, VmForkRequest, VmFreezeRequest, VmFrozen, VmRemoveRequest, VmReport, VmRevertRequest,
-    VmSnapshotDeleteRequest, VmSnapshotRequest, VmSnapshotUpdateRequest, VmStopRequest,
+    VmFlattenRequest, VmForkAnswer, VmForkRequest, VmFreezeRequest, VmFrozen, VmRemoveRequest,
+    VmReport, VmRevertRequest, VmSnapshotDeleteRequest, VmSnapshotRequest, VmSnapshotUpdateRequest,
+    VmStopRequest,
 };
 use hostler_endpoint::{ByteStream, EventStream, Problem};
 use hostler_types::{

@@ -15,8 +15,7 @@ use hostler_qmp::{
     command::{
         AddFd, AddedFd, Cont, ImageFormat, Migrate, MigrateCancel, MigrateIncoming,
         MigrateSetCapabilities, MigrateSetParameters, MigrationAddress, MigrationCapability,
-        MigrationStatus,
-        QueryMigrate, QueryStatus, Quit, RemoveFd, Screendump, Stop,
+        MigrationStatus, QueryMigrate, QueryStatus, Quit, RemoveFd, Screendump, Stop,
     },
     event::Event,
 };

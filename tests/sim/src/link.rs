@@ -5,9 +5,9 @@ use futures::StreamExt as _;
 use hostler_agent_api::{
     AgentEvent, ConsoleKind, DatastoreCheck, DatastoreReport, FactsAnswer, ImageContentAnswer,
     ImageImportRequest, ImageImportSource, ImageImported, ImageRemoveRequest, OperationProgress,
-    VERSION, VmCommand, VmCreateRequest, VmFlattenRequest, VmForkAnswer, VmForkRequest, VmFreezeRequest, VmFrozen,
-    VmRemoveRequest, VmReport, VmRevertRequest, VmSnapshotDeleteRequest, VmSnapshotRequest,
-    VmSnapshotUpdateRequest, VmStopRequest, code,
+    VERSION, VmCommand, VmCreateRequest, VmFlattenRequest, VmForkAnswer, VmForkRequest,
+    VmFreezeRequest, VmFrozen, VmRemoveRequest, VmReport, VmRevertRequest, VmSnapshotDeleteRequest,
+    VmSnapshotRequest, VmSnapshotUpdateRequest, VmStopRequest, code,
 };
 use hostler_control::{AgentError, AgentLink};
 use hostler_endpoint::{ByteStream, EventStream, Item, Problem};

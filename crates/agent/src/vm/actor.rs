@@ -51,19 +51,36 @@ pub(crate) enum Action {
     Register,
     Define(Box<VmDefinition>),
     Start,
-    Stop { mode: StopMode, timeout: std::time::Duration },
+    Stop {
+        mode: StopMode,
+        timeout: std::time::Duration,
+    },
     Reset,
     Suspend,
     Fork(Box<ForkOrder>),
     /// The first of an instant clone.
     BeForked(Box<ForkSeat>),
-    Remove { keep_files: bool, force: bool },
-    Freeze { snapshot: Option<SnapshotId> },
-    Flatten { disks: Vec<Name>, rate: Option<u64> },
+    Remove {
+        keep_files: bool,
+        force: bool,
+    },
+    Freeze {
+        snapshot: Option<SnapshotId>,
+    },
+    Flatten {
+        disks: Vec<Name>,
+        rate: Option<u64>,
+    },
     Snapshot(Box<VmSnapshotRequest>),
     SnapshotUpdate(Box<VmSnapshotUpdateRequest>),
-    Revert { snapshot: SnapshotId, start: Option<bool> },
-    SnapshotDelete { snapshots: Vec<SnapshotId>, max_rate: Option<u64> },
+    Revert {
+        snapshot: SnapshotId,
+        start: Option<bool>,
+    },
+    SnapshotDelete {
+        snapshots: Vec<SnapshotId>,
+        max_rate: Option<u64>,
+    },
 }
 
 impl Action {

@@ -11,9 +11,7 @@ use std::path::{Path, PathBuf};
 use hostler_agent_api::VmDefinition;
 use hostler_endpoint::Problem;
 use hostler_host::{Replacement, VmUid};
-use hostler_types::{
-    CustomizationStatus, DatastoreId, Epoch, LayerFile, Name, OperationId, VmId,
-};
+use hostler_types::{CustomizationStatus, DatastoreId, Epoch, LayerFile, Name, OperationId, VmId};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use futures::StreamExt;
 use hostler_agent_api as api;
 use hostler_agent_api::{
-    NetworkDefinition, VmConsoleQuery, VmCreateRequest, VmDefinition, VmForkAnswer,
-    VmForkRequest, VmPath, VmReport,
+    NetworkDefinition, VmConsoleQuery, VmCreateRequest, VmDefinition, VmForkAnswer, VmForkRequest,
+    VmPath, VmReport,
 };
 use hostler_endpoint::{ByteStream, NoParams, Problem};
 use hostler_types::{
@@ -128,8 +128,7 @@ async fn identity(world: &World, vm: VmId) -> VmReport {
 #[tokio::test]
 async fn qemu_clones_of_a_running_vm_are_machines_of_their_own() {
     let mut world = World::start_process().await;
-    let network =
-        NetworkDefinition { id: NetworkId::generate(), spec: nat("10.213.81.0/24") };
+    let network = NetworkDefinition { id: NetworkId::generate(), spec: nat("10.213.81.0/24") };
     let definition = parent(&world, &[network]).await;
     let vm = definition.vm.id();
     let boot = sh(&world, vm, "cat /proc/sys/kernel/random/boot_id").await;
@@ -250,10 +249,12 @@ async fn open_console(
     vm: VmId,
 ) -> (tokio::sync::mpsc::Sender<Result<hostler_endpoint::Bytes, std::io::Error>>, ByteStream) {
     let (input, typed) = tokio::sync::mpsc::channel(4);
-    let body: ByteStream = futures::stream::unfold(typed, |mut typed| async move {
-        Some((typed.recv().await?, typed))
-    })
-    .boxed();
+    let body: ByteStream =
+        futures::stream::unfold(
+            typed,
+            |mut typed| async move { Some((typed.recv().await?, typed)) },
+        )
+        .boxed();
     let query = VmConsoleQuery { kind: api::ConsoleKind::Serial };
     let path = VmPath { vm };
     let output = world.client.call::<api::VmConsole>(&path, &query, body).await;
@@ -325,9 +326,8 @@ async fn qemu_a_guest_outlives_forks_that_fail() {
             world.remove(id, false, true).await.unwrap();
         }
         let files = std::fs::read_dir(world.path("store/vms").join(vm.to_string())).unwrap();
-        let disks = files.flatten().filter(|file| {
-            file.file_name().to_string_lossy().ends_with(".qcow2")
-        });
+        let disks =
+            files.flatten().filter(|file| file.file_name().to_string_lossy().ends_with(".qcow2"));
         let own = parent.disks[0].layers.len() - 1;
         assert_eq!(disks.count(), own, "no file is left that no chain has");
     }

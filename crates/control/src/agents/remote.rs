@@ -12,9 +12,9 @@ use hostler_agent_api::{
     AgentEvent, ConsoleKind, DatastoreCheck, DatastorePath, DatastoreReport, FactsAnswer,
     ImageContentAnswer, ImageContentQuery, ImageImportRequest, ImageImported, ImagePath,
     ImageRemoveRequest, NetworkPath, OperationPath, VmCommand, VmConsoleQuery, VmCreateRequest,
-    VmFlattenRequest, VmForkAnswer, VmForkRequest, VmFreezeRequest, VmFrozen, VmLogQuery, VmPath, VmRemoveRequest, VmReport,
-    VmRevertRequest, VmSnapshotDeleteRequest, VmSnapshotRequest, VmSnapshotUpdateRequest,
-    VmStopRequest,
+    VmFlattenRequest, VmForkAnswer, VmForkRequest, VmFreezeRequest, VmFrozen, VmLogQuery, VmPath,
+    VmRemoveRequest, VmReport, VmRevertRequest, VmSnapshotDeleteRequest, VmSnapshotRequest,
+    VmSnapshotUpdateRequest, VmStopRequest,
 };
 use hostler_endpoint::{
     Answer, Body, ByteStream, CallOptions, Client, ClientError, Endpoint, EventStream, NoParams,

@@ -76,7 +76,8 @@ async fn fork(step: Step) -> StepResult {
     let mut outcome = Outcome::none().with(told(&step, parent, &answer.parent));
     for report in &answer.clones {
         let clone = clones.remove(&report.vm);
-        let clone = clone.ok_or_else(|| StepError::failed("internal", "not a clone of this task"))?;
+        let clone =
+            clone.ok_or_else(|| StepError::failed("internal", "not a clone of this task"))?;
         outcome = outcome.with(told(&step, clone, report));
     }
     Ok(outcome)

@@ -365,11 +365,8 @@ async fn vm_fork() {
     let submit = |objects: &Objects| {
         let clone = |name: &str| {
             let mut spec = objects.vm.spec.clone();
-            spec.disks[0].source = DiskSource::Linked(LayerFile::disk(
-                objects.vm.id(),
-                &spec.disks[0].name,
-                0,
-            ));
+            spec.disks[0].source =
+                DiskSource::Linked(LayerFile::disk(objects.vm.id(), &spec.disks[0].name, 0));
             let status = VmStatus { power: PowerState::Creating, ..objects.vm.status.clone() };
             object(name, spec, status)
         };

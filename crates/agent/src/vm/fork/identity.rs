@@ -134,9 +134,8 @@ impl Actor {
     async fn unplug_inherited(&mut self, qmp: &Qmp) -> Result<(), String> {
         let Some(running) = self.record.running.clone() else { return Ok(()) };
         let asked = &self.record.definition.vm.spec.nics;
-        let own = |nic: &NicSpec| {
-            asked.iter().any(|own| own.name == nic.name && own.mac == nic.mac)
-        };
+        let own =
+            |nic: &NicSpec| asked.iter().any(|own| own.name == nic.name && own.mac == nic.mac);
         for nic in running.spec.nics.iter().filter(|nic| !own(nic)) {
             let why = match unplug_nic(qmp, &nic.name, LET_GO).await {
                 Ok(Removal::Gone) => {
@@ -227,7 +226,10 @@ async fn wait_for(agent: &GuestAgent) -> Result<(), String> {
             Err(_) if Instant::now() < deadline => sleep(Duration::from_millis(20)).await,
             Err(error) => {
                 let seconds = AGENT.as_secs();
-                return Err(format!("no guest agent answered within {seconds} s: {}", chain(&error)));
+                return Err(format!(
+                    "no guest agent answered within {seconds} s: {}",
+                    chain(&error)
+                ));
             }
         }
     }

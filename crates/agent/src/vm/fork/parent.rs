@@ -102,11 +102,8 @@ impl Actor {
         let failed = |error: std::io::Error| Fault::internal("freeze the guest's memory", &error);
         let memory = Arc::new(fork::freeze_memory_file(&process).map_err(failed)?);
         for clone in &mut clones {
-            let base = Base {
-                running: running.clone(),
-                disks: frozen.clone(),
-                memory: memory.clone(),
-            };
+            let base =
+                Base { running: running.clone(), disks: frozen.clone(), memory: memory.clone() };
             clone.base.take().map(|to| to.send(base));
         }
         next.running = Some(Running { memory: MemoryKind::Own, ..running });
@@ -175,7 +172,8 @@ impl Actor {
     }
 
     fn qmp(&self) -> Result<Qmp, Fault> {
-        let machine = self.machine.as_ref().ok_or_else(|| Fault::Qemu("QEMU is gone".to_owned()))?;
+        let machine =
+            self.machine.as_ref().ok_or_else(|| Fault::Qemu("QEMU is gone".to_owned()))?;
         Ok(machine.live.qmp.clone())
     }
 
@@ -268,11 +266,7 @@ impl Actor {
     }
 
     /// Makes the record name the successor, ready to take the place of the one there is.
-    async fn named(
-        &self,
-        next: &mut VmRecord,
-        successor: &Launched,
-    ) -> Result<Replacement, Fault> {
+    async fn named(&self, next: &mut VmRecord, successor: &Launched) -> Result<Replacement, Fault> {
         next.state = RecordedState::Running { process: successor.id() };
         let (host, next) = (self.host.clone(), next.clone());
         blocking(move || host.records.prepare(&next)).await
@@ -371,9 +365,8 @@ impl Actor {
                     !known && **file == LayerFile::disk(dir.id(), &disk.name, number)
                 };
                 let made = record.forking.iter().find(of_disk).cloned();
-                let there = |file: &LayerFile| {
-                    hostler_host::layers::path(dir.datastore(), file).exists()
-                };
+                let there =
+                    |file: &LayerFile| hostler_host::layers::path(dir.datastore(), file).exists();
                 if let Some(file) = made.filter(there) {
                     disk.layers.insert(0, Layer { file, allocated: ByteSize(0) });
                 }
