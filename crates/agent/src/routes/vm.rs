@@ -134,7 +134,7 @@ pub(super) async fn vm_fork(
     service: Service,
     call: Call<api::VmFork>,
 ) -> Result<api::VmForkAnswer, Problem> {
-    service.vms.fork(call.path.vm, call.body).await
+    Box::pin(service.vms.fork(call.path.vm, call.body)).await
 }
 
 pub(super) async fn vm_exec(

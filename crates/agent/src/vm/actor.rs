@@ -190,7 +190,7 @@ impl Actor {
                 Next::Go
             }
             Message::Identity(step) => {
-                self.identity(step).await;
+                Box::pin(self.identity(step)).await;
                 Next::Go
             }
             Message::Cancel(op) => {
@@ -222,7 +222,7 @@ impl Actor {
         let result = match action {
             Action::Create => return self.create(op, reply).await,
             Action::Register => return self.register(op, reply).await,
-            Action::BeForked(seat) => return self.be_forked(op, *seat, reply).await,
+            Action::BeForked(seat) => return Box::pin(self.be_forked(op, *seat, reply)).await,
             Action::Remove { keep_files, force } => {
                 return self.remove(op, keep_files, force, reply).await;
             }
@@ -246,7 +246,7 @@ impl Actor {
             Action::Reset => self.reset().await,
             Action::Suspend => self.suspend(op).await,
             Action::Freeze { snapshot } => self.freeze(snapshot).await,
-            Action::Fork(order) => self.fork(op, *order).await,
+            Action::Fork(order) => Box::pin(self.fork(op, *order)).await,
         };
         self.finish(op, result, reply).await;
         Next::Go

@@ -46,7 +46,7 @@ impl Actor {
                 return None;
             }
             RecordedState::Forking => {
-                self.undo_fork().await;
+                Box::pin(self.undo_fork()).await;
                 return None;
             }
             _ => {}

@@ -121,7 +121,7 @@ impl Vms {
                 answer.unwrap_or_else(|| Err(Fault::NoVm(vm).into()))
             }
         });
-        let (parent, clones) = tokio::join!(fork, futures::future::join_all(clones));
+        let (parent, clones) = tokio::join!(Box::pin(fork), futures::future::join_all(clones));
         let (parent, paused) = parent?;
         let clones = clones.into_iter().collect::<Result<Vec<_>, _>>()?;
         let paused_microseconds = u64::try_from(paused.as_micros()).unwrap_or(u64::MAX);

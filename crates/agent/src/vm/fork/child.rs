@@ -36,7 +36,7 @@ impl Actor {
             self.finish(op, Err(fault), reply).await;
             return Next::Go;
         }
-        match self.fork_from(op, seat).await {
+        match Box::pin(self.fork_from(op, seat)).await {
             Ok(()) => {
                 let _ = reply.send(Ok(self.report()));
                 Next::Go
@@ -61,7 +61,7 @@ impl Actor {
 
     async fn fork_from(&mut self, op: OperationId, seat: ForkSeat) -> Result<(), Fault> {
         let ForkSeat { base, ready, state } = seat;
-        let (launched, written) = match self.get_ready(op, base).await {
+        let (launched, written) = match Box::pin(self.get_ready(op, base)).await {
             Ok(prepared) => prepared,
             Err(fault) => {
                 let _ = ready.send(Err(fault.to_string()));

@@ -35,7 +35,7 @@ impl Actor {
     ) -> Result<(), Fault> {
         let running = self.may_be_forked()?;
         if running.memory == MemoryKind::Own {
-            self.move_to_file(running.clone()).await?;
+            Box::pin(self.move_to_file(running.clone())).await?;
         }
         let mut next = self.with_new_layers(&running).await?;
         // Done is what the successor's record says: forked is forked, whoever dies then.
@@ -43,7 +43,7 @@ impl Actor {
         // The intent: whoever finds these files without a chain that has them removes them.
         self.record.forking.clone_from(&next.forking);
         let forked = match self.save().await {
-            Ok(()) => self.fork_into(next, order).await,
+            Ok(()) => Box::pin(self.fork_into(next, order)).await,
             Err(fault) => Err(fault),
         };
         self.settle_forking().await;
