@@ -156,6 +156,15 @@ fn frozen(datastore: &Datastore, disks: &[DiskStatus]) -> Result<Vec<SnapshotDis
     Ok(frozen)
 }
 
+/// Lends all files of a chain that are the VM's own, which nothing writes to. Blocks.
+pub(super) fn lend_all(dir: &VmDir, chain: &[Layer]) -> Result<(), Fault> {
+    let own = |layer: &&Layer| layer.file.owner() == LayerOwner::Vm(dir.id());
+    // The lowest first: where one is lent, all beneath it can be read.
+    let mut own: Vec<_> = chain.iter().filter(own).collect();
+    own.reverse();
+    own.iter().try_for_each(|layer| Ok(volume::lend(&path(dir.datastore(), &layer.file))?))
+}
+
 /// Refuses a file that something may write to. The caller holds it. Blocks.
 pub(super) fn require_lent(datastore: &Datastore, file: &LayerFile) -> Result<(), Fault> {
     if matches!(file.owner(), LayerOwner::Image(_)) || volume::is_lent(&path(datastore, file))? {
@@ -192,6 +201,10 @@ fn take_back(
     file: &LayerFile,
     after: Duration,
 ) -> Result<bool, Fault> {
+    // Nothing is to write to a template's, whether anything lies on them or not.
+    if record.definition.vm.is_template() {
+        return Ok(false);
+    }
     let datastore = host.datastores.get(record.datastore())?;
     let place = path(&datastore, file);
     if !after.is_zero() && age_of_lending(&place).is_none_or(|age| age < after) {

@@ -13,3 +13,4 @@ mod parallel;
 mod security;
 mod snapshots;
 mod storage;
+mod templates;
