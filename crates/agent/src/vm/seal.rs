@@ -38,10 +38,7 @@ impl Actor {
             PowerState::Running => self.seal_in_guest().await,
             // Asked again after a crash: it has not run since.
             PowerState::Stopped if self.record.seal.is_some() => Ok(()),
-            PowerState::Stopped => {
-                let cancels = self.host.cancels.clone();
-                cancels.unless_cancelled(op, self.seal_offline()).await
-            }
+            PowerState::Stopped => self.seal_offline(op).await,
             power => {
                 Err(Fault::Power { action: "sealing it", power, needed: "running or stopped" })
             }

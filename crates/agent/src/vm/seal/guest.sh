@@ -79,8 +79,8 @@ clear_files() {
 }
 
 release=/etc/os-release
-[ -r $release ] || release=/usr/lib/os-release
-[ -r $release ] || refuse "it has no /etc/os-release, so nobody knows what it is"
+[ -f $release ] || release=/usr/lib/os-release
+{ [ -f $release ] && [ -r $release ]; } || refuse "it has no /etc/os-release, so nobody knows what it is"
 field() {
   sed -n "s/^$1=//p" $release | tr -d '"'"'" | head -n 1
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use hostler_host::layers::{measure, path};
 use hostler_host::volume;
 use hostler_qemu::{Appliance, ApplianceError, DiskPlan, QEMU};
-use hostler_types::{DiskBus, LayerFile, Name, SealWay, disk_serial};
+use hostler_types::{DiskBus, LayerFile, Name, OperationId, SealWay, disk_serial};
 use jiff::Timestamp;
 
 use super::super::actor::Actor;
@@ -33,13 +33,15 @@ struct Fresh {
 }
 
 impl Actor {
-    pub(super) async fn seal_offline(&mut self) -> Result<(), Fault> {
+    pub(super) async fn seal_offline(&mut self, op: OperationId) -> Result<(), Fault> {
         let (host, record) = (self.host.clone(), self.record.clone());
         let fresh = blocking(move || plan(&host, &record)).await?;
         // Whoever finds them after a crash knows that they are nothing's.
         self.record.begin_files(fresh.iter().map(|fresh| fresh.file.clone()));
         self.save().await?;
-        let sealed = self.sealed_layers(&fresh).await;
+        // Until here, and no longer, nothing has become of it.
+        let work = self.sealed_layers(&fresh);
+        let sealed = self.host.cancels.unless_cancelled(op, work).await;
         let (host, id) = (self.host.clone(), self.record.id());
         if let Err(error) = blocking(move || end_processes(&host, id)).await {
             tracing::warn!(vm = %id, %error, "cannot clean up after the appliance");
