@@ -64,16 +64,11 @@ impl Actor {
 
     async fn run_appliance(&self, prepared: Prepared, fresh: &[Fresh]) -> Result<Report, Fault> {
         let accelerator = self.host.facts.accelerator().await?;
-        let (disks, mut files) = prepared;
-        let (initrd, kernel) = (files.pop(), files.pop());
-        let (Some(kernel), Some(initrd)) = (kernel, initrd) else {
-            return Err(Fault::Internal("the appliance has two files".to_owned()));
-        };
+        let Prepared { disks, kernel, initrd } = prepared;
         let (host, id) = (self.host.clone(), self.record.id());
         let cgroup_procs = blocking(move || {
-            let failed = |error| Fault::internal("cgroup", &error);
             host.cgroups.create(id).map_err(|error| Fault::internal("cgroup", &error))?;
-            host.cgroups.join_files(id).map_err(failed)
+            host.cgroups.join_files(id).map_err(|error| Fault::internal("cgroup", &error))
         });
         let appliance = Appliance {
             program: QEMU.into(),
@@ -145,37 +140,40 @@ fn plan(host: &HostContext, record: &VmRecord) -> Result<Vec<Fresh>, Fault> {
     }
 }
 
-/// What the appliance needs: the disks with the fresh layers, and the appliance's own files.
-type Prepared = (Vec<DiskPlan>, Vec<File>);
+/// What the appliance needs.
+struct Prepared {
+    /// With the fresh layers.
+    disks: Vec<DiskPlan>,
+    kernel: File,
+    initrd: File,
+}
 
 /// Blocks.
 fn prepare(host: &HostContext, record: &VmRecord, fresh: &[Fresh]) -> Result<Prepared, Fault> {
-    let files = appliance_files(&host.appliance)?;
+    let kernel = appliance_file(&host.appliance, "vmlinuz")?;
+    let initrd = appliance_file(&host.appliance, "initrd")?;
     let dir = vm_dir(host, record)?;
-    let (mut plans, mut layered) = (Vec::new(), record.clone());
+    let (mut disks, mut layered) = (Vec::new(), record.clone());
     for (disk, fresh) in record.definition.vm.spec.disks.iter().zip(fresh) {
         let Some(active) = layers::of(record, &disk.name).first() else { continue };
         let size = volume::virtual_size(&path(dir.datastore(), &active.file))?;
         volume::create_layer(&dir, &fresh.file, size, &active.file, record.uid)?;
         layered.put_file(&disk.name, measure(dir.datastore(), fresh.file.clone()));
         let plan = disk_plan(&dir, &layered, disk);
-        plans.push(DiskPlan { bus: DiskBus::VirtioBlk, ..plan });
+        disks.push(DiskPlan { bus: DiskBus::VirtioBlk, ..plan });
     }
-    Ok((plans, files))
+    Ok(Prepared { disks, kernel, initrd })
 }
 
-fn appliance_files(directory: &Path) -> Result<Vec<File>, Fault> {
-    let open = |name: &str| {
-        let path = directory.join(name);
-        File::open(&path).map_err(|error| {
-            Fault::WrongState(format!(
-                "this host has no appliance to seal disks with ({}: {error}); put it there \
-                 (`scripts/build-image appliance`), or seal the guest while it runs",
-                path.display()
-            ))
-        })
-    };
-    Ok(vec![open("vmlinuz")?, open("initrd")?])
+fn appliance_file(directory: &Path, name: &str) -> Result<File, Fault> {
+    let path = directory.join(name);
+    File::open(&path).map_err(|error| {
+        Fault::WrongState(format!(
+            "this host has no appliance to seal disks with ({}: {error}); put it there \
+             (`scripts/build-image appliance`), or seal the guest while it runs",
+            path.display()
+        ))
+    })
 }
 
 /// The guest's part lies beside the appliance's, as a file.
