@@ -250,7 +250,7 @@ impl Actor {
                 Ok(())
             }
             // It waits.
-            Action::SnapshotDelete { .. } => Ok(()),
+            Action::SnapshotDelete { .. } | Action::SnapshotUpdate(_) => Ok(()),
             Action::Define(_)
             | Action::Start
             | Action::Suspend

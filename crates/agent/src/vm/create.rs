@@ -138,7 +138,8 @@ impl Actor {
             if record.definition.vm.is_template() {
                 // VMs are made from it as soon as it is there.
                 for disk in &record.definition.vm.status.disks {
-                    lend_all(&dir, &disk.layers)?;
+                    let files: Vec<_> = disk.layers.iter().map(|l| l.file.clone()).collect();
+                    lend_all(&dir, &files)?;
                 }
             }
             Ok(dir.write_definition(&record.definition.vm)?)

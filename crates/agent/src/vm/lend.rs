@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use hostler_agent_api::{VmFrozen, VmReport};
 use hostler_host::layers::path;
-use hostler_host::{Datastore, LayerGraph, volume};
+use hostler_host::{Datastore, LayerGraph, VmDir, volume};
 use hostler_types::{
     DiskSpec, DiskStatus, Layer, LayerFile, LayerOwner, Name, PowerState, SnapshotDisk, SnapshotId,
     Vm,
@@ -45,12 +45,7 @@ impl Actor {
         let (host, record) = (self.host.clone(), self.record.clone());
         blocking(move || {
             let dir = vm_dir(&host, &record)?;
-            let own = |file: &&LayerFile| file.owner() == LayerOwner::Vm(dir.id());
-            // The lowest first: where one is lent, all beneath it can be read.
-            for file in chains.iter().flat_map(|chain| chain.iter().filter(own).rev()) {
-                volume::lend(&path(dir.datastore(), file))?;
-            }
-            Ok(())
+            chains.iter().try_for_each(|chain| lend_all(&dir, chain))
         })
         .await
     }
@@ -157,12 +152,13 @@ fn frozen(datastore: &Datastore, disks: &[DiskStatus]) -> Result<Vec<SnapshotDis
 }
 
 /// Lends all files of a chain that are the VM's own, which nothing writes to. Blocks.
-pub(super) fn lend_all(dir: &VmDir, chain: &[Layer]) -> Result<(), Fault> {
-    let own = |layer: &&Layer| layer.file.owner() == LayerOwner::Vm(dir.id());
+pub(super) fn lend_all(dir: &VmDir, chain: &[LayerFile]) -> Result<(), Fault> {
+    let own = |file: &&LayerFile| file.owner() == LayerOwner::Vm(dir.id());
     // The lowest first: where one is lent, all beneath it can be read.
-    let mut own: Vec<_> = chain.iter().filter(own).collect();
-    own.reverse();
-    own.iter().try_for_each(|layer| Ok(volume::lend(&path(dir.datastore(), &layer.file))?))
+    for file in chain.iter().filter(own).rev() {
+        volume::lend(&path(dir.datastore(), file))?;
+    }
+    Ok(())
 }
 
 /// Refuses a file that something may write to. The caller holds it. Blocks.
