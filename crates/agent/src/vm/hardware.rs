@@ -25,6 +25,8 @@ pub(crate) struct Running {
     /// As QEMU has it now.
     pub(crate) spec: VmSpec,
     pub(crate) accelerator: Accelerator,
+    #[serde(default)]
+    pub(crate) memory: MemoryKind,
     /// What it was started with.
     pub(crate) boot_memory: ByteSize,
     pub(crate) max_memory: Option<ByteSize>,
@@ -42,6 +44,18 @@ pub(crate) struct Running {
     pub(crate) refused: BTreeMap<String, String>,
 }
 
+/// What the guest's memory is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum MemoryKind {
+    /// Its process's own: that of an instant clone, of a VM that has been cloned, or of one that an
+    /// older agent started.
+    #[default]
+    Own,
+    /// A file, which can be frozen.
+    File,
+}
+
 impl Running {
     /// Of a QEMU that starts with all that is asked for.
     pub(super) fn fresh(spec: &VmSpec, accelerator: Accelerator) -> Self {
@@ -49,6 +63,7 @@ impl Running {
         let nics = spec.nics.iter().map(|nic| &nic.name);
         Self {
             accelerator,
+            memory: MemoryKind::File,
             boot_memory: spec.memory,
             max_memory: spec.max_memory.or_else(|| LaunchPlan::free_max_memory(spec.memory)),
             max_cpus: Room::for_cpus(spec.cpus).max_cpus,
@@ -151,7 +166,7 @@ impl VmRecord {
     /// What a start is to make: what was, for a suspended VM; else what is asked for.
     pub(super) fn to_launch(&self, accelerator: Accelerator, resume: bool) -> Running {
         match &self.running {
-            Some(running) if resume => running.clone(),
+            Some(running) if resume => Running { memory: MemoryKind::File, ..running.clone() },
             _ => Running::fresh(&self.definition.vm.spec, accelerator),
         }
     }

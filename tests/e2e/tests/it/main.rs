@@ -7,6 +7,7 @@ mod customization;
 mod docs;
 mod faults;
 mod images;
+mod instant;
 mod lifecycle;
 mod parallel;
 mod security;
