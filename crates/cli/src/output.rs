@@ -107,6 +107,11 @@ impl Output {
         }
     }
 
+    /// Whether programs read it, which want all of a command's objects at once.
+    pub(crate) fn is_data(&self) -> bool {
+        matches!(self.format, Format::Json | Format::Yaml)
+    }
+
     pub(crate) fn is_quiet(&self) -> bool {
         self.quiet
     }

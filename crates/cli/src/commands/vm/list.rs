@@ -1,7 +1,7 @@
 //! `hostler vm list|show`.
 
 use clap::Args;
-use hostler_api::vm;
+use hostler_api::vm::{self, VmPath};
 use hostler_endpoint::NoParams;
 use hostler_types::{CustomizationState, Name, PowerState, Ref, Vm};
 use jiff::Timestamp;
