@@ -55,6 +55,7 @@ pub(crate) fn router(service: Service) -> Router {
         .serve::<api::VmSnapshot, _>(vm::vm_snapshot)
         .serve::<api::VmRevert, _>(vm::vm_revert)
         .serve::<api::VmSnapshotDelete, _>(vm::vm_snapshot_delete)
+        .serve::<api::VmSeal, _>(vm::vm_seal)
         .serve::<api::VmExec, _>(vm::vm_exec)
         .serve::<api::VmScreenshot, _>(vm::vm_screenshot)
         .serve::<api::VmConsole, _>(vm::vm_console)

@@ -39,6 +39,7 @@ mod report;
 mod restart;
 mod screenshot;
 mod snapshot;
+mod seal;
 mod stop;
 mod suspend;
 mod views;

@@ -76,9 +76,8 @@ pub async fn copy_disk(
         qemu_img.resize(&temporary, disk.size).await.map_err(failed)?;
     }
     // A long flush: not on a thread that serves others.
-    let flushed = fs::File::open(&temporary).map(|file| {
-        tokio::task::spawn_blocking(move || file.sync_all())
-    });
+    let flushed =
+        fs::File::open(&temporary).map(|file| tokio::task::spawn_blocking(move || file.sync_all()));
     let flushed = async { flushed?.await.map_err(std::io::Error::other)? }.await;
     flushed.map_err(|source| io_error("flush", &path, source))?;
     temporary

@@ -225,8 +225,7 @@ impl QemuImg {
         owner: VmUid,
     ) -> Result<(), QemuImgError> {
         // Out of order: the target's clusters lie as they are written.
-        let arguments =
-            ["convert", "-q", "-W", "-m", "8", "-f", "qcow2", "-O", "qcow2", "--"];
+        let arguments = ["convert", "-q", "-W", "-m", "8", "-f", "qcow2", "-O", "qcow2", "--"];
         let (sandbox, timeout) = at_work(size, max_size, owner);
         self.confined(&arguments, &[source, target], sandbox, timeout)?.output().await?;
         Ok(())

@@ -122,6 +122,13 @@ pub(super) async fn vm_snapshot_delete(
     service.vms.command(call.path.vm, command, action).await
 }
 
+pub(super) async fn vm_seal(
+    service: Service,
+    call: Call<api::VmSeal>,
+) -> Result<VmReport, Problem> {
+    service.vms.command(call.path.vm, call.body, Action::Seal).await
+}
+
 pub(super) async fn vm_exec(
     service: Service,
     call: Call<api::VmExec>,

@@ -49,6 +49,7 @@ pub(crate) enum Action {
     Stop { mode: StopMode, timeout: std::time::Duration },
     Reset,
     Suspend,
+    Seal,
     Remove { keep_files: bool, force: bool },
     Freeze { snapshot: Option<SnapshotId> },
     Flatten { disks: Vec<Name>, rate: Option<u64> },
@@ -64,6 +65,7 @@ impl Action {
             Self::Define(_)
             | Self::Start
             | Self::Suspend
+            | Self::Seal
             | Self::Remove { .. }
             | Self::Snapshot(_)
             | Self::Revert { .. }
@@ -210,14 +212,28 @@ impl Actor {
             Action::Start => self.start().await,
             Action::Reset => self.reset().await,
             Action::Suspend => self.suspend(op).await,
+            Action::Seal => self.seal(op).await,
             Action::Freeze { snapshot } => self.freeze(snapshot).await,
         };
         self.finish(op, result, reply).await;
         Next::Go
     }
 
-    /// While disks are made independent, the VM can be brought down, and little else.
+    /// While disks are made independent, the VM can be brought down, and little else. A template
+    /// neither runs nor writes.
     fn require_possible(&self, action: &Action) -> Result<(), Fault> {
+        let runs = matches!(
+            action,
+            Action::Start
+                | Action::Flatten { .. }
+                | Action::Snapshot(_)
+                | Action::Revert { .. }
+                | Action::SnapshotDelete { .. }
+        );
+        if runs && self.record.definition.vm.is_template() {
+            let text = "it is a template: it is not started, and its disks stay as they are";
+            return Err(Fault::WrongState(text.to_owned()));
+        }
         match action {
             Action::Create
             | Action::Register
@@ -233,6 +249,7 @@ impl Actor {
             Action::Define(_)
             | Action::Start
             | Action::Suspend
+            | Action::Seal
             | Action::Snapshot(_)
             | Action::Revert { .. }
             | Action::Freeze { .. } => self.require_not_flattening(),

@@ -81,9 +81,8 @@ impl Actor {
         );
         let (host, source) = (self.host.clone(), source.clone());
         blocking(move || {
-            let hold = |files: Vec<LayerFile>| {
-                host.datastores.hold(source.datastore, files, what.clone())
-            };
+            let hold =
+                |files: Vec<LayerFile>| host.datastores.hold(source.datastore, files, what.clone());
             // First the one, so that nothing changes while the rest is found.
             let active = hold(vec![source.file.clone()])?;
             let datastore = host.datastores.get(source.datastore)?;

@@ -13,9 +13,9 @@
 use std::collections::VecDeque;
 
 use hostler_agent_api::OperationProgress;
+use hostler_host::VmDir;
 use hostler_host::copy::{CopyProgress, make_alone};
 use hostler_host::layers::backing;
-use hostler_host::VmDir;
 use hostler_qemu::{BlockJob, Copied, MonitorError, Stream, close_nodes, jobs, open_for_writing};
 use hostler_qmp::Qmp;
 use hostler_types::{Layer, LayerFile, LayerOwner, Name, OperationId, PowerState};
@@ -84,7 +84,9 @@ impl Actor {
     pub(super) fn require_not_flattening(&self) -> Result<(), Fault> {
         let Some(under_way) = &self.flattening else { return Ok(()) };
         let disk = &under_way.disk;
-        Err(Fault::InUse(format!("disk `{disk}` is just being made independent; wait, or cancel it")))
+        Err(Fault::InUse(format!(
+            "disk `{disk}` is just being made independent; wait, or cancel it"
+        )))
     }
 
     /// Ends what is under way; its asker is told so when it has ended.
@@ -96,12 +98,8 @@ impl Actor {
 
     fn dependent_disks(&self, asked: Vec<Name>) -> Result<VecDeque<Name>, Fault> {
         self.require_not_flattening()?;
-        let possible = [
-            PowerState::Stopped,
-            PowerState::Failed,
-            PowerState::Running,
-            PowerState::Paused,
-        ];
+        let possible =
+            [PowerState::Stopped, PowerState::Failed, PowerState::Running, PowerState::Paused];
         if !possible.contains(&self.power) {
             let (action, power) = ("making its disks independent", self.power);
             return Err(Fault::Power { action, power, needed: "running or stopped" });
@@ -132,7 +130,9 @@ impl Actor {
     async fn next_disk(&mut self) {
         let Some(under_way) = &mut self.flattening else { return };
         under_way._condemned = None;
-        let Some(disk) = under_way.waiting.pop_front() else { return self.flatten_ends(Ok(())).await };
+        let Some(disk) = under_way.waiting.pop_front() else {
+            return self.flatten_ends(Ok(())).await;
+        };
         under_way.disk = disk.clone();
         if let Err(fault) = self.begin_disk(&disk).await {
             self.flatten_ends(Err(fault)).await;
@@ -207,7 +207,8 @@ impl Actor {
         let (Some(tell), Some(to_self)) = (self.progress(), self.to_self.upgrade()) else {
             return Ok(());
         };
-        let tell = move |progress: CopyProgress| tell(progress.done.bytes(), progress.total.bytes());
+        let tell =
+            move |progress: CopyProgress| tell(progress.done.bytes(), progress.total.bytes());
         let (host, dir, uid, op) = (self.host.clone(), dir.clone(), self.record.uid, self.op());
         tokio::spawn(async move {
             let measured = |layers: Vec<Layer>| -> Vec<Layer> {

@@ -57,9 +57,9 @@ impl Actor {
 
     fn snapshot_chains(&self, id: SnapshotId) -> Result<Vec<Vec<LayerFile>>, Fault> {
         let snapshots = &self.record.definition.vm.status.snapshots;
-        let found = snapshots.get(id).ok_or_else(|| {
-            Fault::WrongState(format!("the VM has no snapshot {id} (any more)"))
-        })?;
+        let found = snapshots
+            .get(id)
+            .ok_or_else(|| Fault::WrongState(format!("the VM has no snapshot {id} (any more)")))?;
         Ok(found.disks.iter().map(|disk| disk.layers.clone()).collect())
     }
 
@@ -184,7 +184,8 @@ pub(super) fn owned_again(
     {
         return Ok(());
     }
-    let text = format!("other VMs' disks lie on {file}; make those independent, or delete them, first");
+    let text =
+        format!("other VMs' disks lie on {file}; make those independent, or delete them, first");
     Err(Fault::InUse(text))
 }
 
@@ -196,6 +197,10 @@ fn take_back(
     file: &LayerFile,
     after: Duration,
 ) -> Result<bool, Fault> {
+    // Nothing is to write to a template's, whether anything lies on them or not.
+    if record.definition.vm.is_template() {
+        return Ok(false);
+    }
     let datastore = host.datastores.get(record.datastore())?;
     let place = path(&datastore, file);
     if !after.is_zero() && age_of_lending(&place).is_none_or(|age| age < after) {

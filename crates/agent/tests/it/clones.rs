@@ -180,7 +180,9 @@ async fn a_copy_that_is_cut_short_leaves_nothing() {
     let path = VmPath { vm: clone.vm.id() };
     let client = world.client.clone();
     let call =
-        tokio::spawn(async move { client.call::<api::VmCreate>(&path, &NoParams {}, request).await });
+        tokio::spawn(
+            async move { client.call::<api::VmCreate>(&path, &NoParams {}, request).await },
+        );
     copying(&world, clone.vm.id()).await;
     world.end_agent().await;
     assert!(call.await.unwrap().is_err());
@@ -368,7 +370,8 @@ async fn qemu_a_running_clone_is_flattened_beside_its_running_parent() {
     // Slow enough to be met in the middle, where the agent dies.
     let slow = command(1);
     let (client, path) = (world.client.clone(), VmPath { vm: two });
-    let request = api::VmFlattenRequest { command: slow, disks: Vec::new(), max_rate: Some(1 << 20) };
+    let request =
+        api::VmFlattenRequest { command: slow, disks: Vec::new(), max_rate: Some(1 << 20) };
     let call = tokio::spawn(async move {
         client.call_with::<api::VmFlatten>(&path, &NoParams {}, request, long()).await
     });

@@ -188,6 +188,9 @@ impl AgentLink for Remote {
     ) -> Result<VmReport, AgentError> {
         self.vm::<contract::VmFlatten>(vm, request).await
     }
+    async fn vm_seal(&self, vm: VmId, command: VmCommand) -> Result<VmReport, AgentError> {
+        self.vm::<contract::VmSeal>(vm, command).await
+    }
     async fn vm_exec(&self, vm: VmId, request: ExecRequest) -> Result<ExecAnswer, AgentError> {
         self.vm::<contract::VmExec>(vm, request).await
     }
