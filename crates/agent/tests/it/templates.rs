@@ -67,11 +67,13 @@ async fn qemu_a_guest_is_sealed_running_and_off_and_is_another_afterwards() {
     let definition = world.vm(DiskSource::Image(image));
     let vm = definition.vm.id();
     world.create(&definition).await.unwrap();
-    let first = machine_id(&world, vm).await;
+    let t=std::time::Instant::now();let first = machine_id(&world, vm).await;eprintln!("T first {:?}",t.elapsed());
     world.stop(vm, StopMode::Graceful, 60).await.unwrap();
 
+eprintln!("T stopped {:?}",t.elapsed());
     // Off: on a layer of its own, which becomes the disk's.
     let sealed = seal(&world, vm).await.unwrap();
+eprintln!("T sealed off {:?}",t.elapsed());
     check(&sealed, SealWay::Offline);
     assert_eq!((sealed.power, sealed.disks[0].layers.len()), (PowerState::Stopped, 3));
     let again = seal(&world, vm).await.unwrap();
@@ -82,11 +84,13 @@ async fn qemu_a_guest_is_sealed_running_and_off_and_is_another_afterwards() {
     let second = machine_id(&world, vm).await;
     assert_ne!(first, second);
 
+eprintln!("T second {:?}",t.elapsed());
     // Running: through its agent, and nothing is written any more.
     let sealed = seal(&world, vm).await.unwrap();
+eprintln!("T sealed on {:?}",t.elapsed());
     check(&sealed, SealWay::Guest);
     assert_eq!((sealed.power, world.qemu_pids().len()), (PowerState::Stopped, 0));
-    let third = machine_id(&world, vm).await;
+    let third = machine_id(&world, vm).await;eprintln!("T third {:?}",t.elapsed());
     assert!(third != first && third != second);
     world.remove(vm, false, true).await.unwrap();
     world.assert_nothing_left();
