@@ -24,6 +24,9 @@ pub(crate) enum Fault {
     Power { action: &'static str, power: PowerState, needed: &'static str },
     #[error("{0}")]
     WrongState(String),
+    /// Something else needs it; the text names what.
+    #[error("{0}")]
+    InUse(String),
     #[error("{0}")]
     NoSpace(String),
     #[error("{0}")]
@@ -66,6 +69,7 @@ impl From<Fault> for Problem {
             | Fault::NoNetwork(_)
             | Fault::NoImage { .. } => Self::new(404, code::NOT_FOUND, text),
             Fault::Power { .. } | Fault::WrongState(_) => Self::new(409, code::WRONG_STATE, text),
+            Fault::InUse(_) => Self::new(409, code::IN_USE, text),
             Fault::NoSpace(_) => Self::new(507, code::NO_SPACE, text)
                 .hint("free some space, or use another datastore"),
             Fault::DatastoreMissing(_) => Self::new(503, code::DATASTORE_MISSING, text)

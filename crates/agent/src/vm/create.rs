@@ -279,6 +279,8 @@ pub(super) fn make_disk(
     match &disk.source {
         DiskSource::Blank => volume::create_blank(dir, disk, record.uid)?,
         DiskSource::Linked(beneath) => {
+            let what = in_the_making(record, disk);
+            let _held = host.datastores.hold(record.datastore(), [beneath.clone()], what)?;
             let file = LayerFile::disk(dir.id(), &disk.name, 0);
             volume::create_layer(dir, &file, disk.size, beneath, record.uid)?;
         }
@@ -286,12 +288,23 @@ pub(super) fn make_disk(
             return Err(Fault::Invalid("this agent makes no full clones yet".to_owned()));
         }
         DiskSource::Image(image) => {
+            let (beneath, what) = (LayerFile::image(*image), in_the_making(record, disk));
+            let _held = host.datastores.hold(record.datastore(), [beneath], what)?;
             let path = image_path(host, record, *image)?;
             let size = volume::virtual_size(&path)?;
             volume::create_overlay(dir, disk, &path, size, record.uid)?;
         }
     }
     Ok(())
+}
+
+/// For whoever wants to delete what a disk is made of.
+fn in_the_making(record: &VmRecord, disk: &DiskSpec) -> String {
+    format!(
+        "the disk {} of the VM `{}` is just being made of it",
+        disk.name,
+        record.definition.vm.name()
+    )
 }
 
 fn make_disks(host: &HostContext, dir: &VmDir, record: &VmRecord) -> Result<(), Fault> {

@@ -40,7 +40,7 @@ impl Actor {
         blocking(move || {
             let dir = vm_dir(&host, &written)?;
             // First, so that nothing is left that no record knows of.
-            layers::discard(&dir, &discarded)?;
+            layers::discard(&host.datastores, &dir, &discarded)?;
             Ok(dir.write_definition(&written.definition.vm)?)
         })
         .await?;
@@ -68,7 +68,8 @@ impl Actor {
         let discarded = layers::discarded(&known, &record.definition.vm);
         if !discarded.is_empty() {
             let (host, old) = (self.host.clone(), record.clone());
-            blocking(move || layers::discard(&vm_dir(&host, &old)?, &discarded)).await?;
+            blocking(move || layers::discard(&host.datastores, &vm_dir(&host, &old)?, &discarded))
+                .await?;
         }
         self.fit_files(&record).await?;
         record.plugs = Some(nics::settle(&self.host, &record).await?);

@@ -12,6 +12,7 @@ use hostler_types::{
 };
 
 use super::record::VmRecord;
+use crate::datastores::Datastores;
 use crate::fault::{Fault, chain};
 
 /// The files of a disk, the active one first.
@@ -53,13 +54,19 @@ pub(super) fn discarded(before: &Vm, after: &Vm) -> Vec<DiskStatus> {
 
 /// Removes the files of disks, the active ones first. Refuses, and removes nothing, when anything
 /// else on the datastore lies on one of them: the disks say so themselves. Blocks.
-pub(super) fn discard(dir: &VmDir, disks: &[DiskStatus]) -> Result<(), Fault> {
+pub(super) fn discard(
+    datastores: &Datastores,
+    dir: &VmDir,
+    disks: &[DiskStatus],
+) -> Result<(), Fault> {
     if disks.is_empty() {
         return Ok(());
     }
     let own = |layer: &&Layer| layer.file.owner() == LayerOwner::Vm(dir.id());
     let layers = disks.iter().flat_map(|disk| &disk.layers).filter(own);
     let files: Vec<&LayerFile> = layers.map(|layer| &layer.file).collect();
+    let condemned = files.iter().map(|file| LayerFile::clone(file));
+    let _condemned = datastores.condemn(dir.datastore().id(), condemned, "it is being removed")?;
     let graph = LayerGraph::read(dir.datastore())?;
     for file in &files {
         if let Some(user) = graph.dependents(file).find(|user| !files.contains(user)) {
