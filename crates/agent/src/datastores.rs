@@ -21,6 +21,7 @@ use crate::events::Hub;
 use crate::fault::{Fault, chain};
 use crate::state_file;
 use claims::Claims;
+pub(crate) use claims::Condemned;
 
 const LOOK: Duration = Duration::from_secs(60);
 /// A change of free space is worth telling from one part in this many of the capacity.

@@ -1,5 +1,7 @@
 //! `hostler datastore`.
 
+mod check;
+
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
@@ -49,6 +51,8 @@ enum DatastoreCommand {
 
     Set(Set),
 
+    Check(check::Check),
+
     /// Forget a datastore that holds nothing of the inventory; its directory can be used again
     #[command(
         visible_alias = "rm",
@@ -69,6 +73,12 @@ struct Which {
     /// Name or id of the datastore
     #[arg(value_name = "DATASTORE")]
     datastore: Ref,
+}
+
+impl Which {
+    fn path(&self) -> DatastorePath {
+        DatastorePath { datastore: self.datastore.clone() }
+    }
 }
 
 /// Make a datastore of a host's directory
@@ -250,6 +260,7 @@ impl DatastoreArgs {
             }
             DatastoreCommand::Create(create) => create.run(session).await?,
             DatastoreCommand::Set(set) => set.run(session).await?,
+            DatastoreCommand::Check(check) => return check.run(session).await,
             DatastoreCommand::Delete(delete) => {
                 let name = delete.which.datastore.to_string();
                 confirm(

@@ -18,6 +18,7 @@ mod recycle_bin;
 mod server;
 mod task;
 mod token;
+mod upload;
 mod user;
 mod version;
 mod vm;

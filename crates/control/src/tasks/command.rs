@@ -4,10 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt as _;
-use hostler_agent_api::{AgentEvent, NetworkDefinition, VmCommand, VmDefinition, VmReport};
+use hostler_agent_api::{
+    AgentEvent, FileOwner, NetworkDefinition, VmCommand, VmDefinition, VmReport, code,
+};
 use hostler_store::Write;
 use hostler_tasks::{StepContext, StepError};
-use hostler_types::{ImageKind, NetworkKind, OperationId, PowerState, Vm, VmId, VmKind};
+use hostler_types::{
+    DatastoreId, ImageKind, NetworkKind, OperationId, PowerState, Vm, VmId, VmKind,
+};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -110,6 +114,42 @@ pub(super) async fn ask<T>(
         }
         Err(_) => Err(StepError::retry(AGAIN, "the host takes very long to answer")),
     }
+}
+
+/// Refuses when anything lies on the files of an object, as the files say: for the last look before
+/// there is no way back, at which the host would refuse. A host that cannot tell says so then.
+pub(super) async fn require_unneeded(
+    step: &Step,
+    host: hostler_types::HostId,
+    datastore: DatastoreId,
+    owner: FileOwner,
+) -> Result<(), StepError> {
+    let link = linked(step, host)?;
+    let asked = tokio::time::timeout(AGAIN * 60, link.datastore_users(datastore, owner)).await;
+    let users = match asked {
+        Ok(Ok(users)) => users,
+        Ok(Err(AgentError::Refused(problem))) => {
+            // Without a record of it the host has nothing to remove either.
+            let away = problem.code == code::DATASTORE_MISSING
+                && matches!(owner, FileOwner::Vm(vm) if step.world().reports.last(vm).is_some());
+            if !away {
+                return Ok(());
+            }
+            let error = ServiceError::from(problem);
+            let message = named(&step.world().snapshot(), &error.message);
+            return Err(StepError::failed(error.code, message));
+        }
+        Ok(Err(error @ AgentError::Unreachable { .. })) => {
+            return Err(StepError::retry(AGAIN, error.to_string()));
+        }
+        Err(_) => return Err(StepError::retry(AGAIN, "the host takes very long to answer")),
+    };
+    if users.is_empty() {
+        return Ok(());
+    }
+    let texts: Vec<_> = users.into_iter().map(|user| user.text).collect();
+    let message = named(&step.world().snapshot(), &texts.join("; "));
+    Err(StepError::failed("in_use", message))
 }
 
 /// All that the agent needs to know of a VM.
