@@ -142,7 +142,16 @@ async fn what_nobody_owns_and_what_is_missing_is_told() {
     let mut lines: Vec<String> =
         told(&check(&fleet).await, &ids).lines().map(str::to_owned).collect();
     lines.sort();
-    expect![[r#""#]].assert_eq(&lines.join("\n"));
+    expect![[r#"
+        file core files 1 adopt false used by []: -
+        file images/notes.txt files 1 adopt false used by []: -
+        file vms/WEB01/disk0.3.qcow2 files 1 adopt false used by []: in the directory of vm `web01`, which does not have it
+        file vms/link files 1 adopt false used by []: no plain file and no directory
+        image images/IMAGE.qcow2 files 2 adopt true used by ["vms/LOST/root.qcow2"]: -
+        image/tiny missing images/TINY.qcow2: the image is missing
+        vm vms/GONE files 3 adopt true used by []: -
+        vm vms/LOST files 1 adopt false used by []: without a definition
+        vm/web01 missing vms/WEB01/disk0.qcow2: disk disk0 needs it, and it is missing"#]].assert_eq(&lines.join("\n"));
 }
 
 #[tokio::test]
