@@ -75,6 +75,9 @@ fn tell_what_went(step: &Step, vm: &Vm) {
         let freed = told.map(|told| format!(", {} freed", told.allocated)).unwrap_or_default();
         step.message(format!("removed disk {}: {}{freed}", disk.name, disk.size));
     }
+    for snapshot in &vm.status.snapshots.snapshots {
+        step.message(format!("removed snapshot {}", snapshot.name));
+    }
     for nic in &vm.spec.nics {
         let told = vm.status.nics.iter().find(|told| told.name == nic.name);
         let address = told.and_then(|told| told.reserved);

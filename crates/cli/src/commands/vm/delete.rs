@@ -152,6 +152,9 @@ impl Delete {
         }
         let task = wait::task(session, task).await?;
         session.output.done("deleted", "vm", &vm.to_string(), &task)?;
+        if session.output.is_table() && task.spec.action == "vm.delete" {
+            task.status.messages.iter().for_each(|message| session.output.remark(&message.text));
+        }
         if session.output.is_table() && task.spec.action == "vm.recycle" {
             let until = plan.kept_until.map(time::show).unwrap_or_default();
             let back = format!("hostler vm undelete {}", plan.name);
