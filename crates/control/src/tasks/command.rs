@@ -187,6 +187,26 @@ pub(super) fn told(step: &Step, mut vm: Vm, report: &VmReport) -> Write {
     Write::update(&vm)
 }
 
+/// How an undo ends that has told the host again what a VM was before. A host whose datastore is away
+/// refuses that; but unless the step `forward` has come to its end, it has refused the change as well,
+/// and only the record is to be put back.
+pub(super) fn told_back(
+    step: &Step,
+    before: &Vm,
+    forward: &str,
+    told: hostler_tasks::StepResult,
+) -> hostler_tasks::StepResult {
+    match told {
+        Err(StepError::Failed { code, .. })
+            if code == code::DATASTORE_MISSING
+                && step.result_if_done::<serde_json::Value>(forward)?.is_none() =>
+        {
+            Ok(hostler_tasks::Outcome::none().with(Write::update(before)))
+        }
+        told => told,
+    }
+}
+
 /// After a command that did not work: the VM is what its host last said, or what it was before.
 pub(super) async fn settle(step: Step) -> hostler_tasks::StepResult {
     let input: PowerInput = step.input()?;

@@ -241,3 +241,20 @@ async fn a_datastore_that_is_not_mounted_refuses_a_deletion_at_once() {
     assert_eq!(ended.status.state, TaskState::Failed);
     assert!(fleet.host.vm(web.id()).is_some());
 }
+
+#[tokio::test]
+async fn a_change_that_an_unmounted_datastore_refuses_is_taken_back() {
+    let fleet = Fleet::new().await;
+    let before = fleet.vm("web01").await;
+    let missing = || hostler_endpoint::Problem::new(503, "datastore_missing", "it is not mounted");
+    // The change, and its taking back.
+    fleet.host.fault("vm_define", hostler_sim::Fault::Refuse(missing()));
+    fleet.host.fault("vm_define", hostler_sim::Fault::Refuse(missing()));
+    let disk = serde_json::from_value(serde_json::json!({"size": "1GiB"})).unwrap();
+    let (world, actor, web) = (&fleet.world, root(), before.reference());
+    let added = vm::disk::add(world, &actor, &web, &disk, &plain()).await;
+    let ended = fleet.ended(&added.unwrap()).await;
+    assert_eq!(ended.status.state, TaskState::Failed, "{ended:?}");
+    assert_eq!(ended.status.error_code.as_deref(), Some("datastore_missing"));
+    assert_eq!(fleet.show("web01").spec, before.spec);
+}

@@ -116,7 +116,7 @@ fn an_exported_vm_comes_back_as_it_was() {
     hostler.ok(&["vm", "import", text(&file), "--name", "back"]);
     let shown = hostler.json(&["vm", "show", "back"]);
     assert_eq!(shown["metadata"]["labels"]["tier"], "web");
-    assert_eq!(shown["spec"]["memory"], "128MiB");
+    assert_eq!(shown["spec"]["memory"], 128 << 20);
     for disk in ["disk0", "data"] {
         let now = directory("back").join(format!("{disk}.qcow2"));
         let then = kept.join(format!("disks/{disk}.qcow2"));
@@ -149,7 +149,7 @@ impl Mount {
         fs::create_dir(mount.real()).unwrap();
         fs::create_dir(mount.point()).unwrap();
         run("mount", &["-t", "tmpfs", "-o", "size=100m,mode=711", "tmpfs", text(&mount.real())]);
-        mount.mount();
+        mount.bind();
         mount
     }
 
@@ -161,12 +161,26 @@ impl Mount {
         self.folder.path().join("point")
     }
 
-    fn mount(&self) {
+    fn bind(&self) {
         run("mount", &["--bind", text(&self.real()), text(&self.point())]);
     }
 
-    fn unmount(&self) {
+    /// For the server, which has mounts of its own, and for the test.
+    fn unmount(&self, hostler: &Instance) {
         run("umount", &["--lazy", text(&self.point())]);
+        self.at_server(hostler, &["umount", "--lazy", text(&self.point())]);
+    }
+
+    fn mount_again(&self, hostler: &Instance) {
+        let (real, point) = (self.real(), self.point());
+        let bind = ["mount", "--bind", text(&real), text(&point)];
+        self.at_server(hostler, &bind);
+    }
+
+    fn at_server(&self, hostler: &Instance, command: &[&str]) {
+        // The agent, whose parent the server is, shares its mounts.
+        let pid = hostler.daemon_pids()[0].to_string();
+        run("nsenter", &[&["-m", "-t", &pid], command].concat());
     }
 }
 
@@ -193,7 +207,7 @@ fn nothing_is_written_to_a_datastore_that_is_not_mounted() {
     let error = String::from_utf8_lossy(&error.stderr).into_owned();
     assert!(error.contains("free on the datastore"), "too small for copies: {error}");
 
-    mount.unmount();
+    mount.unmount(&hostler);
     let image = hostler_e2e::tiny_image();
     let operations: [&[&str]; 9] = [
         &["vm", "create", "new", "--disk", "16MiB", "--datastore", "nfs", "--no-network"],
@@ -218,7 +232,7 @@ fn nothing_is_written_to_a_datastore_that_is_not_mounted() {
     let stuck = stuck["items"].as_array().or(stuck.as_array()).unwrap().clone();
     assert!(stuck.iter().all(|task| task["status"]["state"] != "stuck"), "{stuck:#?}");
 
-    mount.mount();
+    mount.mount_again(&hostler);
     hostler.ok(&["vm", "disk", "add", "old", "--size", "16MiB"]);
     let findings = hostler.json(&["datastore", "check", "nfs"]);
     assert_eq!(
