@@ -228,7 +228,7 @@ pub(super) async fn settle(step: Step) -> hostler_tasks::StepResult {
 }
 
 /// What the host has to say of a VM that nobody has heard of since the server started.
-async fn asked(step: &Step, vm: &Vm) -> Option<VmReport> {
+pub(super) async fn asked(step: &Step, vm: &Vm) -> Option<VmReport> {
     const LIMIT: Duration = Duration::from_secs(10);
     let link = link(step, vm).ok()?;
     let first = async { link.events().await.ok()?.next().await };

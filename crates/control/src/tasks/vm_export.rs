@@ -5,17 +5,22 @@
 //!    meanwhile. The archive is then fetched, and removed, by whoever asked for it; the next export
 //!    and the VM's deletion remove it too.
 
-use hostler_agent_api::VmExportRequest;
+use std::time::Duration;
+
+use hostler_agent_api::{VmExportRequest, code};
 use hostler_tasks::{Definition, Outcome, Step as TaskStep, StepError, StepResult};
-use hostler_types::{ExportedNetwork, NetworkKind, Vm, VmId};
+use hostler_types::{ByteSize, ExportedNetwork, NetworkKind, Vm, VmId};
 use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::command::{Step, ask, command, link, vm, vm_if_there};
-use crate::services::Order;
+use crate::agents::AgentError;
+use crate::services::{Order, counted};
 use crate::world::Core;
 
+/// The wait before a host that did not answer is asked again.
+const AGAIN: Duration = Duration::from_secs(1);
 const LIMIT: SignedDuration = SignedDuration::from_hours(24);
 
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
@@ -51,11 +56,7 @@ async fn copy(step: Step) -> StepResult {
     let request = VmExportRequest { command, networks };
     let manifest = ask(&step, &link, command.op, link.vm_export(vm.id(), request)).await?;
     let bytes: u64 = manifest.disks.iter().map(|disk| disk.file.0).sum();
-    step.message(format!(
-        "{} copied: {}",
-        crate::services::counted(manifest.disks.len(), "disk"),
-        hostler_types::ByteSize(bytes)
-    ));
+    step.message(format!("{} copied: {}", counted(manifest.disks.len(), "disk"), ByteSize(bytes)));
     Ok(Outcome::of(&json!({ "bytes": bytes })))
 }
 
@@ -65,13 +66,14 @@ async fn remove(step: Step) -> StepResult {
     let link = link(&step, &vm)?;
     match link.vm_export_remove(vm.id()).await {
         Ok(()) => Ok(Outcome::none()),
-        // Without the VM there is no export of it either.
-        Err(crate::agents::AgentError::Refused(problem)) if problem.status == 404 => {
+        // Without the VM there is no export of it; and what an unmounted datastore may still hold of
+        // one is replaced by the next.
+        Err(AgentError::Refused(problem))
+            if problem.status == 404 || problem.code == code::DATASTORE_MISSING =>
+        {
             Ok(Outcome::none())
         }
-        Err(crate::agents::AgentError::Refused(problem)) => {
-            Err(StepError::failed("host_refused", problem.detail))
-        }
-        Err(error) => Err(StepError::retry(std::time::Duration::from_secs(1), error.to_string())),
+        Err(AgentError::Refused(problem)) => Err(StepError::failed("host_refused", problem.detail)),
+        Err(error) => Err(StepError::retry(AGAIN, error.to_string())),
     }
 }

@@ -240,6 +240,8 @@ fn nothing_is_written_to_a_datastore_that_is_not_mounted() {
         (&Value::Array(vec![]), &Value::Array(vec![]))
     );
     hostler.ok(&["vm", "delete", "old", "--now", "--yes"]);
+    // The upload would go on where it stopped.
+    hostler.ok(&["image", "delete", "other", "--yes"]);
     hostler.ok(&["datastore", "delete", "nfs", "--yes"]);
     assert_eq!(fs::read_dir(mount.real()).unwrap().count(), 0);
 }
