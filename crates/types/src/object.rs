@@ -32,10 +32,12 @@ pub enum KindName {
     JoinToken,
     CustomizationSpec,
     NamingRule,
+    Request,
+    ApprovalRule,
 }
 
 impl KindName {
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::Vm,
         Self::Host,
         Self::Image,
@@ -47,6 +49,8 @@ impl KindName {
         Self::JoinToken,
         Self::CustomizationSpec,
         Self::NamingRule,
+        Self::Request,
+        Self::ApprovalRule,
     ];
 
     pub const fn as_str(self) -> &'static str {
@@ -62,6 +66,8 @@ impl KindName {
             Self::JoinToken => "join-token",
             Self::CustomizationSpec => "customization-spec",
             Self::NamingRule => "naming-rule",
+            Self::Request => "request",
+            Self::ApprovalRule => "approval-rule",
         }
     }
 }
