@@ -138,13 +138,14 @@ impl<C: Send + Sync + 'static> StepContext<C> {
         self.wait_child(label).await
     }
 
-    /// The task below this one that this step has submitted under `label`, if it has: then its
-    /// world has changed already, and the order must not be planned again.
+    /// The task below this one that this step has submitted under `label` on its way forward, if
+    /// it has: then the world has changed already, and the order must not be planned again. Also
+    /// for its undo.
     ///
     /// # Errors
     /// What the store met.
     pub async fn child(&self, label: &str) -> Result<Option<Task>, StepError> {
-        let id = self.child_id(label);
+        let id = ids::child(self.task.id(), self.step, false, label);
         let record = self.engine.store().get(KindName::Task, id.untyped()).await?;
         let task = record.map(|record| record.object::<TaskKind>()).transpose()?;
         Ok(task.filter(|task| task.spec.parent == Some(self.task.id())))

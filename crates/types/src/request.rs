@@ -139,6 +139,9 @@ pub struct RequestProgress {
     /// The task of the last try.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub task: Option<TaskId>,
+    /// Who has asked to stop it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cancelled_by: Option<String>,
 }
 
 /// Someone has agreed.

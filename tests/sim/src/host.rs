@@ -80,7 +80,7 @@ impl SimVm {
             guest: self.guest.clone(),
             hardware: self.power.is_live().then(|| hardware(&vm.spec)),
             pending: Vec::new(),
-            customization: None,
+            customization: vm.status.customization.clone(),
             snapshots: vm.status.snapshots.clone(),
         }
     }
