@@ -11,9 +11,10 @@ use arc_swap::ArcSwap;
 use futures::FutureExt as _;
 use hostler_store::{Change, Feed, Record, Store, StoreError};
 use hostler_types::{
-    AddressRange, ApprovalRuleKind, CustomizationSpecKind, DatastoreKind, HostId, HostKind, Id, ImageId, ImageKind,
-    JoinTokenKind, Kind, KindName, MacAddress, Name, NamingRuleKind, NetworkId, NetworkKind,
-    Object, ObjectId, Ref, Request, RequestId, RequestKind, Revision, TaskId, TaskKind, TokenKind, UserKind, Vm, VmId, VmKind,
+    AddressRange, ApprovalRuleKind, CustomizationSpecKind, DatastoreKind, HostId, HostKind, Id,
+    ImageId, ImageKind, JoinTokenKind, Kind, KindName, MacAddress, Name, NamingRuleKind, NetworkId,
+    NetworkKind, Object, ObjectId, Ref, Request, RequestId, RequestKind, Revision, TaskId,
+    TaskKind, TokenKind, UserKind, Vm, VmId, VmKind,
 };
 use jiff::Timestamp;
 use tokio::sync::watch;

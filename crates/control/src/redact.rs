@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use hostler_store::Record;
 use hostler_types::{
-    ApprovalRuleKind, Customization, CustomizationSpecKind, DatastoreKind, HostKind, Image, ImageKind, ImageSource,
-    JoinTokenKind, KindName, NamingRuleKind, NetworkKind, Object, RequestKind, SecretText, TaskKind, TokenKind,
-    UserKind, VmKind, Webhook,
+    ApprovalRuleKind, Customization, CustomizationSpecKind, DatastoreKind, HostKind, Image,
+    ImageKind, ImageSource, JoinTokenKind, KindName, NamingRuleKind, NetworkKind, Object,
+    RequestKind, SecretText, TaskKind, TokenKind, UserKind, VmKind, Webhook,
 };
 use serde_json::{Value, json};
 

@@ -87,9 +87,7 @@ impl WebhookRules {
         let limit = call.timeout;
         match tokio::time::timeout(limit, self.answer(call)).await {
             Ok(answer) => answer,
-            Err(_) => {
-                Err(CallError::Passing(format!("no answer within {} s", limit.as_secs())))
-            }
+            Err(_) => Err(CallError::Passing(format!("no answer within {} s", limit.as_secs()))),
         }
     }
 
@@ -133,8 +131,7 @@ impl WebhookRules {
         let found = found.map_err(|error| CallError::Passing(format!("`{host}`: {error}")))?;
         let addresses: Vec<_> = found.collect();
         for address in &addresses {
-            self.allow(address.ip())
-                .map_err(|why| CallError::Final(format!("`{host}`: {why}")))?;
+            self.allow(address.ip()).map_err(|why| CallError::Final(format!("`{host}`: {why}")))?;
         }
         Ok(addresses)
     }
@@ -295,5 +292,6 @@ mod tests {
         assert_eq!(signed, EXPECTED);
     }
 
-    const EXPECTED: &str = "sha256=9d713ed406bb7076d4123f0dc2c39d2df5c654ed4b0cd56b52c8b4c940bd63ae";
+    const EXPECTED: &str =
+        "sha256=9d713ed406bb7076d4123f0dc2c39d2df5c654ed4b0cd56b52c8b4c940bd63ae";
 }

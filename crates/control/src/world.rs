@@ -24,8 +24,8 @@ use crate::progress::ProgressBoard;
 use crate::reports::Reports;
 use crate::services::console::Tickets;
 use crate::services::vm::MacReservations;
-use crate::webhook::WebhookRules;
 use crate::tasks;
+use crate::webhook::WebhookRules;
 
 /// How many passwords are verified at once: each takes 19 MiB and tens of milliseconds.
 const LOGINS: usize = 2;

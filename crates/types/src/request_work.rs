@@ -216,7 +216,9 @@ impl Probe {
         within(self.pause_seconds, 1, 300, &format!("{field}.pause_seconds"))?;
         match &self.check {
             ProbeCheck::Agent => Ok(()),
-            ProbeCheck::Tcp(port) => within((*port).into(), 1, 65535, &format!("{field}.check.tcp")),
+            ProbeCheck::Tcp(port) => {
+                within((*port).into(), 1, 65535, &format!("{field}.check.tcp"))
+            }
             ProbeCheck::Http(http) => {
                 within(http.port.into(), 1, 65535, &format!("{field}.check.http.port"))?;
                 within(http.status.into(), 100, 599, &format!("{field}.check.http.status"))?;

@@ -120,7 +120,12 @@ struct Flags {
     self_approval: Option<bool>,
 
     /// For VMs with this label; repeat it for several
-    #[arg(long = "label", short = 'l', value_name = "KEY=VALUE", help_heading = "For which requests")]
+    #[arg(
+        long = "label",
+        short = 'l',
+        value_name = "KEY=VALUE",
+        help_heading = "For which requests"
+    )]
     labels: Vec<Label>,
 
     /// For VMs from this image; repeat it for several, of which one is enough
@@ -304,7 +309,11 @@ fn conditions(when: &ApprovalConditions) -> String {
         parts.push(format!("asked for by {}", names(&when.requesters)));
     }
     let bounds = [
-        ("CPUs", when.min_cpus.map(|n| n.count().to_string()), when.max_cpus.map(|n| n.count().to_string())),
+        (
+            "CPUs",
+            when.min_cpus.map(|n| n.count().to_string()),
+            when.max_cpus.map(|n| n.count().to_string()),
+        ),
         ("memory", when.min_memory.map(|n| n.to_string()), when.max_memory.map(|n| n.to_string())),
         ("disk", when.min_disk.map(|n| n.to_string()), when.max_disk.map(|n| n.to_string())),
     ];

@@ -1,5 +1,6 @@
-//! Requests go on by themselves: those that are approved are provisioned, those that nobody has
-//! approved in time expire, and those whose task was given up have failed.
+//! Requests go on by themselves: those that are approved (or need nobody any more, because a rule
+//! was changed) are provisioned, those that nobody has approved in time expire, and those whose task
+//! was given up have failed.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use crate::inventory::Snapshot;
+use crate::services::request::decided;
 use crate::tasks::request_provision;
 use crate::world::Core;
 
@@ -54,16 +56,21 @@ fn until(snapshot: &Snapshot) -> Duration {
 }
 
 /// Whether all that is to be done now is done.
-async fn go_on(
-    core: &Core,
-    engine: &Engine<Core>,
-    snapshot: &Snapshot,
-    request: &Request,
-) -> bool {
+async fn go_on(core: &Core, engine: &Engine<Core>, snapshot: &Snapshot, request: &Request) -> bool {
     match &request.status.state {
         RequestState::Approved => provision(engine, request).await,
         RequestState::Pending { until } if *until <= Timestamp::now() => {
             note(core, request, RequestEvent::Expire, "nobody has approved it in time").await
+        }
+        RequestState::Pending { .. } => {
+            // A rule was changed or deleted since the last approval.
+            let decision = decided(core, snapshot, request);
+            if !decision.approved {
+                return true;
+            }
+            let mut request = request.clone();
+            request.status.decision = decision;
+            note(core, &request, RequestEvent::Approve, "the rules ask for nobody else").await
         }
         RequestState::Provisioning { task } => {
             let task = snapshot.all::<TaskKind>().get(*task);
@@ -76,7 +83,11 @@ async fn go_on(
             let event = RequestEvent::Fail { step: "undo".to_owned(), reason };
             note(core, request, event, "its task was given up").await
         }
-        _ => true,
+        RequestState::Delivered { .. }
+        | RequestState::Rejected { .. }
+        | RequestState::Failed { .. }
+        | RequestState::Cancelled { .. }
+        | RequestState::Expired => true,
     }
 }
 

@@ -1,8 +1,8 @@
 //! Where each kind lies in a snapshot.
 
 use hostler_types::{
-    ApprovalRuleKind, CustomizationSpecKind, DatastoreKind, HostKind, ImageKind, JoinTokenKind, NamingRuleKind,
-    NetworkKind, RequestKind, TaskKind, TokenKind, UserKind, VmKind,
+    ApprovalRuleKind, CustomizationSpecKind, DatastoreKind, HostKind, ImageKind, JoinTokenKind,
+    NamingRuleKind, NetworkKind, RequestKind, TaskKind, TokenKind, UserKind, VmKind,
 };
 
 use super::{Collection, Held, Snapshot};

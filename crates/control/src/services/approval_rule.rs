@@ -40,7 +40,7 @@ pub fn show(world: &World, actor: &Actor, rule: &Ref) -> Result<Arc<ApprovalRule
     Ok(ApprovalRuleKind::shown(world.snapshot().find(rule)?))
 }
 
-/// Makes a rule. Requests that wait are judged by it at their next approval.
+/// Makes a rule. It counts for the requests that wait, too.
 ///
 /// # Errors
 /// `forbidden`, `invalid`, `name_taken`.

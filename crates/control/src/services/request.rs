@@ -63,11 +63,7 @@ pub fn show(world: &World, actor: &Actor, request: &Ref) -> Result<Arc<Request>,
 ///
 /// # Errors
 /// `forbidden`, `not_found`.
-pub fn why(
-    world: &World,
-    actor: &Actor,
-    request: &Ref,
-) -> Result<ApprovalDecision, ServiceError> {
+pub fn why(world: &World, actor: &Actor, request: &Ref) -> Result<ApprovalDecision, ServiceError> {
     authorize(actor, Role::Viewer, "see requests")?;
     let snapshot = world.snapshot();
     let request = snapshot.find::<RequestKind>(request)?;
@@ -90,7 +86,8 @@ pub async fn approve(
 ) -> Result<Arc<Request>, ServiceError> {
     authorize(actor, Role::Viewer, "approve requests")?;
     check_text("comment", comment.as_deref().unwrap_or_default())?;
-    let approval = Approval { by: requester(actor), role: actor.role, at: Timestamp::now(), comment };
+    let approval =
+        Approval { by: requester(actor), role: actor.role, at: Timestamp::now(), comment };
     change(world, actor, request, "request.approve", |snapshot, request| {
         require_pending(request, "approved")?;
         require_approver(world, snapshot, request, &approval)?;
@@ -217,9 +214,9 @@ fn happen(request: &mut Request, event: RequestEvent) -> Result<(), ServiceError
 }
 
 /// The decision by the rules of now.
-fn decided(world: &World, snapshot: &Snapshot, request: &Request) -> ApprovalDecision {
+pub(crate) fn decided(core: &Core, snapshot: &Snapshot, request: &Request) -> ApprovalDecision {
     let (facts, rules) = (facts(request), rules(snapshot));
-    decide(&facts, &rules, &world.settings.approval, &request.status.approvals)
+    decide(&facts, &rules, &core.settings.approval, &request.status.approvals)
 }
 
 fn facts(request: &Request) -> RequestFacts {
@@ -273,7 +270,8 @@ fn require_own(actor: &Actor, request: &Request, attempt: &str) -> Result<(), Se
         return Ok(());
     }
     let (who, name) = (&actor.name, request.name());
-    let message = format!("`{who}` may not {attempt} request `{name}`, which someone else has made");
+    let message =
+        format!("`{who}` may not {attempt} request `{name}`, which someone else has made");
     Err(ServiceError::new(Class::Forbidden, "forbidden", message).hint("ask them, or an operator"))
 }
 

@@ -137,7 +137,13 @@ mod tests {
             let answer = ExecAnswer { exit_code, signal, stdout, stderr, truncated: false };
             assert_eq!(ended(&answer).unwrap_err(), expected);
         };
-        check(Some(3), None, "", "a\n no\u{7} such \x1b[31mhost \n\n", "it ended with 3: no such [31mhost");
+        check(
+            Some(3),
+            None,
+            "",
+            "a\n no\u{7} such \x1b[31mhost \n\n",
+            "it ended with 3: no such [31mhost",
+        );
         check(Some(1), None, "out", "", "it ended with 1: out");
         check(None, Some(9), "", "", "signal 9 ended it");
         let long = "x".repeat(1 << 20);

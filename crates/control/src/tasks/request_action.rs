@@ -37,7 +37,10 @@ const ONCE: &str = r#"d=/var/lib/hostler; m="$d/done-$0"
 pub(crate) enum Which {
     Post(usize),
     /// That it was delivered or has failed is told to the webhook of this number.
-    Notify { index: usize, end: Ending },
+    Notify {
+        index: usize,
+        end: Ending,
+    },
 }
 
 /// What a notification tells.

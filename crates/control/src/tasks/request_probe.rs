@@ -171,7 +171,8 @@ pub(super) fn addresses(core: &Core, snapshot: &Snapshot, vm: &Vm) -> Vec<IpAddr
             (NetworkSpec::Nat { .. }, IpAddr::V6(_)) => false,
             (NetworkSpec::Bridge { .. }, _) => true,
         });
-        let named = matches!(address, IpAddr::V4(a) if rules.networks.iter().any(|n| n.contains(a)));
+        let named =
+            matches!(address, IpAddr::V4(a) if rules.networks.iter().any(|n| n.contains(a)));
         may(&address) && (inside || named)
     };
     for address in vm.status.guest.iter().flat_map(|guest| &guest.addresses) {

@@ -18,9 +18,7 @@
 
 use hostler_store::Write;
 use hostler_tasks::{Definition, Step as TaskStep, StepError, Submit};
-use hostler_types::{
-    IllegalRequestEvent, Request, RequestEvent, RequestId, RequestKind, VmId,
-};
+use hostler_types::{IllegalRequestEvent, Request, RequestEvent, RequestId, RequestKind, VmId};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 

@@ -11,14 +11,14 @@ use hostler_control::services::token::TokenCreate;
 use hostler_control::services::user::{UserCreate, UserUpdate};
 use hostler_control::services::vm::{VmDelete, VmFilter, VmRegister, VmStop};
 use hostler_control::services::{
-    Options, PageRequest, approval_rule, console, datastore, event, host, image, join_token, naming_rule, network,
-    request, task, token, user, vm, watch,
+    Options, PageRequest, approval_rule, console, datastore, event, host, image, join_token,
+    naming_rule, network, request, task, token, user, vm, watch,
 };
 use hostler_control::{Actor, ServiceError, World, authenticate};
 use hostler_sim::{Fleet, vm_request};
 use hostler_types::{
-    ApprovalNeed, ApprovalRuleSpec, DatastoreLimits, ExecRequest, ImageCreate, ImageSource, Join, Labels, NetworkSpec, Ref, Role,
-    StopMode, StorageKind, VmUpdate,
+    ApprovalNeed, ApprovalRuleSpec, DatastoreLimits, ExecRequest, ImageCreate, ImageSource, Join,
+    Labels, NetworkSpec, Ref, Role, StopMode, StorageKind, VmUpdate,
 };
 use jiff::SignedDuration;
 

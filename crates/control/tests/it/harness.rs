@@ -14,9 +14,10 @@ use hostler_tasks::harness::{
 use hostler_tasks::{Registry, Submit};
 use hostler_types::{
     ByteSize, Customization, Datastore, DatastoreSpec, DatastoreState, DatastoreStatus, Epoch,
-    Host, HostFacts, HostSpec, HostState, HostStatus, Image, ImageFormat, ImageKind, ImageMedia, ImageSource,
-    ImageSpec, ImageState, ImageStatus, Kind, KindName, Labels, Network, NetworkSpec, NetworkState,
-    NetworkStatus, Object, PowerState, Recycled, Request, RequestKind, RequestState, StopMode, Vm, VmKind, VmSpec, VmStatus,
+    Host, HostFacts, HostSpec, HostState, HostStatus, Image, ImageFormat, ImageKind, ImageMedia,
+    ImageSource, ImageSpec, ImageState, ImageStatus, Kind, KindName, Labels, Network, NetworkSpec,
+    NetworkState, NetworkStatus, Object, PowerState, Recycled, Request, RequestKind, RequestState,
+    StopMode, Vm, VmKind, VmSpec, VmStatus,
 };
 use jiff::Timestamp;
 use serde_json::json;
@@ -78,7 +79,7 @@ fn facts() -> HostFacts {
     serde_json::from_value(json!({
         "hostname": "sim", "agent_version": "sim", "kernel": "sim", "cpu_model": "sim",
         "cpus": 8, "memory": "64GiB", "qemu_version": "10.0.2", "accelerator": "tcg",
-        "warnings": [],
+        "cgroup_version": 2,
     }))
     .unwrap()
 }

@@ -52,11 +52,7 @@ impl Receiver {
     }
 }
 
-async fn hear(
-    State(receiver): State<Receiver>,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Response<Body> {
+async fn hear(State(receiver): State<Receiver>, headers: HeaderMap, body: Bytes) -> Response<Body> {
     receiver.heard.lock().unwrap().push(Heard { headers, body });
     let reaction = receiver.reactions.lock().unwrap().pop_front();
     let answer = Response::builder();

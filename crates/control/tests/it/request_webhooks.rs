@@ -1,8 +1,8 @@
 //! What the server does for a request outside of its VM: webhooks and probes.
 
-use hostler_control::services::request;
-use hostler_control::services::event::{self, EventQuery};
 use hostler_control::Actor;
+use hostler_control::services::event::{self, EventQuery};
+use hostler_control::services::request;
 use hostler_types::{RequestState, Role, VmKind};
 use serde_json::{Value, json};
 
@@ -48,7 +48,8 @@ async fn a_webhook_is_called_until_it_answers_and_is_signed() {
     let anna = person("anna", Role::Viewer);
     let shown = request::show(&fleet.world, &anna, &it.reference()).unwrap();
     let events = event::list(&fleet.world, &Actor::root(), &EventQuery::default()).await.unwrap();
-    for text in [format!("{shown:?}"), serde_json::to_string(&*shown).unwrap(), format!("{events:?}")]
+    for text in
+        [format!("{shown:?}"), serde_json::to_string(&*shown).unwrap(), format!("{events:?}")]
     {
         assert!(!text.contains(SECRET) && !text.contains("hostler-sealed"), "{text}");
         assert!(!text.contains("token=1"), "{text}");

@@ -8,8 +8,8 @@ use hostler_control::services::{Options, PageRequest, image, task, vm};
 use hostler_control::{Actor, ServiceError, Settings, Via, WebhookRules};
 use hostler_sim::{Fault, Fleet, vm_request};
 use hostler_types::{
-    PowerState, Ref, Request, RequestKind, RequestOrder, RequestState, Role, TaskKind, UserId,
-    Vm, VmKind,
+    PowerState, Ref, Request, RequestKind, RequestOrder, RequestState, Role, TaskKind, UserId, Vm,
+    VmKind,
 };
 use jiff::SignedDuration;
 use serde_json::{Value, json};
@@ -89,7 +89,8 @@ async fn what_an_admin_has_approved_is_delivered() {
 
     // Neither her own word nor an operator's counts.
     let anna = Actor { role: Role::Admin, ..person("anna", Role::Viewer) };
-    for (actor, reason) in [(anna, "has asked for it"), (person("o", Role::Operator), "role admin")] {
+    for (actor, reason) in [(anna, "has asked for it"), (person("o", Role::Operator), "role admin")]
+    {
         let error = approve(&fleet, &it, &actor).await.unwrap_err();
         assert_eq!(error.code, "may_not_approve");
         assert!(error.message.contains(reason), "{}", error.message);
@@ -105,7 +106,10 @@ async fn what_an_admin_has_approved_is_delivered() {
     let now = fleet.snapshot().find::<RequestKind>(&it.reference()).unwrap().clone();
     assert_eq!(now.status.approvals.len(), 1);
     assert!(now.status.decision.approved);
-    assert_eq!(approve(&fleet, &it, &person("c", Role::Admin)).await.unwrap_err().code, "wrong_state");
+    assert_eq!(
+        approve(&fleet, &it, &person("c", Role::Admin)).await.unwrap_err().code,
+        "wrong_state"
+    );
 }
 
 #[tokio::test]
@@ -121,7 +125,10 @@ async fn a_large_one_needs_two_people() {
     assert_eq!(once.status.decision.rules[0].missing, 1);
     assert_eq!(once.status.decision.rules[0].given, ["olga"]);
     assert_eq!(approve(&fleet, &it, &olga).await.unwrap_err().code, "already_approved");
-    assert_eq!(approve(&fleet, &it, &person("v", Role::Viewer)).await.unwrap_err().code, "may_not_approve");
+    assert_eq!(
+        approve(&fleet, &it, &person("v", Role::Viewer)).await.unwrap_err().code,
+        "may_not_approve"
+    );
     approve(&fleet, &it, &person("bert", Role::Admin)).await.unwrap();
     delivered(&fleet, &it).await;
 
@@ -137,6 +144,18 @@ async fn nobody_is_asked_where_a_rule_says_so() {
     let it = ask(&fleet, order("web01", json!({"leave_off": true}))).await;
     assert_eq!(it.status.state, RequestState::Approved);
     assert_eq!(delivered(&fleet, &it).await.status.power, PowerState::Stopped);
+}
+
+#[tokio::test]
+async fn a_rule_that_is_changed_counts_for_those_who_wait() {
+    let fleet = fleet().await;
+    rule(&fleet, "all", json!({"need": {"approvals": 2}})).await;
+    let it = ask(&fleet, order("web01", json!({"leave_off": true}))).await;
+    approve(&fleet, &it, &person("bert", Role::Admin)).await.unwrap();
+    let all = "all".parse().unwrap();
+    let one = serde_json::from_value(json!({"need": {"approvals": 1}})).unwrap();
+    approval_rule::update(&fleet.world, &Actor::root(), &all, one, None).await.unwrap();
+    delivered(&fleet, &it).await;
 }
 
 #[tokio::test]
@@ -275,7 +294,8 @@ async fn another_image_under_the_same_name_is_not_taken() {
     fleet.done(&gone.unwrap()).await;
     fleet.image("tiny").await;
     approve(&fleet, &it, &person("bert", Role::Admin)).await.unwrap();
-    let RequestState::Failed { step, reason } = ended(&fleet, &it).await.status.state.clone() else {
+    let RequestState::Failed { step, reason } = ended(&fleet, &it).await.status.state.clone()
+    else {
         panic!("it was made from another image")
     };
     assert_eq!(step, "select");
@@ -326,7 +346,8 @@ async fn the_guests_proof_is_waited_for() {
         fleet.host.change(vm, |vm| vm.definition.vm.status.customization = Some(proof));
     };
     say("web01", "failed");
-    let RequestState::Failed { step, reason } = ended(&fleet, &it).await.status.state.clone() else {
+    let RequestState::Failed { step, reason } = ended(&fleet, &it).await.status.state.clone()
+    else {
         panic!("it was delivered without proof")
     };
     assert_eq!((step.as_str(), reason.contains("no such package")), ("customize", true));
@@ -365,7 +386,8 @@ async fn a_vm_that_someone_deletes_meanwhile_is_not_delivered() {
     let web01 = "web01".parse().unwrap();
     let gone = vm::delete(&fleet.world, &Actor::root(), &web01, delete, &Options::default()).await;
     fleet.done(&gone.unwrap()).await;
-    let RequestState::Failed { step, reason } = ended(&fleet, &it).await.status.state.clone() else {
+    let RequestState::Failed { step, reason } = ended(&fleet, &it).await.status.state.clone()
+    else {
         panic!("there is nothing to deliver")
     };
     assert_eq!(step, "validate");

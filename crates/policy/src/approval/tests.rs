@@ -55,7 +55,10 @@ fn all_fitting_rules_count_and_one_person_counts_once_in_each() {
         (name("large"), rule(r#"{"min_cpus": 4}"#, r#"{"approvals": 2, "role": "operator"}"#)),
         (name("none"), rule(r#"{"max_cpus": 64}"#, r#"{"approvals": 0}"#)),
         (name("other"), rule(r#"{"selector": {"tier": "db"}}"#, r#"{"approvals": 9}"#)),
-        (name("web"), rule(r#"{"images": ["tiny"]}"#, r#"{"approvers": ["carl"], "role": "viewer"}"#)),
+        (
+            name("web"),
+            rule(r#"{"images": ["tiny"]}"#, r#"{"approvers": ["carl"], "role": "viewer"}"#),
+        ),
     ];
     assert_eq!(missing(&rules, &[by("bert", Role::Admin), by("bert", Role::Admin)]), 1);
     let two = [by("bert", Role::Admin), by("olga", Role::Operator)];
@@ -175,6 +178,7 @@ proptest! {
 fn a_vm_of_the_defaults_is_what_rules_see() {
     let vm: VmCreate = serde_json::from_str(r#"{"name": "web01"}"#).unwrap();
     let facts = RequestFacts { cpus: vm.cpus.count(), memory: vm.memory, ..facts() };
-    let rules = [(name("small"), rule(r#"{"max_cpus": 1, "max_memory": "1GiB"}"#, r#"{"approvals": 0}"#))];
+    let rules =
+        [(name("small"), rule(r#"{"max_cpus": 1, "max_memory": "1GiB"}"#, r#"{"approvals": 0}"#))];
     assert!(decide(&facts, &rules, &ApprovalNeed::default(), &[]).approved);
 }

@@ -45,8 +45,7 @@ async fn why(app: App, call: Call<Why>) -> Result<ApprovalDecision, Problem> {
 
 async fn approve(app: App, call: Call<Approve>) -> Result<Request, Problem> {
     let actor = actor(&call.extensions)?;
-    let approved =
-        request::approve(&app.world, actor, &call.path.request, call.body.comment).await;
+    let approved = request::approve(&app.world, actor, &call.path.request, call.body.comment).await;
     approved.map(shown).map_err(problem)
 }
 

@@ -9,5 +9,6 @@ mod faults;
 mod images;
 mod lifecycle;
 mod parallel;
+mod requests;
 mod security;
 mod storage;

@@ -7,9 +7,7 @@ mod watch;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
-use hostler_api::request::{
-    self, RequestApprove, RequestListQuery, RequestPath, RequestReject,
-};
+use hostler_api::request::{self, RequestApprove, RequestListQuery, RequestPath, RequestReject};
 use hostler_endpoint::NoParams;
 use hostler_types::{Ref, Request, RequestState};
 use jiff::Timestamp;
@@ -94,7 +92,9 @@ struct List {
 
 /// Agree to a request
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  hostler request approve web01-3f2a1b --comment 'as discussed'")]
+#[command(
+    after_help = "Examples:\n  hostler request approve web01-3f2a1b --comment 'as discussed'"
+)]
 struct Approve {
     #[command(flatten)]
     which: Which,
@@ -143,12 +143,14 @@ impl RequestArgs {
                 done(session, "rejected", &request)?;
             }
             RequestCommand::Cancel(which) => {
-                let call = session.call::<request::Cancel>(&which.path(), &none, ());
-                done(session, "cancelled", &call.await?)?;
+                let path = which.path();
+                let request = session.call::<request::Cancel>(&path, &none, ()).await?;
+                done(session, "cancelled", &request)?;
             }
             RequestCommand::Retry(which) => {
-                let call = session.call::<request::Retry>(&which.path(), &none, ());
-                done(session, "tried again", &call.await?)?;
+                let path = which.path();
+                let request = session.call::<request::Retry>(&path, &none, ()).await?;
+                done(session, "tried again", &request)?;
             }
         }
         Ok(ExitCode::SUCCESS)

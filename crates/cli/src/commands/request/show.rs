@@ -58,11 +58,7 @@ async fn tree(session: &Session, task: TaskId) -> Result<Vec<Branch>, CliError> 
     }
 }
 
-fn branch(
-    session: &Session,
-    task: Task,
-    depth: usize,
-) -> BoxFuture<'_, Result<Branch, CliError>> {
+fn branch(session: &Session, task: Task, depth: usize) -> BoxFuture<'_, Result<Branch, CliError>> {
     Box::pin(async move {
         let mut below = Vec::new();
         if depth > 0 {

@@ -69,7 +69,8 @@ fn check_webhooks(world: &World, order: &RequestOrder) -> Result<(), ServiceErro
             ServiceError::invalid("webhook.url", format!("`{shown}` cannot be called: {why}"))
         })?;
         if webhook.secret.as_ref().is_some_and(SecretText::is_redacted) {
-            let reason = format!("`{}` stands for a secret that is not shown", SecretText::REDACTED);
+            let reason =
+                format!("`{}` stands for a secret that is not shown", SecretText::REDACTED);
             return Err(ServiceError::invalid("webhook.secret", reason));
         }
     }

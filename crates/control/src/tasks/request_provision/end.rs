@@ -33,6 +33,9 @@ pub(super) async fn deliver(step: Step) -> StepResult {
 /// Owner and lease, at the VM's host as in the inventory.
 async fn order(step: &Step, request: &Request) -> Result<(), StepError> {
     let old = vm(step, vm_of(request)?).await?;
+    if old.is_recycled() {
+        return Err(StepError::failed("not_found", format!("vm `{}` was deleted", old.called())));
+    }
     if step.world().snapshot().task_on(old.id().untyped()).is_some() {
         return Err(StepError::retry(BUSY, format!("vm `{}` is being worked on", old.name())));
     }

@@ -125,7 +125,10 @@ pub(super) async fn power_on(step: Step) -> StepResult {
 /// The VM of this request, if there is one still.
 async fn made(step: &Step, request: &Request) -> Result<Option<VmId>, StepError> {
     match request.status.progress.vm {
-        Some(vm) => Ok(vm_if_there(step, vm).await?.map(|vm| vm.id())),
+        Some(vm) => {
+            let vm = vm_if_there(step, vm).await?;
+            Ok(vm.filter(|vm| !vm.is_recycled()).map(|vm| vm.id()))
+        }
         None => Ok(None),
     }
 }
