@@ -26,7 +26,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hostler_agent_api::{VmForkAnswer, VmForkRequest};
+use hostler_agent_api::{VmForkAnswer, VmForkRequest, VmReport};
 use hostler_endpoint::Problem;
 use hostler_types::{DiskStatus, VmId};
 use tokio::sync::oneshot;
@@ -101,7 +101,18 @@ impl Vms {
         let (paused, paused_seen) = oneshot::channel();
         let order = ForkOrder { clones: links, paused };
         let fork = Action::Fork(Box::new(order));
-        let fork = self.command(parent, request.command, fork);
+        let fork = async {
+            // It has come about when the guest goes on; what follows is housekeeping, which nobody
+            // has to wait for.
+            let whole = self.command(parent, request.command, fork);
+            tokio::select! {
+                answer = whole => answer.map(|report| (report, Duration::ZERO)),
+                Ok(paused) = paused_seen => {
+                    let report = VmReport::clone(&self.handle(parent)?.report.borrow());
+                    Ok((report, paused))
+                }
+            }
+        };
         let clones = request.clones.into_iter().zip(seats).map(|(clone, seat)| {
             let seat = Action::BeForked(Box::new(seat));
             async move {
@@ -111,9 +122,8 @@ impl Vms {
             }
         });
         let (parent, clones) = tokio::join!(fork, futures::future::join_all(clones));
-        let parent = parent?;
+        let (parent, paused) = parent?;
         let clones = clones.into_iter().collect::<Result<Vec<_>, _>>()?;
-        let paused = paused_seen.await.unwrap_or_default();
         let paused_microseconds = u64::try_from(paused.as_micros()).unwrap_or(u64::MAX);
         Ok(VmForkAnswer { parent, clones, paused_microseconds })
     }

@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use hostler_host::{VmDir, volume};
+use hostler_host::{Replacement, VmDir, volume};
 use hostler_qemu::hotplug::set_link;
 use hostler_qemu::{Start, fork};
 use hostler_qmp::Qmp;
@@ -61,8 +61,8 @@ impl Actor {
 
     async fn fork_from(&mut self, op: OperationId, seat: ForkSeat) -> Result<(), Fault> {
         let ForkSeat { base, ready, state } = seat;
-        let launched = match self.get_ready(base).await {
-            Ok(launched) => launched,
+        let (launched, written) = match self.get_ready(op, base).await {
+            Ok(prepared) => prepared,
             Err(fault) => {
                 let _ = ready.send(Err(fault.to_string()));
                 return Err(fault);
@@ -79,10 +79,10 @@ impl Actor {
         let failed = |error| Fault::Qemu(format!("the clone cannot begin: {}", chain(&error)));
         fork::load(&qmp, &state, STATE).await.map_err(failed)?;
         self.pull_cables(&qmp).await?;
-        self.record.state = RecordedState::Running { process: launched.id() };
-        self.record.journal.add(op, &Ok(()));
-        // Before its guest runs: what runs is never forgotten.
-        self.save().await?;
+        // Before its guest runs: what runs is never forgotten. After a power loss nothing runs, and
+        // whichever of the two records is found then is right.
+        let failed = |error: std::io::Error| Fault::internal("replace the VM's record", &error);
+        blocking(move || written.put().map_err(failed)).await?;
         qmp.execute(Cont).await.map_err(|error| Fault::Qemu(chain(&error)))?;
         fork::finish(&qmp).await;
         self.hold(Machine::new(launched, None));
@@ -96,8 +96,9 @@ impl Actor {
     /// Everything until the parent's guest may be stopped.
     async fn get_ready(
         &mut self,
+        op: OperationId,
         base: tokio::sync::oneshot::Receiver<Base>,
-    ) -> Result<Launched, Fault> {
+    ) -> Result<(Launched, Replacement), Fault> {
         let base = base.await.map_err(not_forked)?;
         self.inherit(&base)?;
         // First of all, so that whatever follows is known to be ours.
@@ -112,7 +113,12 @@ impl Actor {
         let launched = launch(&self.host, &self.record, &running, how).await?;
         let prepared = fork::prepare(launched.qmp()).await;
         prepared.map_err(|error| Fault::Qemu(chain(&error)))?;
-        Ok(launched)
+        self.cables_are_out();
+        self.record.state = RecordedState::Running { process: launched.id() };
+        self.record.journal.add(op, &Ok(()));
+        let (host, record) = (self.host.clone(), self.record.clone());
+        let written = blocking(move || host.records.prepare(&record)).await?;
+        Ok((launched, written))
     }
 
     /// Takes over what the parent runs with and the files beneath its disks.
@@ -144,14 +150,18 @@ impl Actor {
     }
 
     /// Its NICs still have the parent's addresses; nobody may hear of that.
-    async fn pull_cables(&mut self, qmp: &Qmp) -> Result<(), Fault> {
-        let nics = self.record.running.iter_mut().flat_map(|running| &mut running.spec.nics);
-        for nic in nics {
+    async fn pull_cables(&self, qmp: &Qmp) -> Result<(), Fault> {
+        for nic in self.record.running.iter().flat_map(|running| &running.spec.nics) {
             let pulled = set_link(qmp, &nic.name, false).await;
             pulled.map_err(|error| Fault::Qemu(chain(&error)))?;
-            nic.link = LinkState::Down;
         }
         Ok(())
+    }
+
+    /// In the record, before it is so.
+    fn cables_are_out(&mut self) {
+        let nics = self.record.running.iter_mut().flat_map(|running| &mut running.spec.nics);
+        nics.for_each(|nic| nic.link = LinkState::Down);
     }
 }
 
