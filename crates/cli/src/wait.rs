@@ -19,7 +19,7 @@ use crate::progress::Progress;
 use crate::session::Session;
 
 /// How long the server may be away before waiting is given up.
-const AWAY: Duration = Duration::from_secs(60);
+pub(crate) const AWAY: Duration = Duration::from_secs(60);
 
 /// Of commands that order a task.
 #[derive(Debug, Clone, Default, Args)]
@@ -327,7 +327,7 @@ pub(crate) fn is_passing(error: &ClientError) -> bool {
 }
 
 /// Longer the longer it takes: 50 ms to 2 s.
-fn pause(begin: Instant) -> Duration {
+pub(crate) fn pause(begin: Instant) -> Duration {
     (begin.elapsed() / 4).clamp(Duration::from_millis(50), Duration::from_secs(2))
 }
 
