@@ -3,7 +3,7 @@
 use hostler_endpoint::Document;
 
 use crate::{
-    console, customization_spec, datastore, disk, event, host, image, naming_rule, network,
+    console, customization_spec, datastore, disk, event, export, host, image, naming_rule, network,
     recycle_bin, snapshot, snapshot_policy, system, task, token, user, vm,
 };
 
@@ -92,6 +92,9 @@ fn inventory(document: Document) -> Document {
         .endpoint::<image::Upload>()
         .endpoint::<image::UploadProgress>()
         .endpoint::<image::Import>()
+        .endpoint::<export::Export>()
+        .endpoint::<export::Content>()
+        .endpoint::<export::Remove>()
         .endpoint::<datastore::List>()
         .endpoint::<datastore::Create>()
         .endpoint::<datastore::Show>()
@@ -99,6 +102,9 @@ fn inventory(document: Document) -> Document {
         .endpoint::<datastore::Delete>()
         .endpoint::<datastore::Unregistered>()
         .endpoint::<datastore::Register>()
+        .endpoint::<datastore::Check>()
+        .endpoint::<datastore::Adopt>()
+        .endpoint::<datastore::RemoveOrphans>()
         .endpoint::<naming_rule::List>()
         .endpoint::<naming_rule::Create>()
         .endpoint::<naming_rule::Show>()

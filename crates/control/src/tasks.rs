@@ -12,12 +12,15 @@ use crate::world::Core;
 mod command;
 pub(crate) mod naming;
 
+pub(crate) mod datastore_clean;
+pub(crate) mod image_adopt;
 pub(crate) mod image_delete;
 pub(crate) mod image_import;
 pub(crate) mod vm_create;
 pub(crate) mod vm_customize;
 pub(crate) mod vm_delete;
 pub(crate) mod vm_disk;
+pub(crate) mod vm_export;
 pub(crate) mod vm_recycle;
 pub(crate) mod vm_register;
 pub(crate) mod vm_reset;
@@ -34,11 +37,14 @@ pub(crate) mod vm_update;
 /// All actions.
 pub(crate) fn registry() -> Registry<Core> {
     let registry = Registry::new()
+        .with(datastore_clean::definition())
+        .with(image_adopt::definition())
         .with(image_delete::definition())
         .with(image_import::definition())
         .with(vm_create::definition())
         .with(vm_customize::definition())
         .with(vm_delete::definition())
+        .with(vm_export::definition())
         .with(vm_recycle::definition())
         .with(vm_register::definition())
         .with(vm_reset::definition())

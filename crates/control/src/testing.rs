@@ -118,6 +118,9 @@ fn name(text: &str) -> Name {
     text.parse().expect("it is a name")
 }
 
+pub fn vm_export(vm: &Vm) -> Submit {
+    submit(tasks::vm_export::order(vm))
+}
 pub fn vm_unregister(vm: &Vm) -> Submit {
     submit(tasks::vm_unregister::order(vm))
 }
@@ -140,4 +143,12 @@ pub fn image_import(image: &Image) -> Submit {
 }
 pub fn image_delete(image: &Object<hostler_types::ImageKind>) -> Submit {
     submit(tasks::image_delete::order(image))
+}
+/// Takes an image that lies on its datastore into the inventory.
+pub fn image_adopt(image: &Image) -> Submit {
+    submit(tasks::image_adopt::order(image).with(Write::create(image)))
+}
+/// Removes files that nobody owns.
+pub fn datastore_clean(datastore: &hostler_types::Datastore, paths: &[String]) -> Submit {
+    submit(tasks::datastore_clean::order(datastore, paths))
 }

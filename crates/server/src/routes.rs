@@ -12,6 +12,7 @@ mod customization_spec;
 mod datastore;
 mod disk;
 mod event;
+mod export;
 mod host;
 mod image;
 mod naming_rule;
@@ -30,7 +31,7 @@ fn routes(app: App) -> Routes<App> {
     let routes = Routes::new(app).gate(gate);
     let routes = datastore::add(image::add(console::add(vm::add(routes))));
     let routes = customization_spec::add(disk::add(naming_rule::add(recycle_bin::add(routes))));
-    let routes = snapshot_policy::add(snapshot::add(routes));
+    let routes = snapshot_policy::add(snapshot::add(export::add(routes)));
     let routes = task::add(host::add(network::add(routes)));
     system::add(token::add(user::add(event::add(routes))))
 }

@@ -8,6 +8,8 @@ mod address;
 mod customization;
 mod customization_validate;
 mod datastore;
+mod datastore_check;
+mod export;
 mod host;
 mod id;
 mod image;
@@ -44,6 +46,8 @@ pub use datastore::{
     Datastore, DatastoreKind, DatastoreLimits, DatastoreOnHost, DatastoreSpec, DatastoreState,
     DatastoreStatus, DatastoreUsage, StorageKind,
 };
+pub use datastore_check::{Damage, DamageKind, DatastoreFindings, Orphan, OrphanKind, is_vm_file};
+pub use export::{ExportManifest, ExportedDisk, ExportedNetwork};
 pub use host::{
     Accelerator, Host, HostFacts, HostKind, HostSpec, HostState, HostStatus, Join, JoinAnswer,
     JoinToken, JoinTokenKind, JoinTokenSpec, JoinTokenStatus,

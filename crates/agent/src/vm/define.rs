@@ -42,7 +42,7 @@ impl Actor {
         blocking(move || {
             let dir = vm_dir(&host, &written)?;
             // First, so that nothing is left that no record knows of.
-            layers::discard(&dir, &discarded, &written)?;
+            layers::discard(&host.datastores, &dir, &discarded, &written)?;
             Ok(dir.write_definition(&written.definition.vm)?)
         })
         .await?;
@@ -87,7 +87,10 @@ impl Actor {
         let discarded = layers::discarded(&known, &record.definition.vm);
         if !discarded.is_empty() {
             let (host, old) = (self.host.clone(), record.clone());
-            blocking(move || layers::discard(&vm_dir(&host, &old)?, &discarded, &old)).await?;
+            blocking(move || {
+                layers::discard(&host.datastores, &vm_dir(&host, &old)?, &discarded, &old)
+            })
+            .await?;
         }
         self.fit_files(&record).await?;
         record.plugs = Some(nics::settle(&self.host, &record).await?);

@@ -4,7 +4,6 @@
 //! recorded VM, so that it goes into the definition beside the disks too; what a server sends as
 //! status is never taken for it.
 
-use hostler_host::layers::LayerGraph;
 use hostler_host::{VmDir, VolumeError};
 use hostler_qemu::{LayerPlan, layer_node};
 use hostler_types::{
@@ -12,7 +11,9 @@ use hostler_types::{
 };
 
 use super::record::VmRecord;
+use crate::datastores::Datastores;
 use crate::fault::{Fault, chain};
+use crate::references::require_unused;
 
 /// The files of a disk, the active one first.
 pub(super) fn of<'a>(record: &'a VmRecord, disk: &Name) -> &'a [Layer] {
@@ -54,7 +55,12 @@ pub(super) fn discarded(before: &Vm, after: &Vm) -> Vec<DiskStatus> {
 /// Removes the files of disks, the active ones first; what a snapshot in `record` holds stays.
 /// Refuses, and removes nothing, when anything else on the datastore lies on one of them: the disks
 /// say so themselves. Blocks.
-pub(super) fn discard(dir: &VmDir, disks: &[DiskStatus], record: &VmRecord) -> Result<(), Fault> {
+pub(super) fn discard(
+    datastores: &Datastores,
+    dir: &VmDir,
+    disks: &[DiskStatus],
+    record: &VmRecord,
+) -> Result<(), Fault> {
     if disks.is_empty() {
         return Ok(());
     }
@@ -64,16 +70,12 @@ pub(super) fn discard(dir: &VmDir, disks: &[DiskStatus], record: &VmRecord) -> R
     };
     let _acting = super::snapshot::acting();
     let layers = disks.iter().flat_map(|disk| &disk.layers).filter(own);
-    let files: Vec<&LayerFile> = layers.map(|layer| &layer.file).collect();
-    let graph = LayerGraph::read(dir.datastore())?;
-    for file in &files {
-        if let Some(user) = graph.dependents(file).find(|user| !files.contains(user)) {
-            let text = format!("{user} lies on {file}, which therefore stays");
-            return Err(Fault::WrongState(text));
-        }
-    }
+    let files: Vec<LayerFile> = layers.map(|layer| layer.file.clone()).collect();
+    let _condemned =
+        datastores.condemn(dir.datastore().id(), files.clone(), "it is being removed")?;
+    require_unused(dir.datastore(), &files)?;
     for file in files {
-        let path = hostler_host::layers::path(dir.datastore(), file);
+        let path = hostler_host::layers::path(dir.datastore(), &file);
         hostler_host::volume::remove(dir, &path)?;
     }
     Ok(())

@@ -5,6 +5,7 @@ mod changes;
 mod datastores;
 #[path = "../../../host/tests/it/enter.rs"]
 mod enter;
+mod files;
 mod images;
 mod joining;
 mod peers;

@@ -19,6 +19,7 @@ mod server;
 mod snapshot_policy;
 mod task;
 mod token;
+mod upload;
 mod user;
 mod version;
 mod vm;

@@ -7,6 +7,7 @@ mod access;
 mod bad_input;
 mod concurrency;
 mod customization;
+mod datastore_check;
 mod datastores;
 mod harness;
 mod hosts;

@@ -37,6 +37,8 @@ fn body(id: &str) -> Option<Value> {
         "vm_console_ticket" => json!({"kind": "serial"}),
         "image_create" => json!({"name": "i", "source": {"url": "ftp://x"}}),
         "datastore_create" => json!({"name": "d", "path": "relative"}),
+        "datastore_adopt" => json!({"path": "vms/x"}),
+        "datastore_remove_orphans" => json!({"paths": ["vms/x"]}),
         "naming_rule_create" => json!({"name": "r", "spec": {"pattern": "("}}),
         "network_create" => {
             json!({"name": "n", "spec": {"mode": "nat", "subnet": "10.0.0.0/30"}})
