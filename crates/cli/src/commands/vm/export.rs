@@ -48,10 +48,10 @@ impl Export {
     pub(super) async fn run(self, session: &Session) -> Result<(), CliError> {
         let manifest = export(session, &self.vm.path(), &self.file, self.force).await?;
         let size: u64 = manifest.disks.iter().map(|disk| disk.file.bytes()).sum();
-        let name = format!("{} to {}", manifest.vm.called(), self.file.display());
-        session.output.done("exported", "vm", &name, &manifest)?;
+        session.output.done("exported", "vm", manifest.vm.called().as_str(), &manifest)?;
         if session.output.is_table() {
-            session.output.remark(&format!("{} of disks, checked and flushed", ByteSize(size)));
+            let file = self.file.display();
+            session.output.remark(&format!("wrote {file}: {} of disks, checked", ByteSize(size)));
         }
         Ok(())
     }
