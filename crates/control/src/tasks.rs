@@ -10,10 +10,14 @@ use hostler_tasks::Registry;
 use crate::world::Core;
 
 mod command;
+mod guest;
 pub(crate) mod naming;
 
 pub(crate) mod image_delete;
 pub(crate) mod image_import;
+pub(crate) mod request_action;
+pub(crate) mod request_probe;
+pub(crate) mod request_provision;
 pub(crate) mod vm_create;
 pub(crate) mod vm_customize;
 pub(crate) mod vm_delete;
@@ -36,6 +40,9 @@ pub(crate) fn registry() -> Registry<Core> {
     let registry = Registry::new()
         .with(image_delete::definition())
         .with(image_import::definition())
+        .with(request_action::definition())
+        .with(request_probe::definition())
+        .with(request_provision::definition())
         .with(vm_create::definition())
         .with(vm_customize::definition())
         .with(vm_delete::definition())

@@ -33,10 +33,12 @@ pub enum KindName {
     CustomizationSpec,
     NamingRule,
     SnapshotPolicy,
+    Request,
+    ApprovalRule,
 }
 
 impl KindName {
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::Vm,
         Self::Host,
         Self::Image,
@@ -49,6 +51,8 @@ impl KindName {
         Self::CustomizationSpec,
         Self::NamingRule,
         Self::SnapshotPolicy,
+        Self::Request,
+        Self::ApprovalRule,
     ];
 
     pub const fn as_str(self) -> &'static str {
@@ -65,6 +69,8 @@ impl KindName {
             Self::CustomizationSpec => "customization-spec",
             Self::NamingRule => "naming-rule",
             Self::SnapshotPolicy => "snapshot-policy",
+            Self::Request => "request",
+            Self::ApprovalRule => "approval-rule",
         }
     }
 }

@@ -30,6 +30,7 @@ pub mod snapshot;
 mod update;
 
 pub use create::create;
+pub(crate) use create::{planned, specified};
 pub use customize::{VmCustomize, customize};
 pub use delete::{VmDelete, delete, deletion_plan, purge, recycled, undelete};
 pub(crate) use delete::{require_deletable, told_names};

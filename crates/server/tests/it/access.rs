@@ -37,6 +37,11 @@ fn body(id: &str) -> Option<Value> {
         "vm_console_ticket" => json!({"kind": "serial"}),
         "image_create" => json!({"name": "i", "source": {"url": "ftp://x"}}),
         "datastore_create" => json!({"name": "d", "path": "relative"}),
+        "request_create" => json!({"vm": {"name": "r", "image": "no-such-image"}}),
+        "request_approve" => json!({}),
+        "request_reject" => json!({"reason": "no"}),
+        "approval_rule_create" => json!({"name": "r", "spec": {"need": {"approvals": 99}}}),
+        "approval_rule_update" => json!({}),
         "naming_rule_create" => json!({"name": "r", "spec": {"pattern": "("}}),
         "network_create" => {
             json!({"name": "n", "spec": {"mode": "nat", "subnet": "10.0.0.0/30"}})
@@ -58,6 +63,7 @@ fn path(meta: &Meta) -> String {
         .replace("{datastore}", "nowhere")
         .replace("{network}", "no-such-network")
         .replace("{spec}", "no-such-spec")
+        .replace("{request}", "no-such-request")
         .replace("{rule}", "no-such-rule")
         .replace("{snapshot}", "no-such-snapshot")
         .replace("{policy}", "no-such-policy")

@@ -9,6 +9,7 @@ mod faults;
 mod images;
 mod lifecycle;
 mod parallel;
+mod requests;
 mod security;
 mod snapshots;
 mod storage;

@@ -19,10 +19,10 @@ use crate::error::{Class, ServiceError};
 use crate::inventory::{Snapshot, images};
 use crate::redact::Shown;
 use crate::services::submit::{Ordered, Planned, order_with};
-use crate::services::{Changed, Options};
+use crate::services::{Changed, Options, Order};
 use crate::services::{datastore, naming_rule};
 use crate::tasks::vm_create;
-use crate::world::World;
+use crate::world::{Core, World};
 
 /// The smallest disk.
 const SMALLEST_DISK: u64 = 1 << 20;
@@ -49,14 +49,7 @@ pub async fn create(
         macs.release();
         customizing.release();
         let over = customization.as_ref();
-        let mut vm = plan(snapshot, &mut macs, &mut customizing, &request, over)?;
-        vm.spec.lease = (request.lease_seconds)
-            .map(|seconds| Lease::begin(seconds, world.settings.lease_grace, Timestamp::now()))
-            .transpose()
-            .map_err(|error| ServiceError::invalid("lease_seconds", error.reason))?;
-        let mut order = vm_create::order(&vm, request.start);
-        order.writes.push(Write::create(&vm));
-        order.writes.extend(images(&vm).map(expect_image));
+        let (vm, order) = planned(world, snapshot, &mut macs, &mut customizing, &request, over)?;
         let explanation = vm.status.placement.clone();
         Ok(Planned { order, object: Arc::new(vm), explanation })
     })
@@ -80,6 +73,30 @@ pub async fn create(
     }
 }
 
+/// The VM as it is stored first, and the task that makes it. `over` is the request's customization,
+/// sealed.
+///
+/// # Errors
+/// As [`create`].
+pub(crate) fn planned(
+    core: &Core,
+    snapshot: &Snapshot,
+    macs: &mut ReservedMacs<'_>,
+    customizing: &mut Customizing<'_>,
+    request: &VmCreate,
+    over: Option<&Customization>,
+) -> Result<(Vm, Order), ServiceError> {
+    let mut vm = plan(snapshot, macs, customizing, request, over)?;
+    vm.spec.lease = (request.lease_seconds)
+        .map(|seconds| Lease::begin(seconds, core.settings.lease_grace, Timestamp::now()))
+        .transpose()
+        .map_err(|error| ServiceError::invalid("lease_seconds", error.reason))?;
+    let mut order = vm_create::order(&vm, request.start);
+    order.writes.push(Write::create(&vm));
+    order.writes.extend(images(&vm).map(expect_image));
+    Ok((vm, order))
+}
+
 /// What an idempotency key stands for. Its hash is stored, and would let secrets be guessed.
 fn keyed(request: &VmCreate) -> VmCreate {
     let customization = request.customization.clone().map(Customization::redacted);
@@ -91,13 +108,17 @@ fn expect_image(image: hostler_types::ImageId) -> Write {
     Write::ExpectUnlocked { object: image.untyped() }
 }
 
-fn plan(
+/// What is asked for, by ids, whether or not there is room for it now.
+///
+/// # Errors
+/// As [`create`], but for what only time can change.
+pub(crate) fn specified(
     snapshot: &Snapshot,
     macs: &mut ReservedMacs<'_>,
     customizing: &mut Customizing<'_>,
     request: &VmCreate,
     over: Option<&Customization>,
-) -> Result<Vm, ServiceError> {
+) -> Result<(VmId, VmSpec), ServiceError> {
     validate_labels(&request.labels)
         .map_err(|reason| ServiceError::invalid_as_told("labels", reason))?;
     if snapshot.all::<VmKind>().get_by_name(&request.name).is_some() {
@@ -141,6 +162,17 @@ fn plan(
         snapshot_limits: hostler_types::SnapshotLimits::default(),
     };
     validate(&spec).map_err(|error| as_asked(error, request))?;
+    Ok((vm, spec))
+}
+
+fn plan(
+    snapshot: &Snapshot,
+    macs: &mut ReservedMacs<'_>,
+    customizing: &mut Customizing<'_>,
+    request: &VmCreate,
+    over: Option<&Customization>,
+) -> Result<Vm, ServiceError> {
+    let (vm, spec) = specified(snapshot, macs, customizing, request, over)?;
     let (decision, explanation) = decide(snapshot, &spec, request)?;
     let now = Timestamp::now();
     let status = VmStatus {
