@@ -34,8 +34,8 @@ pub use image::{
 };
 pub use network::{NetworkDefinition, NetworkEnsure, NetworkPath, NetworkRemove};
 pub use snapshot::{
-    VmFlatten, VmFlattenRequest, VmRevert, VmRevertRequest, VmSnapshot, VmSnapshotDelete,
-    VmSnapshotDeleteRequest, VmSnapshotRequest, VmSnapshotUpdate, VmSnapshotUpdateRequest,
+    VmRevert, VmRevertRequest, VmSnapshot, VmSnapshotDelete, VmSnapshotDeleteRequest,
+    VmSnapshotRequest, VmSnapshotUpdate, VmSnapshotUpdateRequest,
 };
 pub use vm::{
     ConsoleKind, VmCommand, VmConsole, VmConsoleQuery, VmCreate, VmCreateRequest, VmDefine,

@@ -1,4 +1,4 @@
-//! Snapshots of a VM, and its disks' independence.
+//! Snapshots of a VM.
 
 use hostler_endpoint::{Endpoint, Json, Method, NoParams};
 use hostler_types::{Name, SnapshotId};
@@ -94,35 +94,6 @@ impl Endpoint for VmSnapshotDelete {
 pub struct VmSnapshotDeleteRequest {
     pub command: VmCommand,
     pub snapshots: Vec<SnapshotId>,
-    /// Bytes a second at most; absent: no limit.
-    #[serde(default)]
-    pub max_rate: Option<u64>,
-}
-
-/// `POST /agent/v1/vms/{vm}/flatten`: makes disks independent of everything that is not the VM's own:
-/// what they need of images and of other VMs' disks is copied into them, while the guest runs. Tells
-/// its progress; can be cancelled, and taken up again.
-#[derive(Debug)]
-pub struct VmFlatten;
-
-impl Endpoint for VmFlatten {
-    const ID: &'static str = "vm_flatten";
-    const METHOD: Method = Method::Post;
-    const PATH: &'static str = "/agent/v1/vms/{vm}/flatten";
-    const SUMMARY: &'static str = "Make a VM's disks independent";
-    const TAG: &'static str = "vm";
-    type Path = VmPath;
-    type Query = NoParams;
-    type Body = Json<VmFlattenRequest>;
-    type Answer = Json<VmReport>;
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct VmFlattenRequest {
-    pub command: VmCommand,
-    /// Empty: all.
-    #[serde(default)]
-    pub disks: Vec<Name>,
     /// Bytes a second at most; absent: no limit.
     #[serde(default)]
     pub max_rate: Option<u64>,

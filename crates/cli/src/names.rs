@@ -35,7 +35,6 @@ impl Names {
             DiskSource::Image(image) => format!("on image {}", self.of(*image)),
             DiskSource::Blank => "blank".to_owned(),
             DiskSource::Linked(file) => format!("linked to {}", owner(file)),
-            DiskSource::Copy(copy) => format!("copied from {}", owner(&copy.file)),
         }
     }
 

@@ -81,9 +81,9 @@ pub use task::{
 };
 pub use user::{Token, TokenKind, TokenSpec, TokenStatus, User, UserKind, UserSpec, UserStatus};
 pub use vm::{
-    BootDevice, CdromSpec, CopySource, Cores, DiskBus, DiskSource, DiskSpec, DiskStatus, Firmware,
-    GuestNic, GuestReport, IllegalTransition, LinkState, NicSpec, NicStatus, PowerState,
-    Provisioning, RestartPolicy, Vm, VmKind, VmSpec, VmStatus, disk_serial,
+    BootDevice, CdromSpec, Cores, DiskBus, DiskSource, DiskSpec, DiskStatus, Firmware, GuestNic,
+    GuestReport, IllegalTransition, LinkState, NicSpec, NicStatus, PowerState, Provisioning,
+    RestartPolicy, Vm, VmKind, VmSpec, VmStatus, disk_serial,
 };
 pub use vm_change::{ChangeWhen, Hardware, MEMORY_STEP, VmChange, plan_changes};
 pub use vm_requests::{

@@ -252,8 +252,6 @@ pub enum DiskSource {
     /// An overlay on a file of another VM's disk, on the same datastore: a linked clone. Nothing
     /// writes to that file as long as anything lies on it.
     Linked(LayerFile),
-    /// A copy of another VM's disk, its file and all beneath it: a full clone.
-    Copy(CopySource),
 }
 
 impl DiskSource {
@@ -261,17 +259,9 @@ impl DiskSource {
     pub const fn image(&self) -> Option<ImageId> {
         match self {
             Self::Image(image) => Some(*image),
-            Self::Blank | Self::Linked(_) | Self::Copy(_) => None,
+            Self::Blank | Self::Linked(_) => None,
         }
     }
-}
-
-/// A disk to be copied: its active file, and where that lies.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct CopySource {
-    pub datastore: DatastoreId,
-    pub file: LayerFile,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

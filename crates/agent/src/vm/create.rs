@@ -306,9 +306,6 @@ pub(super) fn make_disk(
             let _acting = super::snapshot::acting();
             volume::create_layer(dir, &file, disk.size, beneath, record.uid)?;
         }
-        DiskSource::Copy(_) => {
-            return Err(Fault::Invalid("this agent makes no full clones yet".to_owned()));
-        }
         DiskSource::Image(image) => {
             let path = image_path(host, record, *image)?;
             let size = volume::virtual_size(&path)?;

@@ -85,7 +85,7 @@ fn fresh(vm: hostler_types::VmId, disk: &DiskSpec) -> Vec<Layer> {
     let beneath = match &disk.source {
         DiskSource::Image(image) => Some(LayerFile::image(*image)),
         DiskSource::Linked(file) => Some(file.clone()),
-        DiskSource::Blank | DiskSource::Copy(_) => None,
+        DiskSource::Blank => None,
     };
     let layer = |file| Layer { file, allocated: ByteSize(0) };
     [own].into_iter().chain(beneath).map(layer).collect()
