@@ -13,7 +13,7 @@ use std::{
 use hostler_qmp::{
     Events, Qmp, QmpError,
     command::{
-        BlockdevAdd, BlockdevDel, BlockdevReopen, Cont, Migrate, MigrateCancel, MigrateContinue,
+        BlockdevAdd, BlockdevDel, BlockdevReopen, Migrate, MigrateCancel, MigrateContinue,
         MigrateSetCapabilities, MigrateSetParameters, MigrationStatus, QueryBlock, QueryMigrate,
         QueryNamedBlockNodes, RemoveFd, Stop, Transaction, TransactionAction,
     },
@@ -25,7 +25,7 @@ use serde_json::Value;
 use crate::devices::disks::{file_node, layer_options};
 use crate::names::{disk_id, layer_file_node};
 use crate::plan::{DiskCache, LayerPlan, PlanError};
-use crate::vm::{MonitorError, add_file, fdset, transferred};
+use crate::vm::{MonitorError, add_file, fdset, go_on, transferred};
 
 /// Guests write their memory again while it is saved; beyond this it is better to hold them.
 const DOWNTIME: Duration = Duration::from_millis(100);
@@ -101,7 +101,7 @@ pub async fn add_layers_and_save(
     if result.is_err() {
         // Whatever happened, the guest goes on.
         let _ = qmp.execute(MigrateCancel).await;
-        let _ = qmp.execute(Cont).await;
+        let _ = go_on(qmp).await;
     }
     Ok(MemorySaved { paused: result?, slow })
 }
@@ -218,7 +218,7 @@ async fn in_background(
     put_layers(qmp, layers).await?;
     qmp.execute(save).await?;
     armed(qmp).await?;
-    qmp.execute(Cont).await?;
+    go_on(qmp).await?;
     let paused = pause(events).await?;
     transferred(qmp, events, within).await?;
     Ok(paused)
@@ -277,7 +277,7 @@ async fn beforehand(
         qmp.execute(MigrateContinue { state: "pre-switchover" }).await?;
     }
     transferred(qmp, &mut moved, within).await?;
-    qmp.execute(Cont).await?;
+    go_on(qmp).await?;
     pause(events).await
 }
 

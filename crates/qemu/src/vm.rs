@@ -15,7 +15,7 @@ use hostler_qmp::{
     command::{
         AddFd, AddedFd, Cont, ImageFormat, Migrate, MigrateCancel, MigrateIncoming,
         MigrateSetCapabilities, MigrateSetParameters, MigrationAddress, MigrationStatus,
-        QueryMigrate, QueryStatus, Quit, RemoveFd, Screendump, Stop,
+        QueryMigrate, QueryStatus, Quit, RemoveFd, RunState, Screendump, Stop,
     },
     event::Event,
 };
@@ -110,7 +110,7 @@ pub async fn suspend_to(qmp: &Qmp, file: OwnedFd, within: Duration) -> Result<()
     if saved.is_err() {
         let _ = qmp.execute(MigrateCancel).await;
         if ran {
-            qmp.execute(Cont).await?;
+            go_on(qmp).await?;
         }
     }
     saved
@@ -147,6 +147,21 @@ pub async fn resume_from(
     qmp.execute_within(MigrateIncoming::from(fdset(set)), within).await?;
     transferred(qmp, &mut events, within).await?;
     let _ = qmp.execute(RemoveFd { fdset_id: set.fdset_id, fd: None }).await;
+    qmp.execute(Cont).await?;
+    Ok(())
+}
+
+/// Lets the guest go on after a migration. QEMU tells of a migration's end an instant before it allows
+/// that, and nothing tells of the instant's end.
+pub(crate) async fn go_on(qmp: &Qmp) -> Result<(), MonitorError> {
+    const LONGEST: Duration = Duration::from_secs(10);
+    const AGAIN: Duration = Duration::from_millis(1);
+    let begin = std::time::Instant::now();
+    while qmp.execute(QueryStatus).await?.status == RunState::FinishMigrate
+        && begin.elapsed() < LONGEST
+    {
+        tokio::time::sleep(AGAIN).await;
+    }
     qmp.execute(Cont).await?;
     Ok(())
 }
