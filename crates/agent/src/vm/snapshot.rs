@@ -15,6 +15,7 @@
 //! (see [`recover`]). A merge copies in a task of its own, and the actor goes on meanwhile; a command
 //! that needs the disks puts an end to the copying, and afterwards it begins again.
 
+mod copy;
 mod describe;
 mod files;
 mod freeze;

@@ -6,10 +6,12 @@
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 use std::time::Duration;
 
+use hostler_host::VmDir;
 use hostler_qmp::command::{QueryStatus, RunState};
-use hostler_types::{OperationId, PowerState};
+use hostler_types::{ByteSize, OperationId, PowerState};
 use jiff::Timestamp;
 
 use hostler_qemu::SavedState;
@@ -23,7 +25,7 @@ use crate::blocking::blocking;
 use crate::fault::{Fault, chain};
 
 /// Devices and page tables, beside the memory itself.
-pub(super) const STATE_OVERHEAD: u64 = 64 << 20;
+const STATE_OVERHEAD: u64 = 64 << 20;
 
 /// At the slowest storage we accept, 20 MB/s, plus a minute.
 pub(super) fn limit(memory: u64) -> Duration {
@@ -116,22 +118,8 @@ impl Actor {
         let (host, record) = (self.host.clone(), self.record.clone());
         let file = blocking(move || {
             let dir = vm_dir(&host, &record)?;
-            let need = record.definition.vm.spec.memory.bytes() + STATE_OVERHEAD;
-            let free = dir.datastore().space()?.free;
-            if free.bytes() < need {
-                return Err(Fault::NoSpace(format!(
-                    "datastore {} has {free} free, too little for the guest's memory",
-                    record.datastore()
-                )));
-            }
-            OpenOptions::new()
-                .write(true)
-                .create(true)
-                .truncate(true)
-                .mode(0o600)
-                .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed())
-                .open(dir.suspend_state())
-                .map_err(|error| Fault::internal("make a state file", &error))
+            let path = dir.suspend_state();
+            memory_file(&dir, &path, record.definition.vm.spec.memory)
         })
         .await?;
         let ours = file.try_clone().map_err(|error| Fault::internal("copy a handle", &error))?;
@@ -165,4 +153,24 @@ impl Actor {
 
 pub(super) fn flush(file: &File) -> Result<(), Fault> {
     file.sync_all().map_err(|error| Fault::internal("flush a saved state", &error))
+}
+
+/// A file for a guest's memory, if there is room; only QEMU writes to it, through this handle. Blocks.
+pub(super) fn memory_file(dir: &VmDir, path: &Path, memory: ByteSize) -> Result<File, Fault> {
+    let need = memory.bytes().saturating_add(STATE_OVERHEAD);
+    let free = dir.datastore().space()?.free;
+    if free.bytes() < need {
+        return Err(Fault::NoSpace(format!(
+            "datastore {} has {free} free, too little for the guest's memory",
+            dir.datastore().id()
+        )));
+    }
+    OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed())
+        .open(path)
+        .map_err(|error| Fault::internal("make a file for memory", &error))
 }

@@ -13,13 +13,7 @@
 //!
 //! Several deletions share one way through the plan; each is answered when nothing is left.
 
-use hostler_agent_api::OperationProgress;
-use hostler_host::VmDir;
-use hostler_qemu::{
-    BlockJob, Commit, Copied, DiskCache, LayerPlan, active_nodes, close_nodes, layer_node,
-    open_for_writing,
-};
-use hostler_qmp::Qmp;
+use hostler_qemu::{BlockJob, Commit, DiskCache, active_nodes, layer_node};
 use hostler_types::{
     ByteSize, Layer, LayerFile, LayerOwner, Merge, Name, OperationId, PowerState, SnapshotId,
 };
@@ -27,16 +21,14 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::Merging;
+use super::copy::{Online, Outcome, Teller, check_chains, copy_offline, copy_online, job_id};
 use super::files::plan;
 use crate::blocking::blocking;
-use crate::context::HostContext;
-use crate::events::Hub;
 use crate::fault::{Fault, chain};
 use crate::vm::actor::{Actor, Reply};
 use crate::vm::create::vm_dir;
 use crate::vm::layers;
 use crate::vm::machine::Machine;
-use crate::vm::record::VmRecord;
 
 /// Who waits for merges, and the one that runs.
 #[derive(Debug, Default)]
@@ -62,16 +54,6 @@ struct Copying {
     merge: Merge,
     cancel: CancellationToken,
     task: JoinHandle<Result<Outcome, Fault>>,
-}
-
-/// How copying ended.
-#[derive(Debug)]
-pub(in crate::vm) enum Outcome {
-    /// QEMU has copied all, and waits.
-    Copied(BlockJob),
-    /// `qemu-img` has merged them.
-    Merged,
-    Cancelled,
 }
 
 impl Merger {
@@ -441,141 +423,4 @@ impl Actor {
             disk: merge.disk.clone(),
         }
     }
-}
-
-/// The job that merges within a disk; one at a time.
-pub(super) fn job_id(disk: &Name) -> String {
-    format!("merge-{disk}")
-}
-
-/// A merge of files that QEMU has open.
-pub(super) struct Online {
-    qmp: Qmp,
-    id: String,
-    cache: DiskCache,
-    commit: Commit,
-    into: LayerPlan,
-    /// The layer on top of the merged ones, if it is not the active one.
-    above: Option<LayerPlan>,
-    /// The nodes that are merged.
-    from: Vec<String>,
-}
-
-impl Online {
-    async fn begin(&self, rate: Option<u64>) -> Result<BlockJob, hostler_qemu::MonitorError> {
-        for layer in [Some(&self.into), self.above.as_ref()].into_iter().flatten() {
-            open_for_writing(&self.qmp, layer, self.cache, true).await?;
-        }
-        let job = BlockJob::commit(&self.qmp, &self.id, self.commit.clone(), rate).await;
-        if job.is_err() {
-            self.end_unchanged().await?;
-        }
-        job
-    }
-
-    /// Closes what has been merged, and what was opened for it.
-    pub(super) async fn end(&self) -> Result<(), hostler_qemu::MonitorError> {
-        close_nodes(&self.qmp, self.from.iter().map(String::as_str)).await?;
-        self.end_unchanged().await
-    }
-
-    async fn end_unchanged(&self) -> Result<(), hostler_qemu::MonitorError> {
-        let still = self.commit.top.is_some().then_some(&self.into);
-        for layer in [still, self.above.as_ref()].into_iter().flatten() {
-            open_for_writing(&self.qmp, layer, self.cache, false).await?;
-        }
-        Ok(())
-    }
-
-    /// The file whose header QEMU itself has written.
-    fn above_file(&self, record: &VmRecord) -> Option<LayerFile> {
-        self.commit.backing_file.as_ref()?;
-        let disks = &record.definition.vm.status.disks;
-        let chains = disks.iter().map(|disk| (&disk.name, &disk.layers));
-        chains.into_iter().find_map(|(name, chain)| {
-            let nodes = chain.iter().map(|layer| layer_node(name, &layer.file));
-            let top = nodes.into_iter().position(|n| Some(&n) == self.commit.top.as_ref())?;
-            chain.get(top.checked_sub(1)?).map(|layer| layer.file.clone())
-        })
-    }
-}
-
-/// Tells how far the merges are.
-struct Teller {
-    hub: Hub,
-    ops: Vec<OperationId>,
-    before: ByteSize,
-    merge: ByteSize,
-    all: ByteSize,
-    disk: Name,
-}
-
-impl Teller {
-    fn tell(&self, done: u64, total: u64) {
-        let of = |part: u64, whole: u64, all: u64| {
-            let parts = u128::from(part) * u128::from(all) / u128::from(whole.max(1));
-            u64::try_from(parts).unwrap_or(all).min(all)
-        };
-        let bytes = self.before.bytes() + of(done, total, self.merge.bytes());
-        let percent = u8::try_from(of(bytes, self.all.bytes(), 100)).unwrap_or(100);
-        let activity = format!("merging the disk {}", self.disk);
-        for op in &self.ops {
-            let progress =
-                OperationProgress { op: *op, percent: Some(percent), activity: activity.clone() };
-            self.hub.progress(progress);
-        }
-    }
-}
-
-async fn copy_online(
-    mut job: BlockJob,
-    teller: Teller,
-    cancel: CancellationToken,
-) -> Result<Outcome, Fault> {
-    let copied = job.copied(cancel.cancelled(), |done, total| teller.tell(done, total)).await;
-    match copied.map_err(|error| Fault::Qemu(chain(&error)))? {
-        Copied::All => Ok(Outcome::Copied(job)),
-        Copied::Cancelled => {
-            job.give_up().await.map_err(|error| Fault::Qemu(chain(&error)))?;
-            Ok(Outcome::Cancelled)
-        }
-    }
-}
-
-async fn copy_offline(
-    host: &HostContext,
-    record: &VmRecord,
-    merge: &Merge,
-    rate: Option<u64>,
-    cancel: CancellationToken,
-) -> Result<Outcome, Fault> {
-    let datastore = host.datastores.get(record.datastore())?;
-    let path = |file: &LayerFile| hostler_host::layers::path(&datastore, file);
-    let (top, into) = (path(&merge.from[0]), path(&merge.into));
-    let work = (merge.bytes, rate);
-    let merged = host.qemu_img.commit(&top, &into, record.uid, work, cancel.cancelled()).await;
-    match merged.map_err(|error| Fault::Qemu(chain(&error)))? {
-        true => Ok(Outcome::Merged),
-        false => Ok(Outcome::Cancelled),
-    }
-}
-
-/// Holds the chains that have the merged files against the headers, and makes sure that QEMU may write
-/// to them: files that others once lay on may have been taken from it. Blocks.
-fn check_chains(dir: &VmDir, record: &VmRecord, merge: &Merge) -> Result<(), Fault> {
-    let status = &record.definition.vm.status;
-    let present = status.disks.iter().map(|disk| disk.layers.clone());
-    let layer = |file: &LayerFile| Layer { file: file.clone(), allocated: ByteSize(0) };
-    let held = status.snapshots.snapshots.iter().flat_map(|snapshot| &snapshot.disks);
-    let held = held.map(|disk| disk.layers.iter().map(layer).collect());
-    let has = |chain: &Vec<Layer>| chain.iter().any(|layer| layer.file == merge.into);
-    for chain in present.chain(held).filter(has) {
-        layers::check(dir, &chain)?;
-        let down_to = chain.iter().position(|layer| layer.file == merge.into).unwrap_or_default();
-        for layer in &chain[..=down_to] {
-            let path = hostler_host::layers::path(dir.datastore(), &layer.file);
-            hostler_host::volume::set_owner(&path, record.uid)?;
-        }
-    }
-    Ok(())
 }

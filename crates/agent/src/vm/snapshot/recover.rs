@@ -17,8 +17,8 @@ use hostler_qemu::{BlockJob, close_nodes, jobs, layer_node};
 use hostler_qmp::Qmp;
 use hostler_qmp::command::{JobStatus, MigrateCancel, QueryNamedBlockNodes};
 
+use super::copy::job_id;
 use super::freeze::thaw;
-use super::merge::job_id;
 use super::{Merging, Taking};
 use crate::fault::{Fault, chain};
 use crate::vm::actor::Actor;

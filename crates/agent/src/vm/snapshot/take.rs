@@ -1,7 +1,6 @@
 //! A snapshot is taken: all disks at one instant, and the memory with them if wanted.
 
-use std::fs::{File, OpenOptions};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::File;
 use std::time::Duration;
 
 use hostler_agent_api::VmSnapshotRequest;
@@ -25,7 +24,7 @@ use crate::vm::actor::Actor;
 use crate::vm::create::vm_dir;
 use crate::vm::layers;
 use crate::vm::record::VmRecord;
-use crate::vm::suspend::{STATE_OVERHEAD, flush, limit};
+use crate::vm::suspend::{flush, limit, memory_file};
 
 /// What QEMU needs for it, ready before the instant.
 struct Ready {
@@ -157,7 +156,10 @@ impl Actor {
             if dir.nvram().exists() {
                 copy_nvram(&dir, &record, snapshot)?;
             }
-            let memory = memory.then(|| memory_file(&dir, &record, snapshot)).transpose()?;
+            let spec = record.running.as_ref().map(|running| &running.spec);
+            let size = spec.unwrap_or(&record.definition.vm.spec).memory;
+            let path = dir.snapshot_memory(snapshot.id);
+            let memory = memory.then(|| memory_file(&dir, &path, size)).transpose()?;
             Ok(Ready { layers: new_layers(&dir, &taking), memory })
         })
         .await
@@ -316,25 +318,4 @@ fn copy_nvram(dir: &VmDir, record: &VmRecord, snapshot: &Snapshot) -> Result<(),
     let bytes = std::fs::read(dir.nvram()).map_err(failed)?;
     let access = hostler_host::Access { mode: 0o600, uid: record.uid.uid(), gid: record.uid.gid() };
     hostler_host::write_atomic(&dir.snapshot_nvram(snapshot.id), &bytes, access).map_err(failed)
-}
-
-/// Only QEMU writes to it, through our handle. Blocks.
-fn memory_file(dir: &VmDir, record: &VmRecord, snapshot: &Snapshot) -> Result<File, Fault> {
-    let spec = record.running.as_ref().map_or(&record.definition.vm.spec, |running| &running.spec);
-    let need = spec.memory.bytes().saturating_add(STATE_OVERHEAD);
-    let free = dir.datastore().space()?.free;
-    if free.bytes() < need {
-        return Err(Fault::NoSpace(format!(
-            "datastore {} has {free} free, too little for the guest's memory",
-            record.datastore()
-        )));
-    }
-    OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed())
-        .open(dir.snapshot_memory(snapshot.id))
-        .map_err(|error| Fault::internal("make a memory file", &error))
 }
