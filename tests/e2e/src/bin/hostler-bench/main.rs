@@ -10,6 +10,7 @@ mod create;
 mod figure;
 mod footprint;
 mod inventory;
+mod snapshot;
 mod start;
 
 use std::path::PathBuf;
@@ -38,12 +39,13 @@ type Measure = fn(usize) -> Result<Vec<Figure>>;
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
     rustls::crypto::ring::default_provider().install_default().ok();
-    let measures: [(&str, Measure); 5] = [
+    let measures: [(&str, Measure); 6] = [
         ("start", start::measure),
         ("create", create::measure),
         ("footprint", footprint::measure),
         ("inventory", inventory::measure),
         ("change", change::measure),
+        ("snapshot", snapshot::measure),
     ];
     let mut figures = Vec::new();
     for (name, measure) in measures {
