@@ -7,7 +7,7 @@ use std::time::UNIX_EPOCH;
 
 use hostler_host::Cgroups;
 use hostler_host::uid::IMPORT_UID;
-use hostler_qemu::{Credentials, ProbeOptions, QEMU};
+use hostler_qemu::{Credentials, DiskAio, ProbeOptions, QEMU};
 use hostler_types::{Accelerator, HostFacts};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -21,13 +21,20 @@ const UEFI: [&str; 2] = ["/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVM
 
 /// The facts, once they are known. Clones are the same.
 #[derive(Debug, Clone)]
-pub(crate) struct FactsSource(watch::Receiver<Option<Result<Arc<HostFacts>, String>>>);
+pub(crate) struct FactsSource(watch::Receiver<Option<Result<Arc<Known>, String>>>);
+
+#[derive(Debug)]
+struct Known {
+    facts: HostFacts,
+    disk_aio: DiskAio,
+}
 
 /// What the probe found, and for which QEMU and kernel.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Cached {
     key: CacheKey,
     accelerator: Accelerator,
+    disk_aio: DiskAio,
     qemu_version: String,
     warnings: Vec<String>,
 }
@@ -56,11 +63,12 @@ impl FactsSource {
     }
 
     pub(crate) async fn get(&self) -> Result<HostFacts, Fault> {
-        self.known().await.map(|facts| HostFacts::clone(&facts))
+        self.known().await.map(|known| known.facts.clone())
     }
 
-    pub(crate) async fn accelerator(&self) -> Result<Accelerator, Fault> {
-        self.known().await.map(|facts| facts.accelerator)
+    /// How QEMU is started here: what runs guests, and how disks are read and written.
+    pub(crate) async fn engines(&self) -> Result<(Accelerator, DiskAio), Fault> {
+        self.known().await.map(|known| (known.facts.accelerator, known.disk_aio))
     }
 
     /// The UEFI firmware: its code, and the template of its variables. Blocks.
@@ -76,7 +84,7 @@ impl FactsSource {
         }
     }
 
-    async fn known(&self) -> Result<Arc<HostFacts>, Fault> {
+    async fn known(&self) -> Result<Arc<Known>, Fault> {
         let mut receiver = self.0.clone();
         let facts = match receiver.wait_for(Option::is_some).await {
             Ok(facts) => facts.clone(),
@@ -92,7 +100,7 @@ pub(crate) fn kvm_group() -> Option<u32> {
     std::fs::metadata("/dev/kvm").ok().map(|metadata| metadata.gid())
 }
 
-async fn find(cache: PathBuf, cgroups: Cgroups) -> Result<HostFacts, Fault> {
+async fn find(cache: PathBuf, cgroups: Cgroups) -> Result<Known, Fault> {
     let (host, key, cached) = blocking({
         let cache = cache.clone();
         move || {
@@ -113,7 +121,7 @@ async fn find(cache: PathBuf, cgroups: Cgroups) -> Result<HostFacts, Fault> {
             found
         }
     };
-    Ok(HostFacts {
+    let facts = HostFacts {
         hostname: host.hostname,
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
         kernel: host.kernel,
@@ -125,7 +133,8 @@ async fn find(cache: PathBuf, cgroups: Cgroups) -> Result<HostFacts, Fault> {
         warnings: found.warnings,
         cgroup_version: cgroups.version(),
         bridges: host.bridges,
-    })
+    };
+    Ok(Known { facts, disk_aio: found.disk_aio })
 }
 
 /// As VMs will run: what root can do with KVM proves nothing for them.
@@ -143,6 +152,7 @@ async fn run_probe(key: CacheKey) -> Result<Cached, Fault> {
     Ok(Cached {
         key,
         accelerator: probe.accelerator,
+        disk_aio: probe.disk_aio,
         qemu_version: probe.version.to_string(),
         warnings: probe.warning.into_iter().collect(),
     })

@@ -13,15 +13,20 @@ use std::{
     time::Duration,
 };
 
-use hostler_qmp::{Options, QemuVersion, Qmp, QmpError, command::Cont};
+use hostler_qmp::{
+    Options, QemuVersion, Qmp, QmpError,
+    command::{BlockdevAdd, Cont},
+};
 use hostler_types::Accelerator;
 use rustix::fs::MemfdFlags;
+use serde_json::json;
 use thiserror::Error;
 use tokio::{net::UnixStream, time::timeout};
 use tracing::debug;
 
 use crate::{
-    machine::MACHINE_TYPE,
+    machine::{MACHINE_TYPE, SANDBOX},
+    plan::DiskAio,
     process::{Exit, Process},
     spawn::{Credentials, InheritedFds, Lifetime, Spawn, SpawnError},
 };
@@ -64,6 +69,8 @@ pub struct Probe {
     pub accelerator: Accelerator,
     /// QEMU's version, from its monitor.
     pub version: QemuVersion,
+    /// How disks are best read and written here.
+    pub disk_aio: DiskAio,
     /// Why it is not KVM, as a sentence for the operator.
     pub warning: Option<String>,
 }
@@ -119,8 +126,9 @@ pub async fn probe(options: &ProbeOptions) -> Result<Probe, ProbeError> {
         "This host has no /dev/kvm: guests are emulated, about 10 times slower.".to_owned()
     } else {
         match run(Accelerator::Kvm, options).await {
-            Ok(version) => {
-                return Ok(Probe { accelerator: Accelerator::Kvm, version, warning: None });
+            Ok(Ran { version, disk_aio }) => {
+                let accelerator = Accelerator::Kvm;
+                return Ok(Probe { accelerator, version, disk_aio, warning: None });
             }
             Err(error) => format!(
                 "/dev/kvm exists but does not run guests ({}): guests are emulated, about 10 \
@@ -129,8 +137,8 @@ pub async fn probe(options: &ProbeOptions) -> Result<Probe, ProbeError> {
             ),
         }
     };
-    let version = run(Accelerator::Tcg, options).await?;
-    Ok(Probe { accelerator: Accelerator::Tcg, version, warning: Some(warning) })
+    let Ran { version, disk_aio } = run(Accelerator::Tcg, options).await?;
+    Ok(Probe { accelerator: Accelerator::Tcg, version, disk_aio, warning: Some(warning) })
 }
 
 /// An error and its sources in one line, for a sentence that is shown.
@@ -145,8 +153,15 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
+/// What a QEMU that runs guests has told.
+#[derive(Debug)]
+struct Ran {
+    version: QemuVersion,
+    disk_aio: DiskAio,
+}
+
 /// Runs the guest on one accelerator.
-async fn run(accelerator: Accelerator, options: &ProbeOptions) -> Result<QemuVersion, ProbeError> {
+async fn run(accelerator: Accelerator, options: &ProbeOptions) -> Result<Ran, ProbeError> {
     let mut log = memory_file("probe-log").map_err(ProbeError::Prepare)?;
     let (spawn, stream) = prepare(accelerator, options, &log).map_err(ProbeError::Prepare)?;
     let process = spawn.start()?;
@@ -160,7 +175,7 @@ async fn run(accelerator: Accelerator, options: &ProbeOptions) -> Result<QemuVer
         Err(_) | Ok(Err(QmpError::NoGreeting { .. } | QmpError::Timeout { .. })) => {
             Err(ProbeError::Hang { limit })
         }
-        Ok(Ok((version, Exit::Code(EXIT_CODE)))) => Ok(version),
+        Ok(Ok((ran, Exit::Code(EXIT_CODE)))) => Ok(ran),
         Ok(Ok((_, exit))) => Err(ProbeError::Ended { exit, log: text }),
         Ok(Err(source)) => Err(ProbeError::Monitor { log: text, source }),
     }
@@ -170,16 +185,34 @@ async fn talk(
     stream: UnixStream,
     options: &ProbeOptions,
     process: &Process,
-) -> Result<(QemuVersion, Exit), QmpError> {
+) -> Result<(Ran, Exit), QmpError> {
     let limits = Options { greeting_timeout: options.limit, ..Options::default() };
     let (qmp, _events) = Qmp::connect(stream, limits).await?;
+    let disk_aio = disk_aio(&qmp).await?;
     match qmp.execute_within(Cont, options.limit).await {
         Ok(_) => {}
         // The guest may end QEMU before the answer.
         Err(error) if error.is_closed() => {}
         Err(error) => return Err(error),
     }
-    Ok((qmp.version(), process.exited().await))
+    Ok((Ran { version: qmp.version(), disk_aio }, process.exited().await))
+}
+
+/// Whether this QEMU is built with `io_uring`. Where the kernel keeps it from QEMU, QEMU itself falls
+/// back to a pool of threads.
+async fn disk_aio(qmp: &Qmp) -> Result<DiskAio, QmpError> {
+    let node = json!({
+        "driver": "file", "node-name": "probe", "filename": "/proc/self/exe", "read-only": true,
+        "auto-read-only": false, "aio": "io_uring",
+    });
+    match qmp.execute(BlockdevAdd(node)).await {
+        Ok(_) => Ok(DiskAio::Ring),
+        Err(QmpError::Refused { description, .. }) => {
+            debug!(description, "no io_uring");
+            Ok(DiskAio::Native)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// Kills, and waits for the end as long as that is reasonable. Afterwards a task waits, so that
@@ -208,6 +241,8 @@ fn prepare(
     let args = [
         "-nodefaults".to_owned(),
         "-no-user-config".to_owned(),
+        "-sandbox".to_owned(),
+        SANDBOX.to_owned(),
         "-S".to_owned(),
         "-display".to_owned(),
         "none".to_owned(),

@@ -12,6 +12,10 @@ use crate::{
 /// The versioned board. A guest keeps it over QEMU updates, so a saved state stays loadable.
 pub const MACHINE_TYPE: &str = "pc-q35-10.0";
 
+/// What QEMU keeps itself from.
+pub(crate) const SANDBOX: &str =
+    "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
+
 /// What concerns the process rather than the guest.
 pub(crate) fn process(args: &mut Arguments, plan: &LaunchPlan) {
     let name = escape(plan.name.as_str());
@@ -19,10 +23,7 @@ pub(crate) fn process(args: &mut Arguments, plan: &LaunchPlan) {
     args.flag("-no-user-config");
     args.flag("-nodefaults");
     args.plain("-msg", "timestamp=on");
-    args.plain(
-        "-sandbox",
-        "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
-    );
+    args.plain("-sandbox", SANDBOX);
     args.plain("-chardev", format!("socket,id=qmp,fd={},server=on,wait=off", plan.qmp.number()));
     args.plain("-mon", "chardev=qmp,mode=control");
 }

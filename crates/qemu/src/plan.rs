@@ -209,11 +209,24 @@ pub struct LayerPlan {
     pub shared: bool,
 }
 
+/// The kernel's interface for asynchronous I/O; a node keeps it for as long as it is open.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DiskAio {
+    /// `io_submit`. Whenever QEMU opens a file with it, it holds all of the guest's I/O for 30 to 60 ms:
+    /// it sets up and tears down a context to see what the kernel can do, and the latter waits for an
+    /// RCU grace period (`laio_has_fdsync`).
+    #[default]
+    Native,
+    /// `io_uring`: as fast, and opens at once.
+    Ring,
+}
+
 /// How the host caches a disk. Flushes reach the disk with either.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DiskCache {
     /// Bypasses the page cache, with asynchronous I/O by the kernel.
-    Direct,
+    Direct(DiskAio),
     /// Through the page cache, with threads.
     PageCache,
 }
@@ -221,10 +234,10 @@ pub enum DiskCache {
 impl DiskCache {
     /// The direct one where the file system can do it; tmpfs and some FUSE ones cannot.
     #[must_use]
-    pub fn for_file(path: &Path) -> Self {
+    pub fn for_file(path: &Path, aio: DiskAio) -> Self {
         let mut options = OpenOptions::new();
         let direct = options.read(true).custom_flags(libc::O_DIRECT).open(path).is_ok();
-        if direct { Self::Direct } else { Self::PageCache }
+        if direct { Self::Direct(aio) } else { Self::PageCache }
     }
 }
 

@@ -124,10 +124,10 @@ impl Actor {
             return;
         }
         if self.record.running.is_none()
-            && let Ok(accelerator) = self.host.facts.accelerator().await
+            && let Ok((accelerator, disk_aio)) = self.host.facts.engines().await
         {
             // It was just starting, with all that is asked for.
-            self.record.running = Some(self.record.to_launch(accelerator, false));
+            self.record.running = Some(self.record.to_launch(accelerator, disk_aio, false));
         }
         let qmp = self.machine.as_ref().map(|machine| machine.live.qmp.clone());
         if let Some(qmp) = &qmp {

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use hostler_qemu::hotplug::{self, Devices};
-use hostler_qemu::{LaunchPlan, MonitorError, PortPlan, Room, disk_id, nic_id};
+use hostler_qemu::{DiskAio, LaunchPlan, MonitorError, PortPlan, Room, disk_id, nic_id};
 use hostler_qmp::Qmp;
 use hostler_types::{
     Accelerator, ByteSize, Cores, DiskBus, DiskSpec, Hardware, IoLimits, VmChange, VmSpec,
@@ -25,6 +25,9 @@ pub(crate) struct Running {
     /// As QEMU has it now.
     pub(crate) spec: VmSpec,
     pub(crate) accelerator: Accelerator,
+    /// How the disks' files are opened, for as long as this QEMU runs.
+    #[serde(default)]
+    pub(crate) disk_aio: DiskAio,
     /// What it was started with.
     pub(crate) boot_memory: ByteSize,
     pub(crate) max_memory: Option<ByteSize>,
@@ -44,11 +47,12 @@ pub(crate) struct Running {
 
 impl Running {
     /// Of a QEMU that starts with all that is asked for.
-    pub(super) fn fresh(spec: &VmSpec, accelerator: Accelerator) -> Self {
+    pub(super) fn fresh(spec: &VmSpec, accelerator: Accelerator, disk_aio: DiskAio) -> Self {
         let blk = spec.disks.iter().filter(|disk| disk.bus == DiskBus::VirtioBlk);
         let nics = spec.nics.iter().map(|nic| &nic.name);
         Self {
             accelerator,
+            disk_aio,
             boot_memory: spec.memory,
             max_memory: spec.max_memory.or_else(|| LaunchPlan::free_max_memory(spec.memory)),
             max_cpus: Room::for_cpus(spec.cpus).max_cpus,
@@ -149,11 +153,21 @@ fn luns(spec: &VmSpec) -> BTreeMap<String, u32> {
 
 impl VmRecord {
     /// What a start is to make: what was, for a suspended VM; else what is asked for.
-    pub(super) fn to_launch(&self, accelerator: Accelerator, resume: bool) -> Running {
+    pub(super) fn to_launch(
+        &self,
+        accelerator: Accelerator,
+        disk_aio: DiskAio,
+        resume: bool,
+    ) -> Running {
         match &self.running {
-            Some(running) if resume => running.clone(),
-            _ => Running::fresh(&self.definition.vm.spec, accelerator),
+            Some(running) if resume => Running { disk_aio, ..running.clone() },
+            _ => Running::fresh(&self.definition.vm.spec, accelerator, disk_aio),
         }
+    }
+
+    /// How its QEMU opens the disks' files.
+    pub(super) fn disk_aio(&self) -> DiskAio {
+        self.running.as_ref().map(|running| running.disk_aio).unwrap_or_default()
     }
 
     pub(super) fn pending(&self) -> Vec<VmChange> {

@@ -9,8 +9,8 @@ use std::time::Duration;
 use hostler_host::uid::{IMAGE_GID, USERFAULT_GID};
 use hostler_host::{Tap, TapName, VmDir, VmUid};
 use hostler_qemu::{
-    CdromPlan, ChildFd, Credentials, DiskCache, DiskPlan, FirmwarePlan, InheritedFds, LaunchPlan,
-    Lifetime, NicPlan, Process, QEMU, Spawn, Start, command_line, disk_id,
+    CdromPlan, ChildFd, Credentials, DiskAio, DiskCache, DiskPlan, FirmwarePlan, InheritedFds,
+    LaunchPlan, Lifetime, NicPlan, Process, QEMU, Spawn, Start, command_line, disk_id,
 };
 use hostler_qmp::command::{Cont, QueryStatus, SystemReset};
 use hostler_qmp::{Events, Options, Qmp};
@@ -143,8 +143,8 @@ impl Actor {
     }
 
     async fn launch(&self, resume: bool) -> Result<(Machine, Running), Fault> {
-        let accelerator = self.host.facts.accelerator().await?;
-        let running = self.record.to_launch(accelerator, resume);
+        let (accelerator, disk_aio) = self.host.facts.engines().await?;
+        let running = self.record.to_launch(accelerator, disk_aio, resume);
         let (host, record, machine) = (self.host.clone(), self.record.clone(), running.clone());
         let prepare = blocking(move || prepare(&host, &record, &machine));
         let taps = open_taps(&self.host, &self.record, &running.spec);
@@ -332,19 +332,19 @@ fn disk_plans(dir: &VmDir, record: &VmRecord, running: &Running) -> Result<Vec<D
     let plan = |disk: &DiskSpec| {
         layers::check(dir, layers::of(record, &disk.name))?;
         let lun = running.luns.get(&disk_id(&disk.name)).copied();
-        Ok(DiskPlan { lun, ..disk_plan(dir, record, disk) })
+        Ok(DiskPlan { lun, ..disk_plan(dir, record, disk, running.disk_aio) })
     };
     running.spec.disks.iter().map(plan).collect()
 }
 
 /// A disk as QEMU is told of it.
-pub(super) fn disk_plan(dir: &VmDir, record: &VmRecord, disk: &DiskSpec) -> DiskPlan {
+pub(super) fn disk_plan(dir: &VmDir, record: &VmRecord, disk: &DiskSpec, aio: DiskAio) -> DiskPlan {
     let layers = layers::of(record, &disk.name);
     let active =
         layers.first().map(|layer| hostler_host::layers::path(dir.datastore(), &layer.file));
     DiskPlan {
         name: disk.name.clone(),
-        cache: active.map_or(DiskCache::PageCache, |path| DiskCache::for_file(&path)),
+        cache: active.map_or(DiskCache::PageCache, |path| DiskCache::for_file(&path, aio)),
         layers: layers.iter().map(|layer| layers::plan(dir, &disk.name, layer)).collect(),
         bus: disk.bus,
         lun: None,

@@ -197,7 +197,7 @@ async fn qemu_an_agent_killed_in_the_middle_of_a_change_goes_on_with_it() {
         world.end_agent().await;
         let _ = asking.await.unwrap();
         world.spawn_agent().await;
-        assert_eq!(world.report(vm).await.unwrap().power, PowerState::Running);
+        assert_eq!(world.found(vm).await.power, PowerState::Running);
         guest_answers(&world, vm).await;
         let report = define_as(&world, op, &definition).await.unwrap();
         let nics: &[&str] = if more { &["0", "1"] } else { &["0"] };

@@ -30,7 +30,7 @@ async fn qemu_a_guest_outlives_its_agent() {
     assert_eq!(world.qemu_pids(), pids, "the guest runs without its agent");
 
     world.spawn_agent().await;
-    let report = world.report(vm).await.unwrap();
+    let report = world.found(vm).await;
     assert_eq!(report.power, PowerState::Running);
     assert_eq!(call(&world).await.unwrap().power, PowerState::Running, "the same operation");
     assert_eq!(world.qemu_pids(), pids, "it is the same QEMU");
@@ -77,7 +77,7 @@ async fn qemu_that_died_while_the_agent_was_away_is_noticed() {
     world.end_agent().await;
     kill(world.qemu_pids()[0]);
     world.spawn_agent().await;
-    let report = world.report(vm).await.unwrap();
+    let report = world.found(vm).await;
     assert_eq!(report.power, PowerState::Failed);
     world.remove(vm, false, false).await.unwrap();
     world.assert_nothing_left();

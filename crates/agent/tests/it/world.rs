@@ -297,6 +297,12 @@ impl World {
         inventory.vms.into_iter().find(|report| report.vm == vm)
     }
 
+    /// What an agent that was started just now finds out: it answers at once, and needs a moment to
+    /// know what the VM does.
+    pub(crate) async fn found(&self, vm: VmId) -> VmReport {
+        self.wait_for("known", vm, |report| report.power != PowerState::Unknown).await
+    }
+
     pub(crate) async fn wait_for(
         &self,
         what: &str,

@@ -7,7 +7,7 @@ use super::{boot_index, ports::Ports};
 use crate::{
     argument::{Arguments, path_text},
     names::{disk_id, layer_file_node},
-    plan::{DiskCache, DiskPlan, LaunchPlan, LayerPlan, PlanError},
+    plan::{DiskAio, DiskCache, DiskPlan, LaunchPlan, LayerPlan, PlanError},
 };
 
 /// The controller of the virtio-scsi disks.
@@ -84,7 +84,8 @@ pub(crate) fn file_node(
     read_only: bool,
 ) -> Result<Value, PlanError> {
     let (direct, aio) = match cache {
-        DiskCache::Direct => (true, "native"),
+        DiskCache::Direct(DiskAio::Native) => (true, "native"),
+        DiskCache::Direct(DiskAio::Ring) => (true, "io_uring"),
         DiskCache::PageCache => (false, "threads"),
     };
     Ok(json!({
@@ -105,7 +106,7 @@ pub(crate) fn layer_options(
         "driver": "qcow2", "node-name": layer.node, "file": layer_file_node(&layer.node),
         "backing": beneath, "read-only": read_only, "discard": "unmap",
         "detect-zeroes": if read_only { "off" } else { "unmap" },
-        "cache": { "direct": cache == DiskCache::Direct },
+        "cache": { "direct": matches!(cache, DiskCache::Direct(_)) },
     })
 }
 

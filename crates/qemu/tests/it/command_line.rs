@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use expect_test::expect_file;
 use hostler_qemu::{
-    CdromPlan, ChildFd, DiskCache, DiskPlan, FirmwarePlan, LaunchPlan, LayerPlan, NicPlan,
+    CdromPlan, ChildFd, DiskAio, DiskCache, DiskPlan, FirmwarePlan, LaunchPlan, LayerPlan, NicPlan,
     PlanError, Room, Start, command_line,
 };
 use hostler_types::{Accelerator, BootDevice, ByteSize, Cores, DiskBus, Id, MacAddress};
@@ -60,7 +60,7 @@ fn nic(name: &str, fd: i32) -> NicPlan {
 /// Everything at once.
 fn large() -> LaunchPlan {
     let mut fast = disk("data", DiskBus::VirtioBlk, None);
-    fast.cache = DiskCache::Direct;
+    fast.cache = DiskCache::Direct(DiskAio::Ring);
     let mut fixed = disk("tools", DiskBus::VirtioScsi, None);
     fixed.read_only = true;
     LaunchPlan {

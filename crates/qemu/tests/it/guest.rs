@@ -15,7 +15,7 @@ use std::{
 };
 
 use hostler_qemu::{
-    CdromPlan, Credentials, DiskCache, DiskPlan, Exit, FirmwarePlan, GUEST_AGENT_PORT,
+    CdromPlan, Credentials, DiskAio, DiskCache, DiskPlan, Exit, FirmwarePlan, GUEST_AGENT_PORT,
     InheritedFds, LaunchPlan, LayerPlan, Lifetime, MonitorError, Probe, ProbeOptions, Process,
     QEMU, SavedState, Spawn, Start, command_line, power_off, probe, resume_from, screenshot,
     suspend_to,
@@ -129,7 +129,7 @@ impl Machine {
                 bus: DiskBus::VirtioBlk,
                 lun: None,
                 read_only: false,
-                cache: DiskCache::for_file(&path),
+                cache: DiskCache::for_file(&path, DiskAio::Native),
                 layers: vec![
                     layer("root", path, false),
                     layer("base", dir.path().join("base.qcow2"), true),

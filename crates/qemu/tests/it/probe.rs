@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use hostler_qemu::{Credentials, ProbeError, ProbeOptions, probe};
+use hostler_qemu::{Credentials, DiskAio, ProbeError, ProbeOptions, probe};
 use hostler_types::Accelerator;
 
 #[tokio::test]
@@ -20,6 +20,7 @@ async fn qemu_runs_a_guest_here_one_way_or_the_other() {
     let options = ProbeOptions { credentials, ..ProbeOptions::default() };
     let found = probe(&options).await.unwrap();
     assert!(found.version.major >= 10, "{found:?}");
+    assert_eq!(found.disk_aio, DiskAio::Ring, "Debian's QEMU is built with it");
     match found.accelerator {
         Accelerator::Kvm => assert_eq!(found.warning, None),
         Accelerator::Tcg => {

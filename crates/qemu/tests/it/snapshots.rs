@@ -7,8 +7,9 @@ use std::process::Command;
 use std::time::Duration;
 
 use hostler_qemu::{
-    BlockJob, Commit, Copied, DiskCache, LayerPlan, NewLayer, SavedState, Start, active_nodes,
-    add_layers, add_layers_and_save, close_nodes, open_for_writing, power_off, resume_from,
+    BlockJob, Commit, Copied, DiskAio, DiskCache, LayerPlan, NewLayer, SavedState, Start,
+    active_nodes, add_layers, add_layers_and_save, close_nodes, open_for_writing, power_off,
+    resume_from,
 };
 use hostler_qmp::guest::Ping;
 use hostler_types::Name;
@@ -62,7 +63,7 @@ async fn qemu_layers_come_and_are_merged_while_the_guest_runs() {
     machine.agent_opens().await;
     let qmp = machine.qmp.clone();
     let dir = machine.dir.path().to_owned();
-    let cache = DiskCache::for_file(&dir.join("root.qcow2"));
+    let cache = DiskCache::for_file(&dir.join("root.qcow2"), DiskAio::Native);
     let at = 100;
     write(&machine, "first", at).await;
     let one = layer_on(&dir, "one", "root");

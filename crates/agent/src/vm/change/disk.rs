@@ -93,10 +93,11 @@ impl Actor {
 
     async fn plan_of(&self, disk: &DiskSpec) -> Result<DiskPlan, Fault> {
         let (host, record, disk) = (self.host.clone(), self.record.clone(), disk.clone());
+        let aio = record.disk_aio();
         blocking(move || {
             let dir = vm_dir(&host, &record)?;
             layers::check(&dir, layers::of(&record, &disk.name))?;
-            Ok(disk_plan(&dir, &record, &disk))
+            Ok(disk_plan(&dir, &record, &disk, aio))
         })
         .await
     }

@@ -216,7 +216,8 @@ impl Actor {
         };
         let top = files.iter().position(|layer| layer.file == merge.from[0])?;
         let active = &files.first()?.file;
-        let cache = DiskCache::for_file(&hostler_host::layers::path(dir.datastore(), active));
+        let path = hostler_host::layers::path(dir.datastore(), active);
+        let cache = DiskCache::for_file(&path, running.disk_aio);
         let above = top.checked_sub(1).map(|above| files[above].file.clone());
         Some(Online {
             qmp,

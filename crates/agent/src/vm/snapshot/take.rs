@@ -6,7 +6,7 @@ use std::time::Duration;
 use hostler_agent_api::VmSnapshotRequest;
 use hostler_host::{VmDir, volume};
 use hostler_qemu::{
-    DiskCache, NewLayer, active_nodes, add_layers, add_layers_and_save, layer_node,
+    DiskAio, DiskCache, NewLayer, active_nodes, add_layers, add_layers_and_save, layer_node,
 };
 use hostler_qmp::Qmp;
 use hostler_types::{
@@ -160,7 +160,7 @@ impl Actor {
             let size = spec.unwrap_or(&record.definition.vm.spec).memory;
             let path = dir.snapshot_memory(snapshot.id);
             let memory = memory.then(|| memory_file(&dir, &path, size)).transpose()?;
-            Ok(Ready { layers: new_layers(&dir, &taking), memory })
+            Ok(Ready { layers: new_layers(&dir, &taking, record.disk_aio()), memory })
         })
         .await
     }
@@ -298,14 +298,14 @@ async fn put(qmp: &Qmp, ready: Ready, within: Duration) -> Result<Option<Duratio
     Ok(Some(saved.paused))
 }
 
-fn new_layers(dir: &VmDir, taking: &Taking) -> Vec<NewLayer> {
+fn new_layers(dir: &VmDir, taking: &Taking, aio: DiskAio) -> Vec<NewLayer> {
     let pairs = taking.snapshot.disks.iter().zip(&taking.layers);
     let new = |(disk, (_, file)): (&SnapshotDisk, &(Name, LayerFile))| {
         let layer = hostler_types::Layer { file: file.clone(), allocated: ByteSize(0) };
         let layer = layers::plan(dir, &disk.name, &layer);
         NewLayer {
             on: layer_node(&disk.name, &disk.layers[0]),
-            cache: DiskCache::for_file(&layer.path),
+            cache: DiskCache::for_file(&layer.path, aio),
             layer,
         }
     };
