@@ -34,8 +34,9 @@ pub use image::{
 };
 pub use network::{NetworkDefinition, NetworkEnsure, NetworkPath, NetworkRemove};
 pub use snapshot::{
-    VmFlatten, VmFlattenRequest, VmRevert, VmRevertRequest, VmSnapshot, VmSnapshotDelete,
-    VmSnapshotDeleteRequest, VmSnapshotRequest, VmSnapshotUpdate, VmSnapshotUpdateRequest,
+    VmFlatten, VmFlattenRequest, VmFreeze, VmFreezeRequest, VmFrozen, VmRevert, VmRevertRequest,
+    VmSnapshot, VmSnapshotDelete, VmSnapshotDeleteRequest, VmSnapshotRequest, VmSnapshotUpdate,
+    VmSnapshotUpdateRequest,
 };
 pub use vm::{
     ConsoleKind, VmCommand, VmConsole, VmConsoleQuery, VmCreate, VmCreateRequest, VmDefine,

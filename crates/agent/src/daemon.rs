@@ -13,6 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::blocking::blocking;
+use crate::cancel::Cancels;
 use crate::config::{AgentConfig, identity_path, ready_path};
 use crate::context::HostContext;
 use crate::datastores::Datastores;
@@ -171,6 +172,7 @@ async fn prepare(
         qemu_img: qemu_img.clone(),
         records,
         facts,
+        cancels: Cancels::default(),
         runtime: config.vm_runtime(),
         stop,
     });

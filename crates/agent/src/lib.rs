@@ -10,6 +10,7 @@
 //! Used by the binary, `hostler agent`; a server that runs its own agent starts the same binary.
 
 mod blocking;
+mod cancel;
 mod config;
 mod context;
 mod daemon;

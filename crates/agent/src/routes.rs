@@ -46,6 +46,8 @@ pub(crate) fn router(service: Service) -> Router {
         .serve::<api::VmDefine, _>(vm::vm_define)
         .serve::<api::VmRegister, _>(vm::vm_register)
         .serve::<api::VmRemove, _>(vm::vm_remove)
+        .serve::<api::VmFreeze, _>(vm::vm_freeze)
+        .serve::<api::VmFlatten, _>(vm::vm_flatten)
         .serve::<api::VmStart, _>(vm::vm_start)
         .serve::<api::VmStop, _>(vm::vm_stop)
         .serve::<api::VmReset, _>(vm::vm_reset)

@@ -44,6 +44,8 @@ fn vms(document: Document) -> Document {
     document
         .endpoint::<vm::List>()
         .endpoint::<vm::Create>()
+        .endpoint::<vm::Clone>()
+        .endpoint::<vm::Flatten>()
         .endpoint::<vm::Show>()
         .endpoint::<vm::Update>()
         .endpoint::<vm::Renew>()

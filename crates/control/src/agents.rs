@@ -13,8 +13,8 @@ use async_trait::async_trait;
 use hostler_agent_api::{
     AgentEvent, ConsoleKind, DatastoreCheck, DatastoreReport, FactsAnswer, ImageContentAnswer,
     ImageImportRequest, ImageImported, ImageRemoveRequest, VmCommand, VmCreateRequest,
-    VmRemoveRequest, VmReport, VmRevertRequest, VmSnapshotDeleteRequest, VmSnapshotRequest,
-    VmSnapshotUpdateRequest, VmStopRequest,
+    VmFlattenRequest, VmFreezeRequest, VmFrozen, VmRemoveRequest, VmReport, VmRevertRequest,
+    VmSnapshotDeleteRequest, VmSnapshotRequest, VmSnapshotUpdateRequest, VmStopRequest,
 };
 use hostler_endpoint::{ByteStream, EventStream, Problem};
 use hostler_types::{
@@ -84,6 +84,9 @@ pub trait AgentLink: Send + Sync + Debug {
         request: VmSnapshotDeleteRequest,
     ) -> Result<VmReport, AgentError>;
     async fn vm_revert(&self, vm: VmId, request: VmRevertRequest) -> Result<VmReport, AgentError>;
+    async fn vm_freeze(&self, vm: VmId, request: VmFreezeRequest) -> Result<VmFrozen, AgentError>;
+    async fn vm_flatten(&self, vm: VmId, request: VmFlattenRequest)
+    -> Result<VmReport, AgentError>;
     async fn vm_exec(&self, vm: VmId, request: ExecRequest) -> Result<ExecAnswer, AgentError>;
     async fn vm_screenshot(&self, vm: VmId) -> Result<ByteStream, AgentError>;
     async fn vm_console(

@@ -14,10 +14,12 @@ pub(crate) mod naming;
 
 pub(crate) mod image_delete;
 pub(crate) mod image_import;
+pub(crate) mod vm_clone;
 pub(crate) mod vm_create;
 pub(crate) mod vm_customize;
 pub(crate) mod vm_delete;
 pub(crate) mod vm_disk;
+pub(crate) mod vm_flatten;
 pub(crate) mod vm_recycle;
 pub(crate) mod vm_register;
 pub(crate) mod vm_reset;
@@ -36,9 +38,11 @@ pub(crate) fn registry() -> Registry<Core> {
     let registry = Registry::new()
         .with(image_delete::definition())
         .with(image_import::definition())
+        .with(vm_clone::definition())
         .with(vm_create::definition())
         .with(vm_customize::definition())
         .with(vm_delete::definition())
+        .with(vm_flatten::definition())
         .with(vm_recycle::definition())
         .with(vm_register::definition())
         .with(vm_reset::definition())

@@ -43,6 +43,21 @@ fn submit(order: Order) -> Submit {
 pub fn vm_create(vm: &Vm, start: bool) -> Submit {
     submit(tasks::vm_create::order(vm, start).with(Write::create(vm)))
 }
+/// One clone, which `clone` is to be.
+pub fn vm_clone(parent: &Vm, clone: &Vm, hold: bool) -> Submit {
+    let cloning = tasks::vm_clone::Cloning {
+        parent: parent.id(),
+        vms: vec![clone.id()],
+        at: None,
+        hold: hold.then(hostler_types::SnapshotId::generate),
+        start: false,
+    };
+    let order = tasks::vm_clone::order(std::slice::from_ref(clone), &cloning);
+    submit(order.with(Write::create(clone)))
+}
+pub fn vm_flatten(vm: &Vm) -> Submit {
+    submit(tasks::vm_flatten::order(vm, &crate::services::vm::VmFlatten::default()))
+}
 pub fn vm_register(vm: &Vm) -> Submit {
     submit(tasks::vm_register::order(vm).with(Write::create(vm)))
 }

@@ -6,6 +6,7 @@
 //! for the time of a few disk flushes, or as long as they say.
 
 pub mod cgroup;
+pub mod copy;
 pub mod datastore;
 pub mod facts;
 mod file;

@@ -15,7 +15,7 @@ use crate::datastore::{DatastoreError, VmDir, is_full};
 use crate::file::{Access, is_not_plain, open_plain, set_access, sync_directory, temporary_in};
 use crate::qcow2::{Header, HeaderError, empty};
 use crate::qemu_img::{QemuImg, QemuImgError};
-use crate::uid::VmUid;
+use crate::uid::{IMAGE_GID, VmUid};
 
 #[derive(Debug, thiserror::Error)]
 pub enum VolumeError {
@@ -33,6 +33,8 @@ pub enum VolumeError {
     NotAFile(PathBuf),
     #[error("cannot write the whole of {}", .path.display())]
     Fill { path: PathBuf, source: QemuImgError },
+    #[error("cannot copy into {}", .path.display())]
+    Copy { path: PathBuf, source: QemuImgError },
     #[error("cannot grow {}", .path.display())]
     Grow { path: PathBuf, source: QemuImgError },
     #[error("{} is not a usable qcow2 disk: {reason}", .path.display())]
@@ -172,6 +174,43 @@ pub fn set_owner(path: &Path, owner: VmUid) -> Result<(), VolumeError> {
     set_access(&file, private(owner)).map_err(|source| io_error("give away", path, source))
 }
 
+/// Lends a layer that nothing writes to any more: every VM may read it, and none may write to it,
+/// its own one neither. On disk when this returns, because whoever starts its VM after a power loss
+/// must see it.
+///
+/// # Errors
+/// As [`set_owner`].
+pub fn lend(path: &Path) -> Result<(), VolumeError> {
+    let file = open_disk(path)?;
+    let lent = || {
+        if file.metadata().is_ok_and(|metadata| is_access_of_lent(&metadata)) {
+            return Ok(());
+        }
+        set_access(&file, LENT)?;
+        file.sync_all()
+    };
+    lent().map_err(|source| io_error("lend", path, source))
+}
+
+/// Whether a layer is lent; one that is not there is not.
+///
+/// # Errors
+/// It cannot be looked at.
+pub fn is_lent(path: &Path) -> Result<bool, VolumeError> {
+    match fs::symlink_metadata(path) {
+        Ok(metadata) => Ok(is_access_of_lent(&metadata)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(source) => Err(io_error("look at", path, source)),
+    }
+}
+
+/// As images have it.
+const LENT: Access = Access { mode: 0o640, uid: 0, gid: IMAGE_GID };
+
+fn is_access_of_lent(metadata: &fs::Metadata) -> bool {
+    metadata.is_file() && metadata.uid() == LENT.uid && metadata.gid() == LENT.gid
+}
+
 /// Removes a file of a VM. That it is not there is as good.
 ///
 /// # Errors
@@ -224,7 +263,7 @@ fn write_empty(
 }
 
 /// A disk that is there is taken only if it is what would have been made.
-fn adopt(
+pub(crate) fn adopt(
     path: &Path,
     size: ByteSize,
     backing: Option<&str>,
@@ -257,6 +296,6 @@ fn private(owner: VmUid) -> Access {
     Access { mode: 0o600, uid: owner.uid(), gid: owner.gid() }
 }
 
-fn io_error(action: &'static str, path: &Path, source: io::Error) -> VolumeError {
+pub(crate) fn io_error(action: &'static str, path: &Path, source: io::Error) -> VolumeError {
     VolumeError::Io { action, path: path.to_owned(), source }
 }

@@ -30,6 +30,7 @@ mod task;
 mod user;
 mod vm;
 mod vm_change;
+mod vm_clone;
 mod vm_requests;
 
 pub use address::{
@@ -86,6 +87,7 @@ pub use vm::{
     Provisioning, RestartPolicy, Vm, VmKind, VmSpec, VmStatus, disk_serial,
 };
 pub use vm_change::{ChangeWhen, Hardware, MEMORY_STEP, VmChange, plan_changes};
+pub use vm_clone::{CloneMode, NamePattern, VmClone};
 pub use vm_requests::{
     DiskUpdate, ExecAnswer, ExecRequest, SpecError, StopMode, VmCreate, VmDisk, VmNic, VmUpdate,
 };

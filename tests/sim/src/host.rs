@@ -285,7 +285,7 @@ impl State {
         let vm = &definition.vm;
         self.files.insert((vm.status.datastore, vm.id()), vm.clone());
         let (message, guest, since) = (None, None, Timestamp::now());
-        let storage = SimStorage::default();
+        let storage = SimStorage::of(vm.id(), &vm.spec);
         let placed = SimVm { definition, epoch, power, since, message, guest, storage };
         self.vms.insert(placed.definition.vm.id(), placed);
     }

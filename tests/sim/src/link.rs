@@ -5,14 +5,16 @@ use futures::StreamExt as _;
 use hostler_agent_api::{
     AgentEvent, ConsoleKind, DatastoreCheck, DatastoreReport, FactsAnswer, ImageContentAnswer,
     ImageImportRequest, ImageImportSource, ImageImported, ImageRemoveRequest, OperationProgress,
-    VERSION, VmCommand, VmCreateRequest, VmRemoveRequest, VmReport, VmRevertRequest,
-    VmSnapshotDeleteRequest, VmSnapshotRequest, VmSnapshotUpdateRequest, VmStopRequest, code,
+    VERSION, VmCommand, VmCreateRequest, VmFlattenRequest, VmFreezeRequest, VmFrozen,
+    VmRemoveRequest, VmReport, VmRevertRequest, VmSnapshotDeleteRequest, VmSnapshotRequest,
+    VmSnapshotUpdateRequest, VmStopRequest, code,
 };
 use hostler_control::{AgentError, AgentLink};
 use hostler_endpoint::{ByteStream, EventStream, Item, Problem};
 use hostler_types::{
-    ByteSize, Consistency, DatastoreId, ExecAnswer, ExecRequest, ImageFormat, ImageId, ImageMedia,
-    NetworkId, NetworkSpec, OperationId, PowerState, Sha256, Snapshot, Vm, VmId, VmSpec,
+    ByteSize, Consistency, DatastoreId, DiskStatus, ExecAnswer, ExecRequest, ImageFormat, ImageId,
+    ImageMedia, Name, NetworkId, NetworkSpec, OperationId, PowerState, Sha256, Snapshot,
+    SnapshotDisk, Vm, VmId, VmSpec,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -132,6 +134,16 @@ impl SimHost {
         })
         .await
     }
+}
+
+/// The disks as they are at this instant.
+fn held(disks: Vec<DiskStatus>, spec: &VmSpec) -> Vec<SnapshotDisk> {
+    let held = |disk: DiskStatus| {
+        let size = spec.disks.iter().find(|spec| spec.name == disk.name)?.size;
+        let layers = disk.layers.into_iter().map(|layer| layer.file).collect();
+        Some(SnapshotDisk { name: disk.name, size, layers })
+    };
+    disks.into_iter().filter_map(held).collect()
 }
 
 impl SimVm {
@@ -374,6 +386,41 @@ impl AgentLink for SimHost {
             let before = found.power.is_live();
             let runs = request.start.unwrap_or(before || snapshot.memory.is_some());
             found.become_(if runs { PowerState::Running } else { PowerState::Stopped });
+            Ok(found.report())
+        })
+        .await
+    }
+
+    async fn vm_freeze(&self, vm: VmId, request: VmFreezeRequest) -> Result<VmFrozen, AgentError> {
+        let command = request.command;
+        self.command("vm_freeze", Some(command.op), |state| {
+            let found = state.owned(vm, command.epoch)?;
+            let report = found.report();
+            let disks = match request.snapshot {
+                None => held(report.disks.clone(), &found.definition.vm.spec),
+                Some(id) => match report.snapshots.get(id) {
+                    Some(snapshot) => snapshot.disks.clone(),
+                    None => return Err(Problem::new(409, code::WRONG_STATE, "no such snapshot")),
+                },
+            };
+            Ok(VmFrozen { report, disks })
+        })
+        .await
+    }
+
+    async fn vm_flatten(
+        &self,
+        vm: VmId,
+        request: VmFlattenRequest,
+    ) -> Result<VmReport, AgentError> {
+        let command = request.command;
+        self.command("vm_flatten", Some(command.op), |state| {
+            let found = state.owned(vm, command.epoch)?;
+            let asked = |name: &Name| request.disks.is_empty() || request.disks.contains(name);
+            let disks = found.definition.vm.spec.disks.iter().map(|disk| disk.name.clone());
+            for name in disks.filter(asked).collect::<Vec<_>>() {
+                found.storage.flatten(vm, &name);
+            }
             Ok(found.report())
         })
         .await

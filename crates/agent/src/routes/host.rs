@@ -40,7 +40,7 @@ pub(super) async fn operation_cancel(
     service: Service,
     call: Call<api::OperationCancel>,
 ) -> Result<(), Problem> {
-    if !service.images.cancel(call.path.op) {
+    if !service.images.cancel(call.path.op) && !service.host.cancels.cancel(call.path.op) {
         service.vms.cancel(call.path.op);
     }
     Ok(())

@@ -6,11 +6,12 @@ use hostler_agent_api::{
     VmCommand, VmDefinition, VmReport, VmSnapshotRequest, VmSnapshotUpdateRequest,
 };
 use hostler_endpoint::Problem;
-use hostler_types::{GuestReport, NetworkId, OperationId, PowerState, SnapshotId, StopMode};
+use hostler_types::{GuestReport, Name, NetworkId, OperationId, PowerState, SnapshotId, StopMode};
 use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
+use super::flatten::{Flattened, Flattening};
 use super::machine::{Live, Machine, MachineEvent};
 use super::proof::Verdict;
 use super::record::VmRecord;
@@ -36,6 +37,8 @@ pub(crate) enum Message {
     Customization(Verdict),
     /// Gives up waiting for a guest that is to stop, or merging.
     Cancel(OperationId),
+    /// From who copies into a disk.
+    Flattened(Flattened),
 }
 
 /// A command to a VM.
@@ -49,6 +52,8 @@ pub(crate) enum Action {
     Reset,
     Suspend,
     Remove { keep_files: bool, force: bool },
+    Freeze { snapshot: Option<SnapshotId> },
+    Flatten { disks: Vec<Name>, rate: Option<u64> },
     Snapshot(Box<VmSnapshotRequest>),
     SnapshotUpdate(Box<VmSnapshotUpdateRequest>),
     Revert { snapshot: SnapshotId, start: Option<bool> },
@@ -64,7 +69,9 @@ impl Action {
             | Self::Suspend
             | Self::Remove { .. }
             | Self::Snapshot(_)
-            | Self::Revert { .. } => true,
+            | Self::Revert { .. }
+            | Self::Freeze { .. }
+            | Self::Flatten { .. } => true,
             // QEMU's end ends a merge by itself.
             Self::Create
             | Self::Register
@@ -99,6 +106,7 @@ pub(crate) struct Actor {
     pub(super) restart_at: Option<Instant>,
     /// When a QEMU that did not answer is tried again.
     pub(super) retry_at: Option<Instant>,
+    pub(super) flattening: Option<Flattening>,
     pub(super) inbox: mpsc::Receiver<Message>,
     pub(super) to_self: mpsc::WeakSender<Message>,
     pub(super) report: watch::Sender<Arc<VmReport>>,
@@ -161,6 +169,10 @@ impl Actor {
                 self.cancel_merge(op).await;
                 Next::Go
             }
+            Message::Flattened(flattened) => {
+                self.flattened(flattened).await;
+                Next::Go
+            }
         }
     }
 
@@ -171,6 +183,10 @@ impl Actor {
         }
         self.record.epoch = self.record.epoch.max(command.epoch);
         let op = command.op;
+        if let Err(fault) = self.require_possible(&action) {
+            self.finish(op, Err(fault), reply).await;
+            return Next::Go;
+        }
         if action.needs_disks() {
             self.halt_merge().await;
         }
@@ -184,6 +200,10 @@ impl Actor {
                 self.stop(op, mode, timeout, reply).await;
                 return Next::Go;
             }
+            Action::Flatten { disks, rate } => {
+                self.flatten(op, disks, rate, reply).await;
+                return Next::Go;
+            }
             Action::SnapshotDelete { snapshots, max_rate } => {
                 self.snapshot_delete(op, &snapshots, max_rate, reply).await;
                 return Next::Go;
@@ -195,9 +215,33 @@ impl Actor {
             Action::Start => self.start().await,
             Action::Reset => self.reset().await,
             Action::Suspend => self.suspend(op).await,
+            Action::Freeze { snapshot } => self.freeze(snapshot).await,
         };
         self.finish(op, result, reply).await;
         Next::Go
+    }
+
+    /// While disks are made independent, the VM can be brought down, and little else.
+    fn require_possible(&self, action: &Action) -> Result<(), Fault> {
+        match action {
+            Action::Create
+            | Action::Register
+            | Action::Stop { .. }
+            | Action::Reset
+            | Action::Flatten { .. } => Ok(()),
+            Action::Remove { .. } => {
+                self.stop_flattening();
+                Ok(())
+            }
+            // The one waits, the other has nothing to do with files.
+            Action::SnapshotDelete { .. } | Action::SnapshotUpdate(_) => Ok(()),
+            Action::Define(_)
+            | Action::Start
+            | Action::Suspend
+            | Action::Snapshot(_)
+            | Action::Revert { .. }
+            | Action::Freeze { .. } => self.require_not_flattening(),
+        }
     }
 
     /// The answer that the journal or the epoch dictates, before anything is done.

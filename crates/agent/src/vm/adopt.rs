@@ -46,6 +46,9 @@ impl Actor {
             }
             _ => {}
         }
+        if let Err(error) = self.settle_flattening().await {
+            tracing::warn!(vm = %self.record.id(), %error, "cannot look at what was flattened");
+        }
         self.adopt_process().await;
         self.forget_secrets().await;
         Some(self)

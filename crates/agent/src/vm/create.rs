@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use super::actor::{Actor, Next, Reply};
 use super::layers;
+use super::lend::{give_back, require_lent};
 use super::nics::{plug_all, unplug_all};
 use super::record::{RecordedState, VmRecord};
 use crate::blocking::blocking;
@@ -30,7 +31,7 @@ impl Actor {
             self.finish(op, Err(fault), reply).await;
             return Next::Go;
         }
-        match self.make_files().await {
+        match self.make_files(op).await {
             Ok(()) => self.made(op, reply).await,
             Err(fault) => {
                 if !matches!(fault, Fault::DatastoreMissing(_)) {
@@ -99,7 +100,13 @@ impl Actor {
         Next::Go
     }
 
-    async fn make_files(&mut self) -> Result<(), Fault> {
+    async fn make_files(&mut self, op: OperationId) -> Result<(), Fault> {
+        let (host, mut record) = (self.host.clone(), self.record.clone());
+        self.record = blocking(move || {
+            layers::complete(&host, &mut record)?;
+            Ok(record)
+        })
+        .await?;
         // First of all, so that whatever follows is known to be ours.
         self.save().await?;
         let (host, record) = (self.host.clone(), self.record.clone());
@@ -120,10 +127,11 @@ impl Actor {
         let (files, plugged) = tokio::join!(files, plug_all(&self.host, &self.record));
         files.and(plugged)?;
         let record = self.record.clone();
-        let whole = record.definition.vm.spec.disks.iter().filter(|d| !d.provisioning.is_thin());
-        for disk in whole {
+        let disks = &record.definition.vm.spec.disks;
+        for disk in disks.iter().filter(|disk| !disk.provisioning.is_thin()) {
             self.ensure_disk(&record, disk).await?;
         }
+        self.copy_disks(op).await?;
         let (host, record) = (self.host.clone(), self.record.clone());
         blocking(move || Ok(vm_dir(&host, &record)?.write_definition(&record.definition.vm)?)).await
     }
@@ -156,7 +164,12 @@ impl Actor {
                     .map(|layer| hostler_host::layers::path(dir.datastore(), &layer.file))
                     .collect();
                 // The new user may be another than the one before; also proves that it is a file.
-                paths.iter().try_for_each(|path| volume::set_owner(path, record.uid))?;
+                // What is lent stays so: others lie on it.
+                for path in &paths {
+                    if !volume::is_lent(path)? {
+                        volume::set_owner(path, record.uid)?;
+                    }
+                }
                 let Some(active) = paths.first() else { continue };
                 let found = volume::virtual_size(active)?;
                 if found > disk.size {
@@ -208,7 +221,12 @@ impl Actor {
             match keep_files {
                 true if dir.exists() => dir.unregister()?,
                 true => {}
-                false => dir.remove()?,
+                false => {
+                    dir.remove()?;
+                    for disk in &record.definition.vm.status.disks {
+                        give_back(&host, &record, &disk.layers);
+                    }
+                }
             }
             host.records.remove(record.id())
         })
@@ -225,7 +243,9 @@ fn take_snapshots(dir: &VmDir, record: &VmRecord) -> Result<(), Fault> {
             for file in &disk.layers {
                 if file.owner() == LayerOwner::Vm(dir.id()) {
                     let path = hostler_host::layers::path(dir.datastore(), file);
-                    volume::set_owner(&path, record.uid)?;
+                    if !volume::is_lent(&path)? {
+                        volume::set_owner(&path, record.uid)?;
+                    }
                 }
             }
         }
@@ -301,21 +321,32 @@ pub(super) fn make_disk(
     match &disk.source {
         DiskSource::Blank => volume::create_blank(dir, disk, record.uid)?,
         DiskSource::Linked(beneath) => {
+            let what = in_the_making(record, disk);
+            let _held = host.datastores.hold(record.datastore(), [beneath.clone()], what)?;
+            require_lent(dir.datastore(), beneath)?;
             let file = LayerFile::disk(dir.id(), &disk.name, 0);
-            // Its VM may be about to merge, or to remove, what is beneath.
-            let _acting = super::snapshot::acting();
             volume::create_layer(dir, &file, disk.size, beneath, record.uid)?;
         }
-        DiskSource::Copy(_) => {
-            return Err(Fault::Invalid("this agent makes no full clones yet".to_owned()));
-        }
+        // Takes long, and has been done when the VM was made.
+        DiskSource::Copy(_) => {}
         DiskSource::Image(image) => {
+            let (beneath, what) = (LayerFile::image(*image), in_the_making(record, disk));
+            let _held = host.datastores.hold(record.datastore(), [beneath], what)?;
             let path = image_path(host, record, *image)?;
             let size = volume::virtual_size(&path)?;
             volume::create_overlay(dir, disk, &path, size, record.uid)?;
         }
     }
     Ok(())
+}
+
+/// For whoever wants to delete what a disk is made of.
+fn in_the_making(record: &VmRecord, disk: &DiskSpec) -> String {
+    format!(
+        "the disk {} of the VM `{}` is just being made of it",
+        disk.name,
+        record.definition.vm.name()
+    )
 }
 
 fn make_disks(host: &HostContext, dir: &VmDir, record: &VmRecord) -> Result<(), Fault> {

@@ -92,6 +92,9 @@ impl Actor {
     async fn come_up(&mut self, resume: bool) -> Result<(), Fault> {
         // A header that says otherwise than the record, after a merge that was cut off.
         self.finish_recovery().await;
+        self.require_not_flattening()?;
+        let disks = self.record.definition.vm.spec.disks.iter().map(|disk| disk.name.clone());
+        self.own_active(disks.collect()).await?;
         if !resume {
             self.settle().await?;
         }

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use hostler_agent_api::VmDefinition;
 use hostler_endpoint::Problem;
 use hostler_host::VmUid;
-use hostler_types::{CustomizationStatus, DatastoreId, Epoch, OperationId, VmId};
+use hostler_types::{CustomizationStatus, DatastoreId, Epoch, Name, OperationId, VmId};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -52,6 +52,9 @@ pub(crate) struct VmRecord {
     /// What of its snapshots, and the files beneath its disks, is on its way.
     #[serde(default)]
     pub(crate) layering: Layering,
+    /// The disk that is being made independent: what its header says of the files beneath is so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) flattening: Option<Name>,
 }
 
 /// What the VM should be doing, as far as the agent knows.
@@ -152,6 +155,11 @@ impl Records {
         }
         records.sort_by_key(VmRecord::id);
         Ok(records)
+    }
+
+    /// One record, if there is such a VM. Blocks.
+    pub(crate) fn get(&self, vm: VmId) -> Result<Option<VmRecord>, Fault> {
+        state_file::read(&self.path(vm))
     }
 
     /// Blocks for two flushes.

@@ -225,6 +225,7 @@ impl Vms {
             running: None,
             plugs: Some(assign(&[], &request.definition)),
             unsettled: false,
+            flattening: None,
             layering: Layering::default(),
         };
         let (handle, actor) = self.actor(record);
@@ -282,6 +283,7 @@ impl Vms {
             merger: Merger::default(),
             restart_at: None,
             retry_at: None,
+            flattening: None,
             inbox,
             to_self: to_self.downgrade(),
             report,

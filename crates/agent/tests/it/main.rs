@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 mod changes;
+mod clones;
 mod datastores;
 #[path = "../../../host/tests/it/enter.rs"]
 mod enter;

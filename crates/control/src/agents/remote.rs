@@ -12,8 +12,9 @@ use hostler_agent_api::{
     AgentEvent, ConsoleKind, DatastoreCheck, DatastorePath, DatastoreReport, FactsAnswer,
     ImageContentAnswer, ImageContentQuery, ImageImportRequest, ImageImported, ImagePath,
     ImageRemoveRequest, NetworkPath, OperationPath, VmCommand, VmConsoleQuery, VmCreateRequest,
-    VmLogQuery, VmPath, VmRemoveRequest, VmReport, VmRevertRequest, VmSnapshotDeleteRequest,
-    VmSnapshotRequest, VmSnapshotUpdateRequest, VmStopRequest,
+    VmFlattenRequest, VmFreezeRequest, VmFrozen, VmLogQuery, VmPath, VmRemoveRequest, VmReport,
+    VmRevertRequest, VmSnapshotDeleteRequest, VmSnapshotRequest, VmSnapshotUpdateRequest,
+    VmStopRequest,
 };
 use hostler_endpoint::{
     Answer, Body, ByteStream, CallOptions, Client, ClientError, Endpoint, EventStream, NoParams,
@@ -176,6 +177,16 @@ impl AgentLink for Remote {
     }
     async fn vm_revert(&self, vm: VmId, request: VmRevertRequest) -> Result<VmReport, AgentError> {
         self.vm::<contract::VmRevert>(vm, request).await
+    }
+    async fn vm_freeze(&self, vm: VmId, request: VmFreezeRequest) -> Result<VmFrozen, AgentError> {
+        self.vm::<contract::VmFreeze>(vm, request).await
+    }
+    async fn vm_flatten(
+        &self,
+        vm: VmId,
+        request: VmFlattenRequest,
+    ) -> Result<VmReport, AgentError> {
+        self.vm::<contract::VmFlatten>(vm, request).await
     }
     async fn vm_exec(&self, vm: VmId, request: ExecRequest) -> Result<ExecAnswer, AgentError> {
         self.vm::<contract::VmExec>(vm, request).await

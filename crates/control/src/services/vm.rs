@@ -18,23 +18,27 @@ use crate::redact::Shown;
 use crate::tasks::{vm_reset, vm_start, vm_stop, vm_suspend};
 use crate::world::World;
 
+mod clone;
 mod create;
 mod customize;
 mod delete;
 pub mod disk;
 mod files;
+mod flatten;
 mod guest;
 mod lease;
 mod mac;
 pub mod snapshot;
 mod update;
 
+pub use clone::{Cloned, clone};
 pub use create::create;
 pub use customize::{VmCustomize, customize};
 pub use delete::{VmDelete, delete, deletion_plan, purge, recycled, undelete};
 pub(crate) use delete::{require_deletable, told_names};
 pub(crate) use files::expect;
 pub use files::{VmRegister, register, unregister, unregistered};
+pub use flatten::{VmFlatten, flatten};
 pub use guest::{exec, log, screenshot};
 pub use lease::{Renewal, renew};
 pub(crate) use mac::MacReservations;

@@ -10,6 +10,7 @@ use hostler_tasks::{StepContext, StepError};
 use hostler_types::{ImageKind, NetworkKind, OperationId, PowerState, Vm, VmId, VmKind};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
 
 use crate::agents::{AgentError, AgentLink};
 use crate::customize;
@@ -71,9 +72,14 @@ pub(super) fn command(step: &Step, vm: &Vm) -> VmCommand {
 
 /// The same until the agent has refused it; then another one.
 pub(super) fn operation(step: &Step) -> OperationId {
-    match step.world().attempts.count(step.operation_id()) {
-        0 => step.operation_id(),
-        refused => step.operation_id_for(&refused.to_string()),
+    operation_for(step, "")
+}
+
+/// As [`operation`], of a step that gives several commands: one for each `label`.
+pub(super) fn operation_for(step: &Step, label: &str) -> OperationId {
+    match step.world().attempts.count(step.operation_id_for(label)) {
+        0 => step.operation_id_for(label),
+        refused => step.operation_id_for(&format!("{label}{refused}")),
     }
 }
 
@@ -85,21 +91,34 @@ pub(super) async fn ask<T>(
     op: OperationId,
     call: impl Future<Output = Result<T, AgentError>>,
 ) -> Result<T, StepError> {
+    ask_for(step, "", step.cancelled(), link, op, call).await
+}
+
+/// As [`ask`], of a step that gives several commands, which stop when `stop` says so.
+pub(super) async fn ask_for<T>(
+    step: &Step,
+    label: &str,
+    stop: &CancellationToken,
+    link: &Arc<dyn AgentLink>,
+    op: OperationId,
+    call: impl Future<Output = Result<T, AgentError>>,
+) -> Result<T, StepError> {
+    let first = step.operation_id_for(label);
     let mut call = std::pin::pin!(tokio::time::timeout(PATIENCE, call));
     let answered = tokio::select! {
         answered = &mut call => answered,
-        () = step.cancelled().cancelled() => {
+        () = stop.cancelled() => {
             let _best_effort = tokio::time::timeout(AGAIN * 10, link.operation_cancel(op)).await;
             call.await
         }
     };
     match answered {
         Ok(Ok(answer)) => {
-            step.world().attempts.done(step.operation_id());
+            step.world().attempts.done(first);
             Ok(answer)
         }
         Ok(Err(AgentError::Refused(problem))) => {
-            step.world().attempts.refused(step.operation_id());
+            step.world().attempts.refused(first);
             let error = ServiceError::from(problem);
             let hint = error.hint.map(|hint| format!("; {hint}")).unwrap_or_default();
             let message = named(&step.world().snapshot(), &format!("{}{hint}", error.message));

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test's helper may fail the test")]
 
 mod changes;
+mod clones;
 mod crash;
 mod customization;
 mod docs;

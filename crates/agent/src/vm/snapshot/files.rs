@@ -1,7 +1,6 @@
 //! Which files are a VM's, what they are called, and how those go that are not needed.
 
 use std::collections::BTreeSet;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use hostler_host::VmDir;
 use hostler_host::layers::{LayerGraph, path};
@@ -12,19 +11,12 @@ use hostler_types::{
 
 use super::{SavedHardware, Taking};
 use crate::blocking::blocking;
+use crate::datastores::Datastores;
 use crate::fault::Fault;
 use crate::state_file;
 use crate::vm::actor::Actor;
 use crate::vm::create::vm_dir;
 use crate::vm::record::VmRecord;
-
-/// Held from looking at what lies on a file to acting by it, and while something is put on another
-/// VM's file.
-static ACTING: Mutex<()> = Mutex::new(());
-
-pub(in crate::vm) fn acting() -> MutexGuard<'static, ()> {
-    ACTING.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 impl VmRecord {
     /// All files of the disks as they are, and of all snapshots.
@@ -108,13 +100,22 @@ pub(super) fn measure(dir: &VmDir, file: &LayerFile) -> ByteSize {
 }
 
 /// Removes what is no part of anything and has nothing on it; what remains. Blocks.
-pub(super) fn sweep(dir: &VmDir, record: &VmRecord) -> Result<Vec<LayerFile>, Fault> {
+pub(super) fn sweep(
+    datastores: &Datastores,
+    dir: &VmDir,
+    record: &VmRecord,
+) -> Result<Vec<LayerFile>, Fault> {
     let known = record.known_files();
     let taking = record.layering.taking.iter().flat_map(|taking| &taking.layers);
     let reverting = record.layering.reverting.iter().flat_map(|reverting| &reverting.layers);
     let made: BTreeSet<_> = taking.map(|(_, file)| file).chain(reverting).collect();
     let mut waste = record.layering.waste.clone();
-    let _acting = acting();
+    // What somebody is just building upon stays, and nobody begins to build on the rest.
+    let condemn = |file: &LayerFile| {
+        datastores.condemn(dir.datastore().id(), [file.clone()], "it is being removed").ok()
+    };
+    let condemned: Vec<_> =
+        waste.iter().filter_map(|file| Some((file.clone(), condemn(file)?))).collect();
     let graph = LayerGraph::read(dir.datastore())?;
     loop {
         let on = |file: &LayerFile| graph.dependents(file).any(|on| !gone(dir, on));
@@ -122,6 +123,7 @@ pub(super) fn sweep(dir: &VmDir, record: &VmRecord) -> Result<Vec<LayerFile>, Fa
             !known.contains(*file)
                 && !made.contains(file)
                 && file.owner() == LayerOwner::Vm(record.id())
+                && condemned.iter().any(|(condemned, _)| condemned == *file)
                 && !on(file)
         };
         let Some(file) = waste.iter().find(free).cloned() else { break };
@@ -156,7 +158,7 @@ impl Actor {
             dir.remove_snapshots(keep)?;
             match record.layering.waste.is_empty() {
                 true => Ok(Vec::new()),
-                false => sweep(&dir, &record),
+                false => sweep(&host.datastores, &dir, &record),
             }
         });
         match swept.await {

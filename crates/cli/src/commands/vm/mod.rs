@@ -1,6 +1,7 @@
 //! `hostler vm`: a file for each verb that is more than a call.
 
 mod change;
+mod clone;
 mod console;
 mod create;
 mod customize;
@@ -32,7 +33,7 @@ use crate::error::CliError;
 use crate::session::Session;
 use crate::wait;
 
-/// Virtual machines: create, list, start, stop, reach, change, delete
+/// Virtual machines: create, clone, list, start, stop, reach, change, delete
 #[derive(Debug, Args)]
 #[command(
     arg_required_else_help = true,
@@ -50,6 +51,8 @@ pub(crate) struct VmArgs {
 #[derive(Debug, Subcommand)]
 enum VmCommand {
     Create(Box<create::Create>),
+    Clone(Box<clone::Clone>),
+    Flatten(clone::Flatten),
     List(list::List),
     Show(list::ShowVm),
     Start(power::Start),
@@ -98,6 +101,8 @@ impl VmArgs {
     pub(crate) async fn run(self, session: &Session) -> Result<ExitCode, CliError> {
         match self.command {
             VmCommand::Create(command) => command.run(session).await,
+            VmCommand::Clone(command) => command.run(session).await,
+            VmCommand::Flatten(command) => command.run(session).await,
             VmCommand::List(command) => command.run(session).await,
             VmCommand::Show(command) => command.run(session).await,
             VmCommand::Start(command) => command.run(session).await,

@@ -87,7 +87,7 @@ fn keyed(request: &VmCreate) -> VmCreate {
 }
 
 /// The commit is refused if an image is being deleted.
-fn expect_image(image: hostler_types::ImageId) -> Write {
+pub(super) fn expect_image(image: hostler_types::ImageId) -> Write {
     Write::ExpectUnlocked { object: image.untyped() }
 }
 
@@ -141,11 +141,24 @@ fn plan(
         snapshot_limits: hostler_types::SnapshotLimits::default(),
     };
     validate(&spec).map_err(|error| as_asked(error, request))?;
-    let (decision, explanation) = decide(snapshot, &spec, request)?;
-    let now = Timestamp::now();
-    let status = VmStatus {
+    let place = (request.host.as_ref(), request.datastore.as_ref());
+    let input = PlacementInput {
+        wish: placement_wish(snapshot, &spec, place)?,
+        hosts: candidates(snapshot),
+    };
+    let (decision, explanation) = decide(&input)?;
+    let status = in_the_making(decision, explanation);
+    let (name, labels) = (request.name.clone(), request.labels.clone());
+    let mut object = Vm::new(name, labels, Timestamp::now(), spec, status);
+    object.metadata.id = vm;
+    Ok(object)
+}
+
+/// The status of a VM that has a place and nothing else yet.
+pub(super) fn in_the_making(decision: Decision, explanation: Vec<String>) -> VmStatus {
+    VmStatus {
         power: PowerState::Creating,
-        power_since: now,
+        power_since: Timestamp::now(),
         message: None,
         host: decision.host,
         epoch: Epoch(1),
@@ -159,10 +172,7 @@ fn plan(
         snapshots: hostler_types::SnapshotTree::default(),
         snapshot_warnings: Vec::new(),
         placement: explanation,
-    };
-    let mut object = Vm::new(request.name.clone(), request.labels.clone(), now, spec, status);
-    object.metadata.id = vm;
-    Ok(object)
+    }
 }
 
 /// The image's disk is the first of the spec's disks, and none of the request's.
@@ -360,22 +370,19 @@ pub(super) fn nics(
     .collect()
 }
 
-fn numbered(prefix: &str, index: usize) -> Name {
+pub(super) fn numbered(prefix: &str, index: usize) -> Name {
     format!("{prefix}{index}").parse().expect("letters and digits are a name")
 }
 
-fn decide(
-    snapshot: &Snapshot,
-    spec: &VmSpec,
-    request: &VmCreate,
-) -> Result<(Decision, Vec<String>), ServiceError> {
+/// All hosts, as placement sees them.
+pub(super) fn candidates(snapshot: &Snapshot) -> Vec<HostCandidate> {
     let usages = datastore::Usages::of(snapshot);
     let hosts = snapshot.all::<HostKind>().iter();
-    let input = PlacementInput {
-        wish: wish(snapshot, spec, request)?,
-        hosts: hosts.map(|host| candidate(snapshot, host, &usages)).collect(),
-    };
-    let Placement { decision, explanation } = place(&input);
+    hosts.map(|host| candidate(snapshot, host, &usages)).collect()
+}
+
+pub(super) fn decide(input: &PlacementInput) -> Result<(Decision, Vec<String>), ServiceError> {
+    let Placement { decision, explanation } = place(input);
     match decision {
         Ok(decision) => Ok((decision, explanation.0)),
         Err(Refusal::NoHost) => {
@@ -389,7 +396,12 @@ fn decide(
     }
 }
 
-fn wish(snapshot: &Snapshot, spec: &VmSpec, request: &VmCreate) -> Result<Wish, ServiceError> {
+/// What a VM needs, on a host and a datastore if some are given.
+pub(super) fn placement_wish(
+    snapshot: &Snapshot,
+    spec: &VmSpec,
+    (host, datastore): (Option<&Ref>, Option<&Ref>),
+) -> Result<Wish, ServiceError> {
     let disk_images = spec.disks.iter().filter_map(|disk| disk.source.image());
     let all = disk_images.chain(spec.cdroms.iter().filter_map(|cdrom| cdrom.image));
     let images = all.filter_map(|id| snapshot.get::<ImageKind>(id));
@@ -397,8 +409,7 @@ fn wish(snapshot: &Snapshot, spec: &VmSpec, request: &VmCreate) -> Result<Wish, 
         NetworkSpec::Bridge { bridge, .. } => Some(bridge.clone()),
         NetworkSpec::Nat { .. } => None,
     });
-    let host = request.host.as_ref().map(|host| snapshot.find::<HostKind>(host)).transpose()?;
-    let datastore = request.datastore.as_ref();
+    let host = host.map(|host| snapshot.find::<HostKind>(host)).transpose()?;
     let datastore = datastore.map(|r| snapshot.find::<DatastoreKind>(r)).transpose()?;
     Ok(Wish {
         cpus: Cores::count(spec.cpus),

@@ -14,8 +14,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use hostler_types::{
-    DeletionPlan, Dependent, KindName, LayerFile, LayerOwner, Name, NetworkKind, PlannedDisk,
-    PlannedNic, Recycled, Ref, Role, Task, Vm, VmKind,
+    CopySource, DeletionPlan, Dependent, DiskSource, DiskSpec, KindName, LayerFile, LayerOwner,
+    Name, NetworkKind, PlannedDisk, PlannedNic, Recycled, Ref, Role, Task, Vm, VmKind,
 };
 use jiff::Timestamp;
 use serde::Serialize;
@@ -198,12 +198,32 @@ fn purge_order(snapshot: &Snapshot, vm: &Ref) -> Result<Order, ServiceError> {
 pub(crate) fn dependents(snapshot: &Snapshot, vm: &Vm) -> Vec<Dependent> {
     let others = snapshot.all::<VmKind>().iter().filter(|other| other.id() != vm.id());
     let found = others.filter_map(|other| {
+        if let Some(disk) = awaiting(other, vm) {
+            let reason =
+                format!("its disk {disk} is just being made of a disk of `{}`", vm.called());
+            return Some(Dependent { vm: other.id(), name: other.called().clone(), reason });
+        }
         let what = leaning(other, vm)?;
         let place = if other.is_recycled() { ", in the recycle bin" } else { "" };
         let reason = format!("its {what} lies on a disk of `{}`{place}", vm.called());
         Some(Dependent { vm: other.id(), name: other.called().clone(), reason })
     });
     found.collect()
+}
+
+/// A disk of a VM in the making that is to be made of one of `vm`; its host has told nothing of it
+/// yet.
+fn awaiting<'a>(other: &'a Vm, vm: &Vm) -> Option<&'a Name> {
+    if !other.status.disks.is_empty() {
+        return None;
+    }
+    let needs = |disk: &&DiskSpec| match &disk.source {
+        DiskSource::Linked(file) | DiskSource::Copy(CopySource { file, .. }) => {
+            file.owner() == LayerOwner::Vm(vm.id())
+        }
+        DiskSource::Image(_) | DiskSource::Blank => false,
+    };
+    other.spec.own_disks().find(needs).map(|disk| &disk.name)
 }
 
 /// What of a VM needs a file of another one's: a disk, or a snapshot that it could go back to.
@@ -236,7 +256,7 @@ pub(crate) fn require_deletable(snapshot: &Snapshot, vm: &Vm) -> Result<(), Serv
         users.iter().map(|user| format!("`{}` ({})", user.name, user.reason)).collect();
     let message = format!("vm `{}` is needed by {}", vm.called(), listed(&users));
     Err(ServiceError::conflict("in_use", message)
-        .hint("delete these VMs first, or make them independent"))
+        .hint("delete these VMs first, or make them independent with `hostler vm flatten`"))
 }
 
 /// A VM by name or id, or one in the recycle bin by its id.

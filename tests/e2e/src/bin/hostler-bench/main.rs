@@ -6,6 +6,7 @@
 
 mod api;
 mod change;
+mod clone;
 mod create;
 mod figure;
 mod footprint;
@@ -46,6 +47,7 @@ fn main() -> Result<()> {
         ("inventory", inventory::measure),
         ("change", change::measure),
         ("snapshot", snapshot::measure),
+        ("clone", clone::measure),
     ];
     let mut figures = Vec::new();
     for (name, measure) in measures {
