@@ -12,6 +12,7 @@
 //! * Both sides tolerate unknown fields in answers and events: server N talks to agents N and N-1.
 
 mod datastore;
+mod fork;
 mod host;
 mod image;
 mod network;
@@ -24,6 +25,7 @@ pub use datastore::{
     DatastoreCheck, DatastoreEnsure, DatastorePath, DatastoreRemove, DatastoreRemoveQuery,
     DatastoreReport, DatastoreUnregistered,
 };
+pub use fork::{VmFork, VmForkAnswer, VmForkRequest};
 pub use host::{
     AgentEvent, Facts, FactsAnswer, HostEvents, HostInventory, Inventory, OperationCancel,
     OperationPath, OperationProgress, SERVER_IDENTITY, host_identity,

@@ -25,6 +25,7 @@ mod customize;
 mod define;
 mod exit;
 mod flatten;
+mod fork;
 mod guest;
 mod hardware;
 mod layers;

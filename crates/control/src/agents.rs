@@ -13,8 +13,9 @@ use async_trait::async_trait;
 use hostler_agent_api::{
     AgentEvent, ConsoleKind, DatastoreCheck, DatastoreReport, FactsAnswer, ImageContentAnswer,
     ImageImportRequest, ImageImported, ImageRemoveRequest, VmCommand, VmCreateRequest,
-    VmFlattenRequest, VmFreezeRequest, VmFrozen, VmRemoveRequest, VmReport, VmRevertRequest,
-    VmSnapshotDeleteRequest, VmSnapshotRequest, VmSnapshotUpdateRequest, VmStopRequest,
+    VmFlattenRequest, VmForkAnswer, VmForkRequest, VmFreezeRequest, VmFrozen, VmRemoveRequest,
+    VmReport, VmRevertRequest, VmSnapshotDeleteRequest, VmSnapshotRequest, VmSnapshotUpdateRequest,
+    VmStopRequest,
 };
 use hostler_endpoint::{ByteStream, EventStream, Problem};
 use hostler_types::{
@@ -87,6 +88,7 @@ pub trait AgentLink: Send + Sync + Debug {
     async fn vm_freeze(&self, vm: VmId, request: VmFreezeRequest) -> Result<VmFrozen, AgentError>;
     async fn vm_flatten(&self, vm: VmId, request: VmFlattenRequest)
     -> Result<VmReport, AgentError>;
+    async fn vm_fork(&self, vm: VmId, request: VmForkRequest) -> Result<VmForkAnswer, AgentError>;
     async fn vm_exec(&self, vm: VmId, request: ExecRequest) -> Result<ExecAnswer, AgentError>;
     async fn vm_screenshot(&self, vm: VmId) -> Result<ByteStream, AgentError>;
     async fn vm_console(

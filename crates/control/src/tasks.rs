@@ -20,6 +20,7 @@ pub(crate) mod vm_customize;
 pub(crate) mod vm_delete;
 pub(crate) mod vm_disk;
 pub(crate) mod vm_flatten;
+pub(crate) mod vm_fork;
 pub(crate) mod vm_recycle;
 pub(crate) mod vm_register;
 pub(crate) mod vm_reset;
@@ -43,6 +44,7 @@ pub(crate) fn registry() -> Registry<Core> {
         .with(vm_customize::definition())
         .with(vm_delete::definition())
         .with(vm_flatten::definition())
+        .with(vm_fork::definition())
         .with(vm_recycle::definition())
         .with(vm_register::definition())
         .with(vm_reset::definition())

@@ -133,6 +133,11 @@ fn name(text: &str) -> Name {
     text.parse().expect("it is a name")
 }
 
+/// With the clones' records.
+pub fn vm_fork(parent: &Vm, clones: &[Vm]) -> Submit {
+    let order = tasks::vm_fork::order(parent, clones);
+    submit(clones.iter().fold(order, |order, clone| order.with(Write::create(clone))))
+}
 pub fn vm_unregister(vm: &Vm) -> Submit {
     submit(tasks::vm_unregister::order(vm))
 }

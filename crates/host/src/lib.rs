@@ -23,7 +23,7 @@ pub mod volume;
 
 pub use cgroup::{CgroupError, Cgroups, CpuLimits};
 pub use datastore::{Datastore, DatastoreError, DefinitionError, FoundVm, Space, VmDir};
-pub use file::{Access, write_atomic};
+pub use file::{Access, Replacement, write_atomic};
 pub use image::{ImportError, ImportProgress, ImportStage, ImportedImage, Refusal};
 pub use layers::LayerGraph;
 pub use network::{NetworkError, Networks, Tap, TapName};

@@ -192,6 +192,15 @@ pub fn lend(path: &Path) -> Result<(), VolumeError> {
     lent().map_err(|source| io_error("lend", path, source))
 }
 
+/// Lets other VMs read a layer that its own VM still writes to, but will not much longer.
+///
+/// # Errors
+/// As [`set_owner`].
+pub fn show(path: &Path, owner: VmUid) -> Result<(), VolumeError> {
+    let access = Access { mode: 0o640, uid: owner.uid(), gid: IMAGE_GID };
+    set_access(&open_disk(path)?, access).map_err(|source| io_error("show", path, source))
+}
+
 /// Whether a layer is lent; one that is not there is not.
 ///
 /// # Errors

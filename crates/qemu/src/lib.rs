@@ -37,6 +37,7 @@
 //! * [`probe`]: which accelerator really runs guests here.
 //! * [`hotplug`]: what is changed in a running machine.
 //! * [`add_layers`], [`add_layers_and_save`], [`BlockJob`]: its disks' layers, put on and merged.
+//! * [`fork`]: other machines go on from where one is.
 //! * [`power_off`], [`suspend_to`], [`resume_from`], [`screenshot`]: what a running machine can do.
 
 mod accel;
@@ -44,6 +45,7 @@ mod argument;
 mod block_job;
 mod command_line;
 mod devices;
+pub mod fork;
 pub mod hotplug;
 mod machine;
 mod names;
@@ -59,7 +61,7 @@ pub use command_line::command_line;
 pub use machine::MACHINE_TYPE;
 pub use names::{cdrom_id, disk_id, layer_file_node, layer_node, netdev_id, nic_id};
 pub use plan::{
-    CdromPlan, DiskAio, DiskCache, DiskPlan, FirmwarePlan, LaunchPlan, LayerPlan, NicPlan,
+    CdromPlan, DiskAio, DiskCache, DiskPlan, FirmwarePlan, LaunchPlan, LayerPlan, NicPlan, MemoryPlan,
     PlanError, PortPlan, Room, Start,
 };
 pub use process::{Exit, Process, ProcessError, start_time};

@@ -72,6 +72,10 @@ pub enum CloneMode {
     Full,
     /// They lie on the parent's, which stays as long as they do. Nothing is copied.
     Linked,
+    /// They go on from where the running parent is, memory and all, and run at once, each under its
+    /// own name and addresses. Nothing is copied; the parent's guest stands still for an instant. The
+    /// parent stays as long as they do.
+    Instant,
 }
 
 impl CloneMode {
@@ -79,6 +83,7 @@ impl CloneMode {
         match self {
             Self::Full => "full",
             Self::Linked => "linked",
+            Self::Instant => "instant",
         }
     }
 }

@@ -5,9 +5,9 @@ use futures::StreamExt as _;
 use hostler_agent_api::{
     AgentEvent, ConsoleKind, DatastoreCheck, DatastoreReport, FactsAnswer, ImageContentAnswer,
     ImageImportRequest, ImageImportSource, ImageImported, ImageRemoveRequest, OperationProgress,
-    VERSION, VmCommand, VmCreateRequest, VmFlattenRequest, VmFreezeRequest, VmFrozen,
-    VmRemoveRequest, VmReport, VmRevertRequest, VmSnapshotDeleteRequest, VmSnapshotRequest,
-    VmSnapshotUpdateRequest, VmStopRequest, code,
+    VERSION, VmCommand, VmCreateRequest, VmFlattenRequest, VmForkAnswer, VmForkRequest,
+    VmFreezeRequest, VmFrozen, VmRemoveRequest, VmReport, VmRevertRequest, VmSnapshotDeleteRequest,
+    VmSnapshotRequest, VmSnapshotUpdateRequest, VmStopRequest, code,
 };
 use hostler_control::{AgentError, AgentLink};
 use hostler_endpoint::{ByteStream, EventStream, Item, Problem};
@@ -422,6 +422,26 @@ impl AgentLink for SimHost {
                 found.storage.flatten(vm, &name);
             }
             Ok(found.report())
+        })
+        .await
+    }
+
+    async fn vm_fork(&self, vm: VmId, request: VmForkRequest) -> Result<VmForkAnswer, AgentError> {
+        let command = request.command;
+        self.command("vm_fork", Some(command.op), |state| {
+            let parent = state.owned(vm, command.epoch)?;
+            if parent.power != PowerState::Running {
+                let detail = format!("the vm is {}", parent.power);
+                return Err(Problem::new(409, code::WRONG_STATE, detail));
+            }
+            let parent = parent.report();
+            let mut clones = Vec::new();
+            for clone in request.clones {
+                let (id, epoch) = (clone.definition.vm.id(), clone.command.epoch);
+                state.place(clone.definition, epoch, PowerState::Running);
+                clones.push(state.owned(id, epoch)?.report());
+            }
+            Ok(VmForkAnswer { parent, clones, paused_microseconds: 20_000 })
         })
         .await
     }

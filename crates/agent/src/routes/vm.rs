@@ -130,6 +130,13 @@ pub(super) async fn vm_snapshot_delete(
     service.vms.command(call.path.vm, command, action).await
 }
 
+pub(super) async fn vm_fork(
+    service: Service,
+    call: Call<api::VmFork>,
+) -> Result<api::VmForkAnswer, Problem> {
+    Box::pin(service.vms.fork(call.path.vm, call.body)).await
+}
+
 pub(super) async fn vm_exec(
     service: Service,
     call: Call<api::VmExec>,

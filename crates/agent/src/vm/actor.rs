@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use super::flatten::{Flattened, Flattening};
+use super::fork::{ForkOrder, ForkSeat, IdentityStep};
 use super::machine::{Live, Machine, MachineEvent};
 use super::proof::Verdict;
 use super::record::VmRecord;
@@ -35,6 +36,8 @@ pub(crate) enum Message {
     Guest(GuestReport),
     /// From who asks the guest for proof of its customization.
     Customization(Verdict),
+    /// From who gives the guest of an instant clone its own identity: what it is about to do next.
+    Identity(IdentityStep),
     /// Gives up waiting for a guest that is to stop, or merging.
     Cancel(OperationId),
     /// From who copies into a disk.
@@ -48,16 +51,36 @@ pub(crate) enum Action {
     Register,
     Define(Box<VmDefinition>),
     Start,
-    Stop { mode: StopMode, timeout: std::time::Duration },
+    Stop {
+        mode: StopMode,
+        timeout: std::time::Duration,
+    },
     Reset,
     Suspend,
-    Remove { keep_files: bool, force: bool },
-    Freeze { snapshot: Option<SnapshotId> },
-    Flatten { disks: Vec<Name>, rate: Option<u64> },
+    Fork(Box<ForkOrder>),
+    /// The first of an instant clone.
+    BeForked(Box<ForkSeat>),
+    Remove {
+        keep_files: bool,
+        force: bool,
+    },
+    Freeze {
+        snapshot: Option<SnapshotId>,
+    },
+    Flatten {
+        disks: Vec<Name>,
+        rate: Option<u64>,
+    },
     Snapshot(Box<VmSnapshotRequest>),
     SnapshotUpdate(Box<VmSnapshotUpdateRequest>),
-    Revert { snapshot: SnapshotId, start: Option<bool> },
-    SnapshotDelete { snapshots: Vec<SnapshotId>, max_rate: Option<u64> },
+    Revert {
+        snapshot: SnapshotId,
+        start: Option<bool>,
+    },
+    SnapshotDelete {
+        snapshots: Vec<SnapshotId>,
+        max_rate: Option<u64>,
+    },
 }
 
 impl Action {
@@ -71,10 +94,12 @@ impl Action {
             | Self::Snapshot(_)
             | Self::Revert { .. }
             | Self::Freeze { .. }
+            | Self::Fork(_)
             | Self::Flatten { .. } => true,
             // QEMU's end ends a merge by itself.
             Self::Create
             | Self::Register
+            | Self::BeForked(_)
             | Self::Stop { .. }
             | Self::Reset
             | Self::SnapshotUpdate(_)
@@ -164,6 +189,10 @@ impl Actor {
                 self.customized(verdict).await;
                 Next::Go
             }
+            Message::Identity(step) => {
+                Box::pin(self.identity(step)).await;
+                Next::Go
+            }
             Message::Cancel(op) => {
                 self.cancel_stop(op).await;
                 self.cancel_merge(op).await;
@@ -193,6 +222,7 @@ impl Actor {
         let result = match action {
             Action::Create => return self.create(op, reply).await,
             Action::Register => return self.register(op, reply).await,
+            Action::BeForked(seat) => return Box::pin(self.be_forked(op, *seat, reply)).await,
             Action::Remove { keep_files, force } => {
                 return self.remove(op, keep_files, force, reply).await;
             }
@@ -216,6 +246,7 @@ impl Actor {
             Action::Reset => self.reset().await,
             Action::Suspend => self.suspend(op).await,
             Action::Freeze { snapshot } => self.freeze(snapshot).await,
+            Action::Fork(order) => Box::pin(self.fork(op, *order)).await,
         };
         self.finish(op, result, reply).await;
         Next::Go
@@ -226,6 +257,7 @@ impl Actor {
         match action {
             Action::Create
             | Action::Register
+            | Action::BeForked(_)
             | Action::Stop { .. }
             | Action::Reset
             | Action::Flatten { .. } => Ok(()),
@@ -240,6 +272,7 @@ impl Actor {
             | Action::Suspend
             | Action::Snapshot(_)
             | Action::Revert { .. }
+            | Action::Fork(_)
             | Action::Freeze { .. } => self.require_not_flattening(),
         }
     }

@@ -178,23 +178,35 @@ impl Vms {
         request: VmCreateRequest,
         state: RecordedState,
     ) -> Result<VmReport, Problem> {
+        loop {
+            let action = match state {
+                RecordedState::Creating { .. } => Action::Create,
+                _ => Action::Register,
+            };
+            let begun = self.begin_once(vm, &request, state.clone(), action).await?;
+            // No answer: the actor was just ending. The next round makes a new one.
+            if let Some(answer) = begun {
+                return answer;
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// The answer of the VM's actor to its first command; `None` when it was just ending.
+    pub(super) async fn begin_once(
+        &self,
+        vm: VmId,
+        request: &VmCreateRequest,
+        state: RecordedState,
+        action: Action,
+    ) -> Result<Option<Result<VmReport, Problem>>, Problem> {
         if request.definition.vm.id() != vm {
             let text = "the definition is of another VM".to_owned();
             return Err(Fault::Invalid(text).into());
         }
         request.definition.vm.spec.validate().map_err(|e| Fault::Invalid(e.to_string()))?;
-        loop {
-            let handle = self.handle_or_new(vm, &request, state.clone())?;
-            let action = match state {
-                RecordedState::Creating { .. } => Action::Create,
-                _ => Action::Register,
-            };
-            // No answer: the actor was just ending. The next round makes a new one.
-            if let Some(answer) = send(&handle, request.command, action).await {
-                return answer;
-            }
-            tokio::task::yield_now().await;
-        }
+        let handle = self.handle_or_new(vm, request, state)?;
+        Ok(send(&handle, request.command, action).await)
     }
 
     fn handle_or_new(
@@ -217,7 +229,6 @@ impl Vms {
             definition,
             epoch: request.command.epoch,
             uid,
-            state,
             since: Timestamp::now(),
             restarts: Vec::new(),
             customization: None,
@@ -227,6 +238,9 @@ impl Vms {
             unsettled: false,
             flattening: None,
             layering: Layering::default(),
+            forking: Vec::new(),
+            identity_due: state == RecordedState::Forking,
+            state,
         };
         let (handle, actor) = self.actor(record);
         handles.insert(vm, handle.clone());
@@ -258,7 +272,9 @@ impl Vms {
         layers::settle(&mut record.definition.vm, &known, running.as_ref());
         let (to_self, inbox) = mpsc::channel(INBOX);
         let power = match record.state {
-            RecordedState::Creating { .. } | RecordedState::Registering => PowerState::Creating,
+            RecordedState::Creating { .. }
+            | RecordedState::Registering
+            | RecordedState::Forking => PowerState::Creating,
             _ => PowerState::Unknown,
         };
         let first = VmReport { power, ..report::report(&host, &record, false) };

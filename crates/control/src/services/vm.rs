@@ -25,6 +25,7 @@ mod delete;
 pub mod disk;
 mod files;
 mod flatten;
+mod fork;
 mod guest;
 mod lease;
 mod mac;

@@ -222,3 +222,55 @@ async fn the_same_request_makes_the_same_clones() {
     assert_eq!(names(&again.vms), names(&first.vms));
     assert_eq!(vms(&fleet), 4);
 }
+
+#[tokio::test]
+async fn instant_clones_begin_where_their_parent_is() {
+    let fleet = Fleet::new().await;
+    let parent = fleet.vm("web").await;
+    let instant = || json!({"mode": "instant", "name": "ci-{01..03}"});
+    let (code, message) = refused(&fleet, instant()).await;
+    assert_eq!(code, "wrong_state");
+    assert!(message.contains("running"), "{message}");
+    let task = vm::start(&fleet.world, &root(), &name("web"), &plain()).await.unwrap();
+    fleet.done(&task).await;
+    let cases = [("memory", json!("2GiB")), ("datastore", json!("local")), ("cpus", json!(2))];
+    for (field, value) in cases {
+        let mut request = instant();
+        request[field] = value;
+        let (code, message) = refused(&fleet, request).await;
+        assert_eq!(code, "invalid");
+        assert!(message.contains(field) && message.contains("as it is"), "{message}");
+    }
+    let too_many = json!({"mode": "instant", "name": "ci-{001..}", "count": 101});
+    assert_eq!(refused(&fleet, too_many).await.0, "invalid");
+
+    let request: VmClone = serde_json::from_value(instant()).unwrap();
+    let options = Options { idempotency_key: Some("once".to_owned()), ..plain() };
+    let (actor, web) = (root(), name("web"));
+    let clone = || vm::clone(&fleet.world, &actor, &web, request.clone(), &options);
+    let cloned = clone().await.unwrap();
+    assert_eq!(names(&cloned.vms), ["ci-01", "ci-02", "ci-03"]);
+    fleet.done(&cloned.task.unwrap()).await;
+    for made in &cloned.vms {
+        let made = fleet.show(made.name().as_str());
+        assert_eq!(made.status.power, PowerState::Running);
+        assert_eq!(made.status.host, parent.status.host);
+        let DiskSource::Linked(file) = &made.spec.disks[0].source else { panic!("{made:?}") };
+        assert_eq!(file.owner(), LayerOwner::Vm(parent.id()));
+        assert_ne!(made.spec.nics[0].mac, parent.spec.nics[0].mac);
+    }
+    assert_eq!(names(&clone().await.unwrap().vms), ["ci-01", "ci-02", "ci-03"], "not the parent");
+
+    // One that fails leaves nothing, and its parent as it was.
+    fleet.host.fault("vm_fork", Fault::refuse(502, code::QEMU_FAILED, "it cannot be frozen"));
+    let before = vms(&fleet);
+    let cloned = clone_one(&fleet, "late").await;
+    let task = fleet.ended(&cloned.task.unwrap()).await;
+    assert_eq!(task.status.state, TaskState::Failed);
+    assert_eq!(vms(&fleet), before);
+    assert_eq!(fleet.show("web").status.power, PowerState::Running);
+}
+
+async fn clone_one(fleet: &Fleet, called: &str) -> Cloned {
+    clone(fleet, json!({"mode": "instant", "name": called})).await.unwrap()
+}

@@ -361,6 +361,22 @@ async fn vm_suspend() {
 }
 
 #[tokio::test]
+async fn vm_fork() {
+    let submit = |objects: &Objects| {
+        let clone = |name: &str| {
+            let mut spec = objects.vm.spec.clone();
+            spec.disks[0].source =
+                DiskSource::Linked(LayerFile::disk(objects.vm.id(), &spec.disks[0].name, 0));
+            let status = VmStatus { power: PowerState::Creating, ..objects.vm.status.clone() };
+            object(name, spec, status)
+        };
+        testing::vm_fork(&objects.vm, &[clone("ci-01"), clone("ci-02")])
+    };
+    let given = Given::Vm(PowerState::Running);
+    Case::new(given, Compare::Everything, submit).check().await;
+}
+
+#[tokio::test]
 async fn vm_update() {
     let submit = |objects: &Objects| {
         let mut new = objects.vm.clone();

@@ -8,6 +8,7 @@ mod customization;
 mod docs;
 mod faults;
 mod images;
+mod instant;
 mod lifecycle;
 mod parallel;
 mod security;

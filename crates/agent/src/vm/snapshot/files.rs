@@ -34,7 +34,7 @@ impl VmRecord {
     }
 
     /// A name for a new file of a disk that no file has or had lately. Blocks.
-    pub(super) fn new_file(&self, dir: &VmDir, disk: &Name) -> LayerFile {
+    pub(in crate::vm) fn new_file(&self, dir: &VmDir, disk: &Name) -> LayerFile {
         let known = self.known_files();
         let all = known.iter().chain(&self.layering.waste);
         let of_disk = all.filter_map(|file| {

@@ -16,17 +16,20 @@ use crate::names::Names;
 use crate::session::{Session, once};
 use crate::wait::{self, StartWaitOptions, WaitOptions};
 
-/// Make VMs from another VM, running or not: copies, or linked clones
+/// Make VMs from another VM: copies, linked clones, or instant clones
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   hostler vm clone web01 web02
   hostler vm clone web01 web02 --linked --start --wait=guest
   hostler vm clone web01 --name 'web-{01..}' --count 20 --linked
+  hostler vm clone web01 --name 'ci-{01..}' --count 10 --instant --wait=customized
   hostler vm clone web01 test --linked --snapshot before-upgrade --cpus 4 --memory 8GiB
 
 A full clone is an independent copy. A linked one is made in an instant, because its disks lie on
-the parent's: the parent stays as long as they do (see `hostler vm flatten --help`). Each clone has
+the parent's: the parent stays as long as they do (see `hostler vm flatten --help`). An instant one
+also goes on from where the running parent is, in its memory, and boots only when it is started the
+next time; with --wait=customized it has taken its own identity when this returns. Each clone has
 MAC addresses and an identity of its own. Of many, either all are made or none.")]
 pub(crate) struct Clone {
     #[command(flatten)]
@@ -47,6 +50,16 @@ pub(crate) struct Clone {
     /// Lie on the parent's disks; nothing is copied
     #[arg(long, conflicts_with = "full")]
     linked: bool,
+
+    /// Go on from where the running parent is; nothing is copied, nothing boots
+    #[arg(
+        long,
+        conflicts_with_all = [
+            "linked", "full", "snapshot", "cpus", "memory", "networks", "spec", "settings",
+            "datastore",
+        ]
+    )]
+    instant: bool,
 
     /// Copy the parent's disks (the default)
     #[arg(long)]
@@ -110,7 +123,7 @@ pub(crate) struct Clone {
 
 impl Clone {
     pub(super) async fn run(self, session: &Session) -> Result<(), CliError> {
-        if self.wait.for_more() && !self.start {
+        if self.wait.for_more() && !self.runs() {
             let message = "waiting for the guest needs a VM that is started";
             return Err(CliError::new(Exit::Usage, message).hint("add --start"));
         }
@@ -137,8 +150,23 @@ impl Clone {
         }
     }
 
+    /// Whether the clones run in the end.
+    fn runs(&self) -> bool {
+        self.start || self.instant
+    }
+
+    fn mode(&self) -> CloneMode {
+        match (self.linked, self.instant) {
+            (true, _) => CloneMode::Linked,
+            (_, true) => CloneMode::Instant,
+            _ => CloneMode::Full,
+        }
+    }
+
     fn print(&self, session: &Session, made: &[Vm]) -> Result<(), CliError> {
-        let verb = match (self.wait.for_customized(), self.start) {
+        let verb = match (self.wait.for_customized(), self.runs()) {
+            (true, _) if self.instant => "cloned and customized",
+            (false, _) if self.instant => "cloned",
             (true, _) => "cloned, started and customized",
             (false, true) => "cloned and started",
             (false, false) => "cloned",
@@ -187,7 +215,7 @@ impl Clone {
             nic.address = Some(address);
         }
         Ok(VmClone {
-            mode: if self.linked { CloneMode::Linked } else { CloneMode::Full },
+            mode: self.mode(),
             name,
             count: self.count,
             snapshot: self.snapshot.clone(),

@@ -1,4 +1,5 @@
-//! Making VMs from another VM: full clones, which are copies, and linked ones, which lie on its disks.
+//! Making VMs from another VM: full clones, which are copies, linked ones, which lie on its disks, and
+//! instant ones, which go on from where it runs (see `fork`).
 //!
 //! One request makes any number of clones, in one task: all of them or none. The parent is not locked:
 //! it goes on as it likes, and any number of requests may clone it at the same time. What its disks
@@ -20,6 +21,7 @@ use super::create::{
     candidates, decide, expect_image, in_the_making, name_taken, nics, placement_wish, validate,
 };
 use super::delete::require_not_recycled;
+use super::fork;
 use super::mac::ReservedMacs;
 use super::{require_host, require_power};
 use crate::actor::{Actor, authorize};
@@ -96,14 +98,17 @@ pub async fn clone(
             let vms = planned.into_iter().map(|vm| VmKind::shown(&stored(vm))).collect();
             Ok(Cloned { vms, task, explanation })
         }
-        Ordered::Before(task) => before(world, task),
+        Ordered::Before(task) => before(world, parent, task),
     }
 }
 
 /// What an earlier request with the same key has made.
-fn before(world: &World, task: Arc<Task>) -> Result<Cloned, ServiceError> {
+fn before(world: &World, parent: &Ref, task: Arc<Task>) -> Result<Cloned, ServiceError> {
     let snapshot = world.snapshot();
-    let found = task.spec.objects.iter().map(|id| snapshot.get::<VmKind>(id.typed()));
+    // Instant clones are made with their parent locked.
+    let parent = snapshot.find::<VmKind>(parent).map(|parent| parent.id().untyped()).ok();
+    let clones = task.spec.objects.iter().filter(|id| Some(**id) != parent);
+    let found = clones.map(|id| snapshot.get::<VmKind>(id.typed()));
     let vms: Option<Vec<_>> = found.map(|vm| vm.map(VmKind::shown)).collect();
     let gone = || {
         let message =
@@ -121,6 +126,9 @@ fn order(
     at: Option<SnapshotId>,
     request: &VmClone,
 ) -> crate::services::Order {
+    if request.mode == CloneMode::Instant {
+        return fork::order(parent, vms);
+    }
     // A copy takes its time, and a running parent writes on: a snapshot holds what is copied.
     let hold = request.mode == CloneMode::Full && at.is_none() && parent.status.power.is_live();
     let cloning = Cloning {
@@ -183,6 +191,9 @@ impl Plan<'_, '_> {
             PowerState::Failed,
         ];
         require_power(self.parent, "cloned", &fit)?;
+        if self.request.mode == CloneMode::Instant {
+            fork::require_possible(self.parent, self.request)?;
+        }
         if self.request.mode == CloneMode::Linked && self.request.datastore.is_some() {
             let reason = "a linked clone lies where its parent's disks lie";
             return Err(ServiceError::invalid("datastore", reason)
@@ -193,6 +204,9 @@ impl Plan<'_, '_> {
 
     fn names(&self) -> Result<Vec<Name>, ServiceError> {
         let names = self.request.name.names(self.request.count)?;
+        if self.request.mode == CloneMode::Instant {
+            fork::require_number(names.len())?;
+        }
         for name in &names {
             if self.snapshot.all::<VmKind>().get_by_name(name).is_some() {
                 return Err(name_taken(name));
@@ -243,7 +257,11 @@ impl Plan<'_, '_> {
     ) -> Result<VmSpec, ServiceError> {
         let (parent, request) = (&self.parent.spec, self.request);
         let memory = request.memory.unwrap_or(parent.memory);
-        let empty = |drive: &CdromSpec| CdromSpec { image: None, ..drive.clone() };
+        let instant = request.mode == CloneMode::Instant;
+        let drive = |drive: &CdromSpec| CdromSpec {
+            image: drive.image.filter(|_| instant),
+            ..drive.clone()
+        };
         Ok(VmSpec {
             description: request.description.clone().unwrap_or(parent.description.clone()),
             cpus: request.cpus.unwrap_or(parent.cpus),
@@ -252,7 +270,7 @@ impl Plan<'_, '_> {
             balloon: None,
             disks: self.disks()?,
             detached: Vec::new(),
-            cdroms: parent.cdroms.iter().map(empty).collect(),
+            cdroms: parent.cdroms.iter().map(drive).collect(),
             nics,
             customization: Some(customization),
             protected: request.protected,
@@ -268,7 +286,7 @@ impl Plan<'_, '_> {
         let parent = &self.parent.spec;
         let (mode, datastore) = (self.request.mode, self.parent.status.datastore);
         let source = |file: LayerFile| match mode {
-            CloneMode::Linked => DiskSource::Linked(file),
+            CloneMode::Linked | CloneMode::Instant => DiskSource::Linked(file),
             CloneMode::Full => DiskSource::Copy(CopySource { datastore, file }),
         };
         let made = |disk: &DiskSpec, file: LayerFile| DiskSpec {
@@ -334,6 +352,7 @@ impl Plan<'_, '_> {
         let (host, here) = (Ref::by_id(status.host), Ref::by_id(status.datastore));
         let place = match self.request.mode {
             CloneMode::Linked => (None, Some(&here)),
+            CloneMode::Instant => (Some(&host), Some(&here)),
             // The parent's host copies.
             CloneMode::Full => {
                 (Some(&host), Some(self.request.datastore.as_ref().unwrap_or(&here)))

@@ -10,6 +10,7 @@ mod clone;
 mod create;
 mod figure;
 mod footprint;
+mod instant;
 mod inventory;
 mod snapshot;
 mod start;
@@ -40,7 +41,7 @@ type Measure = fn(usize) -> Result<Vec<Figure>>;
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
     rustls::crypto::ring::default_provider().install_default().ok();
-    let measures: [(&str, Measure); 6] = [
+    let measures: [(&str, Measure); 7] = [
         ("start", start::measure),
         ("create", create::measure),
         ("footprint", footprint::measure),
@@ -48,6 +49,7 @@ fn main() -> Result<()> {
         ("change", change::measure),
         ("snapshot", snapshot::measure),
         ("clone", clone::measure),
+        ("instant", instant::measure),
     ];
     let mut figures = Vec::new();
     for (name, measure) in measures {
