@@ -43,7 +43,7 @@ pub use snapshot::{
 pub use vm::{
     ConsoleKind, VmCommand, VmConsole, VmConsoleQuery, VmCreate, VmCreateRequest, VmDefine,
     VmDefinition, VmExec, VmLog, VmLogQuery, VmPath, VmRegister, VmRemove, VmRemoveRequest,
-    VmReport, VmReset, VmScreenshot, VmStart, VmStop, VmStopRequest, VmSuspend,
+    VmReport, VmReset, VmScreenshot, VmSeal, VmStart, VmStop, VmStopRequest, VmSuspend,
 };
 
 /// The version of this contract.

@@ -24,6 +24,8 @@ pub(crate) struct HostContext {
     pub(crate) records: Records,
     pub(crate) facts: FactsSource,
     pub(crate) cancels: Cancels,
+    /// Where the appliance's kernel and initramfs are.
+    pub(crate) appliance: PathBuf,
     /// Below it, one directory per VM.
     pub(crate) runtime: PathBuf,
     /// The agent is ending; guests run on.

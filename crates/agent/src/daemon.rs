@@ -173,6 +173,7 @@ async fn prepare(
         records,
         facts,
         cancels: Cancels::default(),
+        appliance: config.appliance.clone(),
         runtime: config.vm_runtime(),
         stop,
     });

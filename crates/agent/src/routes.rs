@@ -57,6 +57,7 @@ pub(crate) fn router(service: Service) -> Router {
         .serve::<api::VmSnapshotUpdate, _>(vm::vm_snapshot_update)
         .serve::<api::VmSnapshotDelete, _>(vm::vm_snapshot_delete)
         .serve::<api::VmFork, _>(vm::vm_fork)
+        .serve::<api::VmSeal, _>(vm::vm_seal)
         .serve::<api::VmExec, _>(vm::vm_exec)
         .serve::<api::VmScreenshot, _>(vm::vm_screenshot)
         .serve::<api::VmConsole, _>(vm::vm_console)

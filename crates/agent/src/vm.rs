@@ -39,6 +39,7 @@ mod registry;
 mod report;
 mod restart;
 mod screenshot;
+mod seal;
 mod snapshot;
 mod stop;
 mod suspend;

@@ -4,7 +4,7 @@ use hostler_endpoint::Document;
 
 use crate::{
     console, customization_spec, datastore, disk, event, host, image, naming_rule, network,
-    recycle_bin, snapshot, snapshot_policy, system, task, token, user, vm,
+    recycle_bin, snapshot, snapshot_policy, system, task, template, token, user, vm,
 };
 
 const DESCRIPTION: &str = "Manages virtual machines on Linux hosts. Long work answers `202` with a \
@@ -73,6 +73,7 @@ fn vms(document: Document) -> Document {
         .endpoint::<vm::Stop>()
         .endpoint::<vm::Reset>()
         .endpoint::<vm::Suspend>()
+        .endpoint::<vm::Seal>()
         .endpoint::<vm::Resume>()
         .endpoint::<vm::Rename>()
         .endpoint::<vm::Unregister>()
@@ -123,6 +124,13 @@ fn inventory(document: Document) -> Document {
         .endpoint::<customization_spec::Delete>()
         .endpoint::<customization_spec::Render>()
         .endpoint::<customization_spec::Customize>()
+        .endpoint::<template::List>()
+        .endpoint::<template::Create>()
+        .endpoint::<template::Show>()
+        .endpoint::<template::Update>()
+        .endpoint::<template::Delete>()
+        .endpoint::<template::Seal>()
+        .endpoint::<template::ToVm>()
         .endpoint::<host::List>()
         .endpoint::<host::Show>()
         .endpoint::<host::Delete>()

@@ -20,6 +20,7 @@ pub mod snapshot;
 pub mod snapshot_policy;
 pub mod system;
 pub mod task;
+pub mod template;
 pub mod token;
 pub mod user;
 pub mod vm;

@@ -397,6 +397,23 @@ impl Endpoint for Suspend {
     type Body = Empty;
     type Answer = Json<Task>;
 }
+/// Take out of a guest what must not be the same in two machines; one that runs is off then.
+#[derive(Debug)]
+pub struct Seal;
+
+impl Endpoint for Seal {
+    const ID: &'static str = "vm_seal";
+    const METHOD: Method = Method::Post;
+    const PATH: &'static str = "/v1/vms/{vm}/seal";
+    const SUMMARY: &'static str = "Take out of a guest what must not be the same in two machines";
+    const TAG: &'static str = "vm";
+    const ACCESS: &'static str = "operator";
+    const STATUS: u16 = 202;
+    type Path = VmPath;
+    type Query = NoParams;
+    type Body = Empty;
+    type Answer = Json<Task>;
+}
 /// Go on with a suspended or paused VM.
 #[derive(Debug)]
 pub struct Resume;

@@ -65,6 +65,10 @@ pub struct ServerOptions {
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8444")]
     pub agent_listen: SocketAddr,
 
+    /// Directory of the machine that seals disks, for the agent that --with-agent starts
+    #[arg(long, value_name = "DIR", default_value = "/usr/lib/hostler/appliance")]
+    pub appliance: PathBuf,
+
     /// How long deleted VMs stay in the recycle bin, such as 12h or 7d
     #[arg(
         long,
@@ -100,6 +104,10 @@ pub struct AgentOptions {
     /// Address and port to listen on for the server, over mutual TLS
     #[arg(long, value_name = "ADDR", default_value = "0.0.0.0:8444")]
     pub listen: SocketAddr,
+
+    /// Directory of the machine that seals disks: its `vmlinuz` and `initrd`
+    #[arg(long, value_name = "DIR", default_value = "/usr/lib/hostler/appliance")]
+    pub appliance: PathBuf,
 
     /// End when the standard input ends: set by a server that runs its own agent
     #[arg(long, hide = true)]

@@ -89,6 +89,7 @@ pub trait AgentLink: Send + Sync + Debug {
     async fn vm_flatten(&self, vm: VmId, request: VmFlattenRequest)
     -> Result<VmReport, AgentError>;
     async fn vm_fork(&self, vm: VmId, request: VmForkRequest) -> Result<VmForkAnswer, AgentError>;
+    async fn vm_seal(&self, vm: VmId, command: VmCommand) -> Result<VmReport, AgentError>;
     async fn vm_exec(&self, vm: VmId, request: ExecRequest) -> Result<ExecAnswer, AgentError>;
     async fn vm_screenshot(&self, vm: VmId) -> Result<ByteStream, AgentError>;
     async fn vm_console(

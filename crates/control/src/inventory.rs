@@ -13,8 +13,8 @@ use hostler_store::{Change, Feed, Record, Store, StoreError};
 use hostler_types::{
     AddressRange, CustomizationSpecKind, DatastoreKind, HostId, HostKind, Id, ImageId, ImageKind,
     JoinTokenKind, Kind, KindName, MacAddress, Name, NamingRuleKind, NetworkId, NetworkKind,
-    Object, ObjectId, Ref, Revision, SnapshotPolicyKind, TaskId, TaskKind, TokenKind, UserKind, Vm,
-    VmId, VmKind,
+    Object, ObjectId, Ref, Revision, SnapshotPolicyKind, TaskId, TaskKind, TemplateKind, TokenKind,
+    UserKind, Vm, VmId, VmKind,
 };
 use jiff::Timestamp;
 use tokio::sync::watch;
@@ -113,6 +113,7 @@ pub struct Snapshot {
     customization_specs: Collection<CustomizationSpecKind>,
     naming_rules: Collection<NamingRuleKind>,
     snapshot_policies: Collection<SnapshotPolicyKind>,
+    templates: Collection<TemplateKind>,
     indexes: Indexes,
 }
 
@@ -253,6 +254,7 @@ impl Snapshot {
             KindName::JoinToken => self.put_plain::<JoinTokenKind>(record)?,
             KindName::NamingRule => self.put_plain::<NamingRuleKind>(record)?,
             KindName::SnapshotPolicy => self.put_plain::<SnapshotPolicyKind>(record)?,
+            KindName::Template => self.put_plain::<TemplateKind>(record)?,
             KindName::CustomizationSpec => self.put_plain::<CustomizationSpecKind>(record)?,
         }
         Ok(())
@@ -282,6 +284,7 @@ impl Snapshot {
             KindName::JoinToken => drop(self.join_tokens.remove(id.typed())),
             KindName::NamingRule => drop(self.naming_rules.remove(id.typed())),
             KindName::SnapshotPolicy => drop(self.snapshot_policies.remove(id.typed())),
+            KindName::Template => drop(self.templates.remove(id.typed())),
             KindName::CustomizationSpec => drop(self.customization_specs.remove(id.typed())),
         }
     }

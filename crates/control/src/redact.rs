@@ -9,7 +9,7 @@ use hostler_store::Record;
 use hostler_types::{
     Customization, CustomizationSpecKind, DatastoreKind, HostKind, Image, ImageKind, ImageSource,
     JoinTokenKind, KindName, NamingRuleKind, NetworkKind, Object, SecretText, SnapshotPolicyKind,
-    TaskKind, TokenKind, UserKind, VmKind,
+    TaskKind, TemplateKind, TokenKind, UserKind, VmKind,
 };
 use serde_json::{Value, json};
 
@@ -41,6 +41,12 @@ impl Shown for NamingRuleKind {
 impl Shown for SnapshotPolicyKind {
     fn shown(policy: &Arc<Object<Self>>) -> Arc<Object<Self>> {
         policy.clone()
+    }
+}
+
+impl Shown for TemplateKind {
+    fn shown(template: &Arc<Object<Self>>) -> Arc<Object<Self>> {
+        template.clone()
     }
 }
 
@@ -149,7 +155,8 @@ pub(crate) fn record(record: &Record) -> Value {
         | KindName::Datastore
         | KindName::Network
         | KindName::NamingRule
-        | KindName::SnapshotPolicy => {}
+        | KindName::SnapshotPolicy
+        | KindName::Template => {}
     }
     json!({
         "metadata": {

@@ -25,6 +25,7 @@ pub mod naming_rule;
 pub mod network;
 pub mod snapshot_policy;
 pub mod task;
+pub mod template;
 pub mod token;
 pub mod user;
 pub mod vm;

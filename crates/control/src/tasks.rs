@@ -14,6 +14,10 @@ pub(crate) mod naming;
 
 pub(crate) mod image_delete;
 pub(crate) mod image_import;
+pub(crate) mod template_copy;
+pub(crate) mod template_create;
+pub(crate) mod template_delete;
+pub(crate) mod template_to_vm;
 pub(crate) mod vm_clone;
 pub(crate) mod vm_create;
 pub(crate) mod vm_customize;
@@ -25,6 +29,7 @@ pub(crate) mod vm_recycle;
 pub(crate) mod vm_register;
 pub(crate) mod vm_reset;
 pub(crate) mod vm_revert;
+pub(crate) mod vm_seal;
 pub(crate) mod vm_snapshot;
 pub(crate) mod vm_snapshot_delete;
 pub(crate) mod vm_start;
@@ -40,6 +45,10 @@ pub(crate) fn registry() -> Registry<Core> {
         .with(image_delete::definition())
         .with(image_import::definition())
         .with(vm_clone::definition())
+        .with(template_copy::definition())
+        .with(template_create::definition())
+        .with(template_delete::definition())
+        .with(template_to_vm::definition())
         .with(vm_create::definition())
         .with(vm_customize::definition())
         .with(vm_delete::definition())
@@ -53,6 +62,7 @@ pub(crate) fn registry() -> Registry<Core> {
         .with(vm_snapshot::update_definition())
         .with(vm_snapshot_delete::definition())
         .with(vm_snapshot_delete::consolidate_definition())
+        .with(vm_seal::definition())
         .with(vm_start::definition())
         .with(vm_stop::definition())
         .with(vm_suspend::definition())

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use hostler_pki::Vault;
 use hostler_store::{Store, StoreError, Write};
 use hostler_tasks::{Registry, Submit};
-use hostler_types::{Image, Name, Object, Recycled, Snapshot, SnapshotId, StopMode, Vm};
+use hostler_types::{
+    Image, Name, Object, Recycled, Snapshot, SnapshotId, StopMode, Template, VersionOf, Vm,
+};
 use jiff::Timestamp;
 
 use crate::agents::Connector;
@@ -86,6 +88,36 @@ pub fn vm_stop(vm: &Vm, mode: StopMode) -> Submit {
 }
 pub fn vm_reset(vm: &Vm) -> Submit {
     submit(tasks::vm_reset::order(vm))
+}
+pub fn vm_seal(vm: &Vm) -> Submit {
+    submit(tasks::vm_seal::order(vm))
+}
+/// Makes a VM the first version of a new template.
+pub fn template_create(vm: &Vm, template: &Template) -> Submit {
+    let version = VersionOf {
+        template: template.id(),
+        version: 1,
+        description: String::new(),
+        name: vm.name().clone(),
+        at: Timestamp::UNIX_EPOCH,
+        by: "tester".to_owned(),
+    };
+    let order = tasks::template_create::order(vm, template, version, true);
+    submit(order.with(Write::create(template)))
+}
+/// Makes a copy of a VM, which `version` is to be, the first version of a new template.
+pub fn template_copy(vm: &Vm, version: Vm, template: &Template) -> Submit {
+    let order = tasks::template_copy::order(vm, version, template, true);
+    submit(order.with(Write::create(template)))
+}
+pub fn template_to_vm(vm: &Vm) -> Submit {
+    let mut restored = vm.clone();
+    restored.metadata.name = vm.called().clone();
+    restored.spec.template = None;
+    submit(tasks::template_to_vm::order(vm, &restored).with(Write::update(&restored)))
+}
+pub fn template_delete(template: &Template, versions: &[&Vm]) -> Submit {
+    submit(tasks::template_delete::order(template, versions, true))
 }
 pub fn vm_suspend(vm: &Vm) -> Submit {
     submit(tasks::vm_suspend::order(vm))

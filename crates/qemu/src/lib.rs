@@ -35,12 +35,14 @@
 //! * [`LaunchPlan`], [`command_line`]: the machine, device by device.
 //! * [`Spawn`], [`Process`]: a detached process, found again by pid and start time.
 //! * [`probe`]: which accelerator really runs guests here.
+//! * [`Appliance`]: a machine of our own that works on a guest's disks.
 //! * [`hotplug`]: what is changed in a running machine.
 //! * [`add_layers`], [`add_layers_and_save`], [`BlockJob`]: its disks' layers, put on and merged.
 //! * [`fork`]: other machines go on from where one is.
 //! * [`power_off`], [`suspend_to`], [`resume_from`], [`screenshot`]: what a running machine can do.
 
 mod accel;
+mod appliance;
 mod argument;
 mod block_job;
 mod command_line;
@@ -56,6 +58,7 @@ mod spawn;
 mod vm;
 
 pub use accel::{Probe, ProbeError, ProbeOptions, probe};
+pub use appliance::{Appliance, ApplianceError};
 pub use block_job::{BlockJob, Commit, Copied, Stream, jobs};
 pub use command_line::command_line;
 pub use machine::MACHINE_TYPE;

@@ -12,7 +12,7 @@ use crate::{
 /// The versioned board. A guest keeps it over QEMU updates, so a saved state stays loadable.
 pub const MACHINE_TYPE: &str = "pc-q35-10.0";
 
-/// What QEMU keeps itself from.
+/// What QEMU itself forbids its process.
 pub(crate) const SANDBOX: &str =
     "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
 

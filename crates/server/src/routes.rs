@@ -21,6 +21,7 @@ mod snapshot;
 mod snapshot_policy;
 mod system;
 mod task;
+mod template;
 mod token;
 mod user;
 mod vm;
@@ -31,6 +32,7 @@ fn routes(app: App) -> Routes<App> {
     let routes = datastore::add(image::add(console::add(vm::add(routes))));
     let routes = customization_spec::add(disk::add(naming_rule::add(recycle_bin::add(routes))));
     let routes = snapshot_policy::add(snapshot::add(routes));
+    let routes = template::add(routes);
     let routes = task::add(host::add(network::add(routes)));
     system::add(token::add(user::add(event::add(routes))))
 }

@@ -30,6 +30,7 @@ pub type UserId = Id<crate::UserKind>;
 pub type TokenId = Id<crate::TokenKind>;
 pub type JoinTokenId = Id<crate::JoinTokenKind>;
 pub type CustomizationSpecId = Id<crate::CustomizationSpecKind>;
+pub type TemplateId = Id<crate::TemplateKind>;
 
 /// Marks the identifier of one command to an agent; the same operation is carried out once.
 #[derive(Debug, Clone, Copy)]

@@ -20,6 +20,7 @@ mod naming_rule;
 mod network;
 mod object;
 mod operations;
+mod seal;
 mod size;
 mod snapshot;
 mod snapshot_measure;
@@ -27,6 +28,7 @@ mod snapshot_plan;
 mod snapshot_policy;
 mod snapshot_views;
 mod task;
+mod template;
 mod user;
 mod vm;
 mod vm_change;
@@ -51,7 +53,7 @@ pub use host::{
 };
 pub use id::{
     CustomizationSpecId, DatastoreId, HostId, Id, ImageId, JoinTokenId, NetworkId, ObjectId,
-    OperationId, SnapshotId, TaskId, TokenId, UserId, VmId,
+    OperationId, SnapshotId, TaskId, TemplateId, TokenId, UserId, VmId,
 };
 pub use image::{
     Image, ImageCreate, ImageFormat, ImageKind, ImageMedia, ImageSource, ImageSpec, ImageState,
@@ -69,6 +71,7 @@ pub use network::{
 };
 pub use object::{Kind, KindName, Labels, Metadata, Object, validate_labels};
 pub use operations::{Epoch, Revision, Role};
+pub use seal::{Removed, Seal, SealWay};
 pub use size::{ByteSize, SizeError};
 pub use snapshot::{Consistency, Snapshot, SnapshotDisk, SnapshotTree};
 pub use snapshot_plan::{KeptFile, KeptWhy, Merge, MergePlan, PlannedFile, plan_merges};
@@ -79,6 +82,10 @@ pub use snapshot_policy::{
 pub use snapshot_views::{MergeEstimate, SnapshotDeletionPlan, VmSnapshots};
 pub use task::{
     Progress, StepRecord, StepState, Task, TaskKind, TaskMessage, TaskSpec, TaskState, TaskStatus,
+};
+pub use template::{
+    Template, TemplateCreate, TemplateKind, TemplateRef, TemplateRefError, TemplateSpec,
+    TemplateStatus, TemplateUpdate, TemplateVersion, VersionOf,
 };
 pub use user::{Token, TokenKind, TokenSpec, TokenStatus, User, UserKind, UserSpec, UserStatus};
 pub use vm::{

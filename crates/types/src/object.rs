@@ -33,10 +33,11 @@ pub enum KindName {
     CustomizationSpec,
     NamingRule,
     SnapshotPolicy,
+    Template,
 }
 
 impl KindName {
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Vm,
         Self::Host,
         Self::Image,
@@ -49,6 +50,7 @@ impl KindName {
         Self::CustomizationSpec,
         Self::NamingRule,
         Self::SnapshotPolicy,
+        Self::Template,
     ];
 
     pub const fn as_str(self) -> &'static str {
@@ -65,6 +67,7 @@ impl KindName {
             Self::CustomizationSpec => "customization-spec",
             Self::NamingRule => "naming-rule",
             Self::SnapshotPolicy => "snapshot-policy",
+            Self::Template => "template",
         }
     }
 }

@@ -9,7 +9,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::leftovers::{Leftovers, processes};
-use crate::{Namespace, eventually, tiny_image};
+use crate::{Namespace, appliance_dir, eventually, tiny_image};
 
 /// What a test wants otherwise than usual.
 #[derive(Debug, Default)]
@@ -71,6 +71,8 @@ impl Instance {
             .arg(self.runtime())
             .arg("--datastore")
             .arg(self.datastore())
+            .arg("--appliance")
+            .arg(appliance_dir())
             .envs(self.settings.environment.iter().map(|(name, value)| (name, value)))
             .env_remove("HOSTLER_SERVER")
             .stdin(Stdio::null())

@@ -7,7 +7,7 @@ use hostler_agent_api::{AgentEvent, DatastoreReport, Inventory, VmDefinition, Vm
 use hostler_endpoint::Problem;
 use hostler_types::{
     Accelerator, ByteSize, DatastoreId, DatastoreState, Epoch, GuestReport, Hardware, HostFacts,
-    HostId, ImageId, NetworkId, OperationId, PowerState, Vm, VmId,
+    HostId, ImageId, NetworkId, OperationId, PowerState, Seal, Vm, VmId,
 };
 use jiff::Timestamp;
 use serde_json::Value;
@@ -58,6 +58,7 @@ pub struct SimVm {
     pub message: Option<String>,
     pub guest: Option<GuestReport>,
     pub storage: SimStorage,
+    pub seal: Option<Seal>,
 }
 
 impl SimVm {
@@ -76,6 +77,7 @@ impl SimVm {
             pending: Vec::new(),
             customization: None,
             snapshots: self.storage.told(vm.id(), &vm.spec),
+            seal: self.seal.clone(),
         }
     }
 
@@ -83,6 +85,9 @@ impl SimVm {
         self.power = power;
         self.since = Timestamp::now();
         self.message = None;
+        if power.is_live() {
+            self.seal = None;
+        }
     }
 }
 
@@ -285,8 +290,8 @@ impl State {
         let vm = &definition.vm;
         self.files.insert((vm.status.datastore, vm.id()), vm.clone());
         let (message, guest, since) = (None, None, Timestamp::now());
-        let storage = SimStorage::of(vm.id(), &vm.spec);
-        let placed = SimVm { definition, epoch, power, since, message, guest, storage };
+        let (seal, storage) = (None, SimStorage::of(vm.id(), &vm.spec));
+        let placed = SimVm { definition, epoch, power, since, message, guest, storage, seal };
         self.vms.insert(placed.definition.vm.id(), placed);
     }
 

@@ -13,8 +13,8 @@ use hostler_control::{AgentError, AgentLink};
 use hostler_endpoint::{ByteStream, EventStream, Item, Problem};
 use hostler_types::{
     ByteSize, Consistency, DatastoreId, DiskStatus, ExecAnswer, ExecRequest, ImageFormat, ImageId,
-    ImageMedia, Name, NetworkId, NetworkSpec, OperationId, PowerState, Sha256, Snapshot,
-    SnapshotDisk, Vm, VmId, VmSpec,
+    ImageMedia, Name, NetworkId, NetworkSpec, OperationId, PowerState, Removed, Seal, SealWay,
+    Sha256, Snapshot, SnapshotDisk, Vm, VmId, VmSpec,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -301,8 +301,38 @@ impl AgentLink for SimHost {
         if self.vm(vm).is_some_and(|vm| vm.definition.vm.is_recycled()) {
             return Err(Problem::new(409, code::WRONG_STATE, "it is in the recycle bin").into());
         }
+        if self.vm(vm).is_some_and(|vm| vm.definition.vm.is_template()) {
+            return Err(Problem::new(409, code::WRONG_STATE, "it is a template").into());
+        }
         let from = [PowerState::Stopped, PowerState::Suspended, PowerState::Failed];
         self.power("vm_start", vm, command, &from, PowerState::Running).await
+    }
+
+    async fn vm_seal(&self, vm: VmId, command: VmCommand) -> Result<VmReport, AgentError> {
+        self.command("vm_seal", Some(command.op), |state| {
+            let vm = state.owned(vm, command.epoch)?;
+            let way = match vm.power {
+                PowerState::Running => SealWay::Guest,
+                PowerState::Stopped => SealWay::Offline,
+                power => {
+                    let detail = format!("the vm is {power}");
+                    return Err(Problem::new(409, code::WRONG_STATE, detail));
+                }
+            };
+            if vm.power == PowerState::Running {
+                vm.become_(PowerState::Stopped);
+            }
+            let removed = Removed {
+                what: "machine id".to_owned(),
+                path: "/etc/machine-id".to_owned(),
+                files: 1,
+                size: ByteSize(33),
+            };
+            let (at, os) = (jiff::Timestamp::now(), "Debian".to_owned());
+            vm.seal = Some(Seal { at, way, os, removed: vec![removed] });
+            Ok(vm.report())
+        })
+        .await
     }
 
     async fn vm_stop(&self, vm: VmId, request: VmStopRequest) -> Result<VmReport, AgentError> {

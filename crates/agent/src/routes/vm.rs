@@ -137,6 +137,13 @@ pub(super) async fn vm_fork(
     Box::pin(service.vms.fork(call.path.vm, call.body)).await
 }
 
+pub(super) async fn vm_seal(
+    service: Service,
+    call: Call<api::VmSeal>,
+) -> Result<VmReport, Problem> {
+    service.vms.command(call.path.vm, call.body, Action::Seal).await
+}
+
 pub(super) async fn vm_exec(
     service: Service,
     call: Call<api::VmExec>,

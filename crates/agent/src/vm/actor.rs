@@ -57,6 +57,7 @@ pub(crate) enum Action {
     },
     Reset,
     Suspend,
+    Seal,
     Fork(Box<ForkOrder>),
     /// The first of an instant clone.
     BeForked(Box<ForkSeat>),
@@ -90,6 +91,7 @@ impl Action {
             Self::Define(_)
             | Self::Start
             | Self::Suspend
+            | Self::Seal
             | Self::Remove { .. }
             | Self::Snapshot(_)
             | Self::Revert { .. }
@@ -245,6 +247,7 @@ impl Actor {
             Action::Start => self.start().await,
             Action::Reset => self.reset().await,
             Action::Suspend => self.suspend(op).await,
+            Action::Seal => self.seal(op).await,
             Action::Freeze { snapshot } => self.freeze(snapshot).await,
             Action::Fork(order) => Box::pin(self.fork(op, *order)).await,
         };
@@ -252,8 +255,21 @@ impl Actor {
         Next::Go
     }
 
-    /// While disks are made independent, the VM can be brought down, and little else.
+    /// While disks are made independent, the VM can be brought down, and little else. A template
+    /// neither runs nor writes.
     fn require_possible(&self, action: &Action) -> Result<(), Fault> {
+        let runs = matches!(
+            action,
+            Action::Start
+                | Action::Flatten { .. }
+                | Action::Snapshot(_)
+                | Action::Revert { .. }
+                | Action::SnapshotDelete { .. }
+        );
+        if runs && self.record.definition.vm.is_template() {
+            let text = "it is a template: it is not started, and its disks stay as they are";
+            return Err(Fault::WrongState(text.to_owned()));
+        }
         match action {
             Action::Create
             | Action::Register
@@ -270,6 +286,7 @@ impl Actor {
             Action::Define(_)
             | Action::Start
             | Action::Suspend
+            | Action::Seal
             | Action::Snapshot(_)
             | Action::Revert { .. }
             | Action::Fork(_)

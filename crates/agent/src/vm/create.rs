@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use super::actor::{Actor, Next, Reply};
 use super::layers;
-use super::lend::{give_back, require_lent};
+use super::lend::{give_back, lend_all, require_lent};
 use super::nics::{plug_all, unplug_all};
 use super::record::{RecordedState, VmRecord};
 use crate::blocking::blocking;
@@ -133,7 +133,18 @@ impl Actor {
         }
         self.copy_disks(op).await?;
         let (host, record) = (self.host.clone(), self.record.clone());
-        blocking(move || Ok(vm_dir(&host, &record)?.write_definition(&record.definition.vm)?)).await
+        blocking(move || {
+            let dir = vm_dir(&host, &record)?;
+            if record.definition.vm.is_template() {
+                // VMs are made from it as soon as it is there.
+                for disk in &record.definition.vm.status.disks {
+                    let files: Vec<_> = disk.layers.iter().map(|l| l.file.clone()).collect();
+                    lend_all(&dir, &files)?;
+                }
+            }
+            Ok(dir.write_definition(&record.definition.vm)?)
+        })
+        .await
     }
 
     async fn take_files(&mut self) -> Result<(), Fault> {

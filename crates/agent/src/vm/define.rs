@@ -19,6 +19,10 @@ impl Actor {
     /// can get; the rest is pending until its next start from nothing.
     pub(super) async fn define(&mut self, mut definition: VmDefinition) -> Result<(), Fault> {
         self.own_grown(&definition.vm).await?;
+        if definition.vm.is_template() {
+            // Also when it is one already: a crash may have come in between.
+            self.freeze(None).await?;
+        }
         let before = &self.record.definition;
         let running = self.record.running.as_ref().map(|running| &running.spec);
         definition.vm.status.snapshots = before.vm.status.snapshots.clone();
@@ -150,6 +154,7 @@ fn hardware(spec: &VmSpec) -> VmSpec {
         recycled: None,
         lease: None,
         snapshot_limits: SnapshotLimits::default(),
+        template: None,
         ..spec.clone()
     }
 }

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use hostler_agent_api::{VmFrozen, VmReport};
 use hostler_host::layers::path;
-use hostler_host::{Datastore, LayerGraph, volume};
+use hostler_host::{Datastore, LayerGraph, VmDir, volume};
 use hostler_types::{
     DiskSpec, DiskStatus, Layer, LayerFile, LayerOwner, Name, PowerState, SnapshotDisk, SnapshotId,
     Vm,
@@ -45,12 +45,7 @@ impl Actor {
         let (host, record) = (self.host.clone(), self.record.clone());
         blocking(move || {
             let dir = vm_dir(&host, &record)?;
-            let own = |file: &&LayerFile| file.owner() == LayerOwner::Vm(dir.id());
-            // The lowest first: where one is lent, all beneath it can be read.
-            for file in chains.iter().flat_map(|chain| chain.iter().filter(own).rev()) {
-                volume::lend(&path(dir.datastore(), file))?;
-            }
-            Ok(())
+            chains.iter().try_for_each(|chain| lend_all(&dir, chain))
         })
         .await
     }
@@ -156,6 +151,16 @@ fn frozen(datastore: &Datastore, disks: &[DiskStatus]) -> Result<Vec<SnapshotDis
     Ok(frozen)
 }
 
+/// Lends all files of a chain that are the VM's own, which nothing writes to. Blocks.
+pub(super) fn lend_all(dir: &VmDir, chain: &[LayerFile]) -> Result<(), Fault> {
+    let own = |file: &&LayerFile| file.owner() == LayerOwner::Vm(dir.id());
+    // The lowest first: where one is lent, all beneath it can be read.
+    for file in chain.iter().filter(own).rev() {
+        volume::lend(&path(dir.datastore(), file))?;
+    }
+    Ok(())
+}
+
 /// Refuses a file that something may write to. The caller holds it. Blocks.
 pub(super) fn require_lent(datastore: &Datastore, file: &LayerFile) -> Result<(), Fault> {
     if matches!(file.owner(), LayerOwner::Image(_)) || volume::is_lent(&path(datastore, file))? {
@@ -192,6 +197,10 @@ fn take_back(
     file: &LayerFile,
     after: Duration,
 ) -> Result<bool, Fault> {
+    // Nothing is to write to a template's, whether anything lies on them or not.
+    if record.definition.vm.is_template() {
+        return Ok(false);
+    }
     let datastore = host.datastores.get(record.datastore())?;
     let place = path(&datastore, file);
     if !after.is_zero() && age_of_lending(&place).is_none_or(|age| age < after) {

@@ -101,6 +101,7 @@ impl Actor {
         if !resume {
             self.settle().await?;
         }
+        self.break_seal().await?;
         let (machine, running) = self.launch(resume).await?;
         self.record.running = Some(running);
         if resume {
@@ -339,7 +340,7 @@ fn spawn(
 
 /// The VM's own user, which may read images, write protect its memory, and use KVM if that is what
 /// runs guests.
-fn credentials(uid: VmUid, accelerator: Accelerator) -> Credentials {
+pub(super) fn credentials(uid: VmUid, accelerator: Accelerator) -> Credentials {
     let mut groups = vec![IMAGE_GID, USERFAULT_GID];
     if accelerator == Accelerator::Kvm {
         groups.extend(crate::facts::kvm_group());

@@ -11,7 +11,9 @@ use std::path::{Path, PathBuf};
 use hostler_agent_api::VmDefinition;
 use hostler_endpoint::Problem;
 use hostler_host::{Replacement, VmUid};
-use hostler_types::{CustomizationStatus, DatastoreId, Epoch, LayerFile, Name, OperationId, VmId};
+use hostler_types::{
+    CustomizationStatus, DatastoreId, Epoch, LayerFile, Name, OperationId, Seal, VmId,
+};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -38,6 +40,9 @@ pub(crate) struct VmRecord {
     /// What the guest has said of its customization, in the run that it names.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) customization: Option<CustomizationStatus>,
+    /// What was taken out of the guest, which has not run since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) seal: Option<Seal>,
     #[serde(default)]
     pub(crate) journal: Journal,
     /// What QEMU runs with, or what a suspended VM is to resume with.

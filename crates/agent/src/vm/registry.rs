@@ -232,6 +232,7 @@ impl Vms {
             since: Timestamp::now(),
             restarts: Vec::new(),
             customization: None,
+            seal: None,
             journal: Journal::default(),
             running: None,
             plugs: Some(assign(&[], &request.definition)),

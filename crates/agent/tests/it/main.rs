@@ -13,5 +13,6 @@ mod peers;
 mod restarts;
 mod snapshot_model;
 mod snapshots;
+mod templates;
 mod vms;
 mod world;

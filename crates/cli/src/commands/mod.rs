@@ -18,6 +18,7 @@ mod recycle_bin;
 mod server;
 mod snapshot_policy;
 mod task;
+mod template;
 mod token;
 mod user;
 mod version;
@@ -75,6 +76,7 @@ pub(crate) struct Cli {
 enum Command {
     Vm(vm::VmArgs),
     Image(image::ImageArgs),
+    Template(template::TemplateArgs),
     Apply(apply::Apply),
     Network(network::NetworkArgs),
     #[command(visible_alias = "spec", alias = "customization-spec")]
@@ -130,6 +132,7 @@ async fn run_client(command: Command, globals: &GlobalOptions) -> Result<ExitCod
     match command {
         Command::Vm(command) => command.run(&open()?).await,
         Command::Image(command) => command.run(&open()?).await,
+        Command::Template(command) => command.run(&open()?).await,
         Command::Apply(command) => command.run(&open()?).await,
         Command::Network(command) => command.run(&open()?).await,
         Command::Customization(command) => command.run(&open()?).await,

@@ -191,6 +191,9 @@ impl AgentLink for Remote {
     async fn vm_fork(&self, vm: VmId, request: VmForkRequest) -> Result<VmForkAnswer, AgentError> {
         self.vm::<contract::VmFork>(vm, request).await
     }
+    async fn vm_seal(&self, vm: VmId, command: VmCommand) -> Result<VmReport, AgentError> {
+        self.vm::<contract::VmSeal>(vm, command).await
+    }
     async fn vm_exec(&self, vm: VmId, request: ExecRequest) -> Result<ExecAnswer, AgentError> {
         self.vm::<contract::VmExec>(vm, request).await
     }

@@ -2,7 +2,7 @@
 
 use hostler_types::{
     CustomizationSpecKind, DatastoreKind, HostKind, ImageKind, JoinTokenKind, NamingRuleKind,
-    NetworkKind, SnapshotPolicyKind, TaskKind, TokenKind, UserKind, VmKind,
+    NetworkKind, SnapshotPolicyKind, TaskKind, TemplateKind, TokenKind, UserKind, VmKind,
 };
 
 use super::{Collection, Held, Snapshot};
@@ -94,6 +94,15 @@ impl Held for CustomizationSpecKind {
     }
     fn of_mut(snapshot: &mut Snapshot) -> &mut Collection<Self> {
         &mut snapshot.customization_specs
+    }
+}
+
+impl Held for TemplateKind {
+    fn of(snapshot: &Snapshot) -> &Collection<Self> {
+        &snapshot.templates
+    }
+    fn of_mut(snapshot: &mut Snapshot) -> &mut Collection<Self> {
+        &mut snapshot.templates
     }
 }
 

@@ -132,6 +132,7 @@ pub(super) fn may_see(actor: &Actor, kind: KindName) -> bool {
         | KindName::CustomizationSpec
         | KindName::NamingRule
         | KindName::SnapshotPolicy
+        | KindName::Template
         | KindName::Task => true,
     }
 }

@@ -10,7 +10,7 @@ use hostler_control::services::user::{UserCreate, UserUpdate};
 use hostler_control::services::vm::{VmDelete, VmFilter, VmRegister, VmStop, snapshot};
 use hostler_control::services::{
     Options, PageRequest, console, datastore, event, host, image, join_token, naming_rule, network,
-    snapshot_policy, task, token, user, vm, watch,
+    snapshot_policy, task, template, token, user, vm, watch,
 };
 use hostler_control::{Actor, ServiceError, World, authenticate};
 use hostler_sim::{Fleet, vm_request};
@@ -198,6 +198,7 @@ fn said<T>(answer: Result<T, ServiceError>) -> Said {
 async fn all_services(world: &Arc<World>, actor: &Actor) -> Vec<(&'static str, Role, Said)> {
     let mut all = vm_services(world, actor).await;
     all.extend(snapshot_services(world, actor).await);
+    all.extend(template_services(world, actor).await);
     all.extend(guest_services(world, actor).await);
     all.extend(image_services(world, actor).await);
     all.extend(host_services(world, actor).await);
@@ -236,6 +237,7 @@ async fn vm_services(w: &World, a: &Actor) -> Vec<(&'static str, Role, Said)> {
         ("vm::start", Operator, said(vm::start(w, a, vm, o).await)),
         ("vm::stop", Operator, said(vm::stop(w, a, vm, stop, o).await)),
         ("vm::reset", Operator, said(vm::reset(w, a, vm, o).await)),
+        ("vm::seal", Operator, said(vm::seal(w, a, vm, o).await)),
         ("vm::suspend", Operator, said(vm::suspend(w, a, vm, o).await)),
         ("vm::resume", Operator, said(vm::resume(w, a, vm, o).await)),
         ("vm::unregister", Operator, said(vm::unregister(w, a, vm, o).await)),
@@ -272,6 +274,28 @@ async fn snapshot_services(w: &World, a: &Actor) -> Vec<(&'static str, Role, Sai
             said(snapshot_policy::update(w, a, it, change, None).await),
         ),
         ("snapshot_policy::delete", Admin, said(snapshot_policy::delete(w, a, it).await)),
+    ]
+}
+
+async fn template_services(w: &World, a: &Actor) -> Vec<(&'static str, Role, Said)> {
+    use Role::{Operator, Viewer};
+    let (it, page, o) = (&"none:1".parse().unwrap(), PageRequest::default(), &Options::default());
+    let create = hostler_types::TemplateCreate {
+        name: "none".parse().unwrap(),
+        vm: none(),
+        moves: true,
+        description: String::new(),
+        labels: Labels::new(),
+    };
+    let update = hostler_types::TemplateUpdate::default();
+    vec![
+        ("template::list", Viewer, said(template::list(w, a, &page))),
+        ("template::show", Viewer, said(template::show(w, a, it))),
+        ("template::create", Operator, said(template::create(w, a, &create, o).await)),
+        ("template::update", Operator, said(template::update(w, a, &none(), &update, None).await)),
+        ("template::seal", Operator, said(template::seal(w, a, it, o).await)),
+        ("template::to_vm", Operator, said(template::to_vm(w, a, it, None, o).await)),
+        ("template::delete", Operator, said(template::delete(w, a, it, o).await)),
     ]
 }
 

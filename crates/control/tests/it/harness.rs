@@ -16,8 +16,8 @@ use hostler_types::{
     ByteSize, CopySource, Customization, Datastore, DatastoreSpec, DatastoreState, DatastoreStatus,
     DiskSource, Epoch, Host, HostSpec, HostState, HostStatus, Image, ImageFormat, ImageKind,
     ImageMedia, ImageSource, ImageSpec, ImageState, ImageStatus, Kind, KindName, Labels, LayerFile,
-    Network, NetworkSpec, NetworkState, NetworkStatus, Object, PowerState, Recycled, StopMode, Vm,
-    VmKind, VmSpec, VmStatus,
+    Network, NetworkSpec, NetworkState, NetworkStatus, Object, PowerState, Recycled, StopMode,
+    Template, TemplateSpec, TemplateStatus, VersionOf, Vm, VmKind, VmSpec, VmStatus,
 };
 use jiff::Timestamp;
 use serde_json::json;
@@ -33,6 +33,8 @@ enum Given {
     Waiting,
     /// In the recycle bin.
     Recycled,
+    /// The version of a template.
+    Template,
     /// Its files lie on the datastore, and nobody knows it.
     Files,
     NoImage,
@@ -55,6 +57,7 @@ struct Objects {
     vm: Vm,
     /// Of the VM at its host.
     storage: SimStorage,
+    template: Template,
 }
 
 struct Case {
@@ -133,7 +136,7 @@ fn objects(given: Given) -> Objects {
         Given::Vm(power) => power,
         Given::NoVm | Given::NoImage => PowerState::Creating,
         Given::Snapshots | Given::Waiting => PowerState::Running,
-        Given::Recycled => PowerState::Stopped,
+        Given::Recycled | Given::Template => PowerState::Stopped,
         Given::Files => PowerState::Unknown,
     };
     let status = VmStatus {
@@ -151,6 +154,7 @@ fn objects(given: Given) -> Objects {
         pending: Vec::new(),
         snapshots: hostler_types::SnapshotTree::default(),
         snapshot_warnings: Vec::new(),
+        seal: None,
         placement: Vec::new(),
     };
     let mut vm: Vm = object("web01", spec, status);
@@ -167,7 +171,15 @@ fn objects(given: Given) -> Objects {
         storage.forget(&[first]);
     }
     vm.status.snapshots = storage.told(vm.id(), &vm.spec);
-    Objects { host, datastore, network, image, vm, storage }
+    let template: Template =
+        object("golden", TemplateSpec::default(), TemplateStatus { last: 1, versions: Vec::new() });
+    if given == Given::Template {
+        let (name, by) = (vm.name().clone(), "tester".to_owned());
+        vm.metadata.name = VersionOf::record_name(template.name(), 1, vm.id());
+        let (template, description) = (template.id(), String::new());
+        vm.spec.template = Some(VersionOf { template, version: 1, description, name, at: now, by });
+    }
+    Objects { host, datastore, network, image, vm, storage, template }
 }
 
 fn place(host: &SimHost, objects: &Objects, given: Given) {
@@ -179,10 +191,12 @@ fn place(host: &SimHost, objects: &Objects, given: Given) {
     };
     let power = objects.vm.status.power;
     let (message, guest, since) = (None, None, Timestamp::now());
-    let storage = objects.storage.clone();
-    let vm = SimVm { definition, epoch: Epoch(1), power, since, message, guest, storage };
+    let (seal, storage) = (None, objects.storage.clone());
+    let vm = SimVm { definition, epoch: Epoch(1), power, since, message, guest, storage, seal };
     match given {
-        Given::Vm(_) | Given::Snapshots | Given::Waiting | Given::Recycled => host.plant(vm),
+        Given::Vm(_) | Given::Snapshots | Given::Waiting | Given::Recycled | Given::Template => {
+            host.plant(vm)
+        }
         Given::Files => {
             host.plant(vm);
             host.lose(objects.vm.id());
@@ -209,6 +223,9 @@ impl Scenario for Case {
         }
         if !matches!(self.given, Given::NoVm | Given::NoImage | Given::Files) {
             batch = batch.with(Write::create(&objects.vm));
+        }
+        if self.given == Given::Template {
+            batch = batch.with(Write::create(&objects.template));
         }
         store.commit(batch).await.unwrap();
         let connector = SimConnector::default();
@@ -247,7 +264,12 @@ impl Scenario for Case {
                         && describe_snapshots(&actual.storage.tree)
                             == describe_snapshots(&vm.status.snapshots)
                 });
-                let bin = if vm.is_recycled() { " in the bin" } else { "" };
+                let bin = match (vm.is_recycled(), vm.is_template()) {
+                    (true, _) => " in the bin",
+                    (_, true) => " as a template",
+                    _ if vm.name() != vm.called() => " under another name",
+                    _ => "",
+                };
                 text += &format!("vm {}{bin} {} agrees {agrees}", vm.called(), vm.spec.cpus);
                 if self.compare == Compare::Everything {
                     text += &format!(" {}", vm.status.power);
@@ -257,6 +279,9 @@ impl Scenario for Case {
                         .unwrap_or_default();
                 }
                 text += "\n";
+            }
+            if record.kind == KindName::Template {
+                text += &format!("template {}\n", record.name);
             }
             if record.kind == KindName::Image {
                 let image = record.object::<ImageKind>().unwrap();
@@ -456,6 +481,78 @@ async fn vm_recycle() {
 async fn vm_undelete() {
     let submit = |objects: &Objects| testing::vm_undelete(&objects.vm);
     Case::new(Given::Recycled, Compare::Everything, submit).check().await;
+}
+
+/// What was sealed stays so, whatever comes after: only that the record tells what is.
+#[tokio::test]
+async fn vm_seal() {
+    let submit = |objects: &Objects| testing::vm_seal(&objects.vm);
+    Case::new(Given::Vm(PowerState::Stopped), Compare::Everything, submit).check().await;
+    Case::new(Given::Vm(PowerState::Running), Compare::ButPower, submit).check().await;
+    Case::new(Given::Template, Compare::Everything, submit).check().await;
+}
+
+#[tokio::test]
+async fn template_create() {
+    let submit = |objects: &Objects| testing::template_create(&objects.vm, &objects.template);
+    Case::new(Given::Vm(PowerState::Stopped), Compare::Everything, submit).check().await;
+}
+
+#[tokio::test]
+async fn template_copy() {
+    let submit = |objects: &Objects| {
+        let mut version = objects.vm.clone();
+        version.metadata.id = hostler_types::VmId::generate();
+        version.metadata.name = "golden-v1".parse().unwrap();
+        version.status.power = PowerState::Creating;
+        version.spec.nics.clear();
+        version.spec.template = Some(VersionOf {
+            template: objects.template.id(),
+            version: 1,
+            description: String::new(),
+            name: objects.vm.name().clone(),
+            at: Timestamp::UNIX_EPOCH,
+            by: "tester".to_owned(),
+        });
+        let disk = &mut version.spec.disks[0];
+        let file = hostler_types::LayerFile::disk(objects.vm.id(), &disk.name, 0);
+        let datastore = objects.datastore.id();
+        disk.source =
+            hostler_types::DiskSource::Copy(hostler_types::CopySource { datastore, file });
+        testing::template_copy(&objects.vm, version, &objects.template)
+    };
+    Case::new(Given::Vm(PowerState::Stopped), Compare::Everything, submit).check().await;
+    Case::new(Given::Vm(PowerState::Running), Compare::Everything, submit).check().await;
+}
+
+#[tokio::test]
+async fn template_to_vm() {
+    let submit = |objects: &Objects| testing::template_to_vm(&objects.vm);
+    Case::new(Given::Template, Compare::Everything, submit).check().await;
+}
+
+#[tokio::test]
+async fn template_delete() {
+    let submit = |objects: &Objects| testing::template_delete(&objects.template, &[&objects.vm]);
+    Case::new(Given::Template, Compare::Everything, submit).check().await;
+}
+
+/// A VM that lies on a template's disk.
+#[tokio::test]
+async fn template_deploy() {
+    let submit = |objects: &Objects| {
+        let mut clone = objects.vm.clone();
+        clone.metadata.id = hostler_types::VmId::generate();
+        clone.metadata.name = "clone".parse().unwrap();
+        clone.status.power = PowerState::Creating;
+        clone.spec.template = None;
+        clone.spec.nics.clear();
+        let disk = &mut clone.spec.disks[0];
+        let file = hostler_types::LayerFile::disk(objects.vm.id(), &disk.name, 0);
+        disk.source = hostler_types::DiskSource::Linked(file);
+        testing::vm_create(&clone, false)
+    };
+    Case::new(Given::Template, Compare::Everything, submit).check().await;
 }
 
 #[tokio::test]

@@ -21,4 +21,5 @@ mod remote;
 mod secrets;
 mod snapshot_policies;
 mod snapshots;
+mod templates;
 mod watch;

@@ -2,7 +2,7 @@
 
 use hostler_api::vm::{
     ChangePlan, Clone, Create, Delete, Exec, Explanation, Flatten, List, Log, Plan, PlanDeletion,
-    Rename, Renew, Reset, Resume, Screenshot, Show, Start, Stop, Suspend, Unregister, Update,
+    Rename, Renew, Reset, Resume, Screenshot, Seal, Show, Start, Stop, Suspend, Unregister, Update,
     VmCloned, VmCreated, Why,
 };
 use hostler_control::services::vm::{self, Renewal, VmDelete, VmFilter, VmStop};
@@ -29,6 +29,7 @@ pub(crate) fn add(routes: Routes<App>) -> Routes<App> {
         .serve::<Stop, _>(stop)
         .serve::<Reset, _>(reset)
         .serve::<Suspend, _>(suspend)
+        .serve::<Seal, _>(seal)
         .serve::<Resume, _>(resume)
         .serve::<Rename, _>(rename)
         .serve::<Unregister, _>(unregister)
@@ -154,6 +155,12 @@ async fn suspend(app: App, call: Call<Suspend>) -> Result<Task, Problem> {
     let options = keyed(call.idempotency_key);
     let actor = actor(&call.extensions)?;
     vm::suspend(&app.world, actor, &call.path.vm, &options).await.map(shown).map_err(problem)
+}
+
+async fn seal(app: App, call: Call<Seal>) -> Result<Task, Problem> {
+    let options = keyed(call.idempotency_key);
+    let actor = actor(&call.extensions)?;
+    vm::seal(&app.world, actor, &call.path.vm, &options).await.map(shown).map_err(problem)
 }
 
 async fn resume(app: App, call: Call<Resume>) -> Result<Task, Problem> {

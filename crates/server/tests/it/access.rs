@@ -39,6 +39,8 @@ fn body(id: &str) -> Option<Value> {
         "vm_console_ticket" => json!({"kind": "serial"}),
         "image_create" => json!({"name": "i", "source": {"url": "ftp://x"}}),
         "datastore_create" => json!({"name": "d", "path": "relative"}),
+        "template_create" => json!({"name": "t", "vm": "no-such-vm", "move": true}),
+        "template_update" | "template_to_vm" => json!({}),
         "naming_rule_create" => json!({"name": "r", "spec": {"pattern": "("}}),
         "network_create" => {
             json!({"name": "n", "spec": {"mode": "nat", "subnet": "10.0.0.0/30"}})
@@ -60,6 +62,7 @@ fn path(meta: &Meta) -> String {
         .replace("{datastore}", "nowhere")
         .replace("{network}", "no-such-network")
         .replace("{spec}", "no-such-spec")
+        .replace("{template}", "no-such-template")
         .replace("{rule}", "no-such-rule")
         .replace("{snapshot}", "no-such-snapshot")
         .replace("{policy}", "no-such-policy")

@@ -14,3 +14,4 @@ mod parallel;
 mod security;
 mod snapshots;
 mod storage;
+mod templates;

@@ -48,6 +48,20 @@ impl VmRecord {
         files.into_iter().find(free).expect("there are more numbers than files")
     }
 
+    /// Files that are about to be made for something that may not come about.
+    pub(in crate::vm) fn begin_files(&mut self, files: impl IntoIterator<Item = LayerFile>) {
+        self.layering.waste.extend(files);
+    }
+
+    /// One of them is the active layer of its disk.
+    pub(in crate::vm) fn put_file(&mut self, disk: &Name, layer: Layer) {
+        self.layering.waste.retain(|file| *file != layer.file);
+        let disks = &mut self.definition.vm.status.disks;
+        if let Some(status) = disks.iter_mut().find(|status| status.name == *disk) {
+            status.layers.insert(0, layer);
+        }
+    }
+
     /// The disk has a new active layer.
     pub(super) fn put_layers(&mut self, taking: &Taking) {
         for (name, file) in &taking.layers {
@@ -149,7 +163,7 @@ impl Actor {
     }
 
     /// Removes waste. What cannot be removed now is tried again; nothing depends on it.
-    pub(super) async fn sweep(&mut self) {
+    pub(in crate::vm) async fn sweep(&mut self) {
         let (host, record) = (self.host.clone(), self.record.clone());
         let swept = blocking(move || {
             let dir = vm_dir(&host, &record)?;

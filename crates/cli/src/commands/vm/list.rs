@@ -227,6 +227,8 @@ pub(super) fn fields(vm: &Vm, names: &Names, now: Timestamp) -> Vec<(&'static st
     fields.push(("Pending", pending(vm)));
     fields.extend(guest(vm, now));
     fields.push(("Customization", customization(vm, now)));
+    let seal = vm.status.seal.as_ref().map(crate::commands::template::seal_cells);
+    fields.push(("Sealed", seal.unwrap_or_default()));
     fields.retain(|(_, values)| !values.is_empty());
     fields
 }

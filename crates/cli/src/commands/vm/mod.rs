@@ -15,6 +15,7 @@ mod nic;
 mod power;
 mod remove;
 mod screenshot;
+mod seal;
 mod set;
 mod snapshot;
 mod ssh;
@@ -60,6 +61,7 @@ enum VmCommand {
     Reset(power::Reset),
     Suspend(power::Suspend),
     Resume(power::Resume),
+    Seal(seal::SealVm),
     Set(Box<set::Set>),
     Rename(set::Rename),
     Renew(lease::Renew),
@@ -110,6 +112,7 @@ impl VmArgs {
             VmCommand::Reset(command) => command.run(session).await,
             VmCommand::Suspend(command) => command.run(session).await,
             VmCommand::Resume(command) => command.run(session).await,
+            VmCommand::Seal(command) => command.run(session).await,
             VmCommand::Set(command) => command.run(session).await,
             VmCommand::Rename(command) => command.run(session).await,
             VmCommand::Renew(command) => command.run(session).await,

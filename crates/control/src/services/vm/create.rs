@@ -5,20 +5,22 @@ use std::sync::Arc;
 use hostler_policy::{Decision, HostCandidate, Placement, PlacementInput, Refusal, Wish, place};
 use hostler_store::Write;
 use hostler_types::{
-    ByteSize, CdromSpec, Cores, Customization, DatastoreKind, DiskSource, DiskSpec, Epoch, Host,
-    HostKind, HostState, Image, ImageKind, ImageMedia, ImageState, IoLimits, Lease, LinkState,
-    Name, NetworkKind, NetworkSpec, NicSpec, PowerState, Provisioning, Ref, Role, Vm, VmCreate,
-    VmDisk, VmId, VmKind, VmNic, VmSpec, VmStatus, validate_labels,
+    BootDevice, ByteSize, CdromSpec, Cores, Customization, DatastoreKind, DiskSource, DiskSpec,
+    Epoch, Host, HostKind, HostState, Image, ImageKind, ImageMedia, ImageState, IoLimits, Lease,
+    LinkState, Name, NetworkKind, NetworkSpec, NicSpec, PowerState, Provisioning, Ref, Role, Vm,
+    VmCreate, VmDisk, VmId, VmKind, VmNic, VmSpec, VmStatus, validate_labels,
 };
 use jiff::Timestamp;
 
 use super::mac::ReservedMacs;
+use super::template::Base;
 use crate::actor::{Actor, authorize};
 use crate::customize::{self, Customizing, GuestWish};
 use crate::error::{Class, ServiceError};
 use crate::inventory::{Snapshot, images};
 use crate::redact::Shown;
 use crate::services::submit::{Ordered, Planned, order_with};
+use crate::services::template::find_version;
 use crate::services::{Changed, Options};
 use crate::services::{datastore, naming_rule};
 use crate::tasks::vm_create;
@@ -55,6 +57,11 @@ pub async fn create(
             .transpose()
             .map_err(|error| ServiceError::invalid("lease_seconds", error.reason))?;
         let mut order = vm_create::order(&vm, request.start);
+        if let Some(template) = &request.template {
+            // The commit is refused if it is being deleted, or made a VM again.
+            let (_, version) = find_version(snapshot, template)?;
+            order.writes.push(Write::ExpectUnlocked { object: version.id().untyped() });
+        }
         order.writes.push(Write::create(&vm));
         order.writes.extend(images(&vm).map(expect_image));
         let explanation = vm.status.placement.clone();
@@ -105,9 +112,13 @@ fn plan(
     }
     naming_rule::require_allowed(snapshot, &request.name, &request.labels)?;
     let vm = VmId::generate();
-    let from_image =
-        request.image.is_some() || request.disks.iter().any(|disk| disk.image.is_some());
-    let mut nics = nics(snapshot, macs, vm, request.nics.as_deref())?;
+    let base = request.template.as_ref().map(|template| Base::find(snapshot, template, request));
+    let base = base.transpose()?;
+    let has_system = base.is_some()
+        || request.image.is_some()
+        || request.disks.iter().any(|disk| disk.image.is_some());
+    let wanted = request.nics.clone().or(base.as_ref().map(Base::nics));
+    let mut nics = nics(snapshot, macs, vm, wanted.as_deref())?;
     let addressing: Vec<_> = request.nics.iter().flatten().map(|nic| nic.address.clone()).collect();
     let wish = GuestWish {
         vm,
@@ -118,35 +129,46 @@ fn plan(
         addressing: &addressing,
     };
     let customization = customizing.resolve(snapshot, &wish, &mut nics)?;
+    let own = base.as_ref().map(Base::spec);
     let spec = VmSpec {
         detached: Vec::new(),
         description: request.description.clone(),
-        cpus: request.cpus,
-        memory: request.memory,
-        max_memory: request.max_memory,
+        cpus: request.cpus.or(own.map(|spec| spec.cpus)).unwrap_or(VmCreate::default_cpus()),
+        memory: request
+            .memory
+            .or(own.map(|spec| spec.memory))
+            .unwrap_or(VmCreate::default_memory()),
+        // It was chosen for the template's memory.
+        max_memory: request.max_memory.or(own
+            .and_then(|spec| spec.max_memory)
+            .filter(|max| request.memory.is_none_or(|memory| memory <= *max))),
         balloon: None,
-        cpu_limit: request.cpu_limit,
-        firmware: request.firmware,
-        cpu_model: request.cpu_model.clone(),
-        boot_order: request.boot_order.clone(),
-        disks: disks(snapshot, request)?,
+        cpu_limit: request.cpu_limit.or(own.and_then(|spec| spec.cpu_limit)),
+        firmware: request.firmware.or(own.map(|spec| spec.firmware)).unwrap_or_default(),
+        cpu_model: request.cpu_model.clone().or(own.and_then(|spec| spec.cpu_model.clone())),
+        boot_order: (request.boot_order.clone())
+            .or(own.map(|spec| spec.boot_order.clone()))
+            .unwrap_or_else(BootDevice::default_order),
+        disks: disks(snapshot, request, base.as_ref())?,
         cdroms: cdroms(snapshot, request.iso.as_ref())?,
         nics,
-        // A guest from an image is told its name even if nothing else was asked for.
-        customization: customization.or(from_image.then(Customization::default)),
+        // A guest that has a system is told its name even if nothing else was asked for.
+        customization: customization.or(has_system.then(Customization::default)),
         restart: request.restart,
         protected: request.protected,
         recycled: None,
         lease: None,
         snapshot_limits: hostler_types::SnapshotLimits::default(),
+        template: None,
     };
-    validate(&spec).map_err(|error| as_asked(error, request))?;
+    let given = base.as_ref().map_or(usize::from(request.image.is_some()), Base::disks);
+    validate(&spec).map_err(|error| as_asked(error, given))?;
     let place = (request.host.as_ref(), request.datastore.as_ref());
-    let input = PlacementInput {
-        wish: placement_wish(snapshot, &spec, place)?,
-        hosts: candidates(snapshot),
-    };
-    let (decision, explanation) = decide(&input)?;
+    let mut wish = placement_wish(snapshot, &spec, place)?;
+    if let Some(base) = &base {
+        base.wishes(snapshot, &mut wish)?;
+    }
+    let (decision, explanation) = decide(&PlacementInput { wish, hosts: candidates(snapshot) })?;
     let status = in_the_making(decision, explanation);
     let (name, labels) = (request.name.clone(), request.labels.clone());
     let mut object = Vm::new(name, labels, Timestamp::now(), spec, status);
@@ -171,20 +193,21 @@ pub(super) fn in_the_making(decision: Decision, explanation: Vec<String>) -> VmS
         pending: Vec::new(),
         snapshots: hostler_types::SnapshotTree::default(),
         snapshot_warnings: Vec::new(),
+        seal: None,
         placement: explanation,
     }
 }
 
-/// The image's disk is the first of the spec's disks, and none of the request's.
-fn as_asked(mut error: ServiceError, request: &VmCreate) -> ServiceError {
-    let Some(field) = error.fields.first_mut().filter(|_| request.image.is_some()) else {
+/// The first `given` of the spec's disks are the image's or the template's, and none of the request's.
+fn as_asked(mut error: ServiceError, given: usize) -> ServiceError {
+    let Some(field) = error.fields.first_mut().filter(|_| given > 0) else {
         return error;
     };
     let index = field.field.strip_prefix("disks[").and_then(|rest| rest.strip_suffix("].size"));
     let asked = match index.and_then(|index| index.parse::<usize>().ok()) {
         Some(0) => "disk_size".to_owned(),
-        Some(index) => format!("disks[{}].size", index - 1),
-        None => return error,
+        Some(index) if index >= given => format!("disks[{}].size", index - given),
+        _ => return error,
     };
     error.message = format!("{asked}: {}", field.reason);
     field.field = asked;
@@ -200,12 +223,19 @@ pub(super) fn validate(spec: &VmSpec) -> Result<(), ServiceError> {
     Ok(())
 }
 
-pub(super) fn name_taken(name: &Name) -> ServiceError {
+pub(in crate::services) fn name_taken(name: &Name) -> ServiceError {
     ServiceError::conflict("name_taken", format!("there is already a vm named `{name}`"))
         .hint("choose another name, or delete the other one first")
 }
 
-fn disks(snapshot: &Snapshot, request: &VmCreate) -> Result<Vec<DiskSpec>, ServiceError> {
+fn disks(
+    snapshot: &Snapshot,
+    request: &VmCreate,
+    base: Option<&Base<'_>>,
+) -> Result<Vec<DiskSpec>, ServiceError> {
+    if let Some(base) = base {
+        return base.with_disks(snapshot, request);
+    }
     let first = request.image.as_ref().map(|image| VmDisk {
         name: None,
         size: request.disk_size,
@@ -217,7 +247,7 @@ fn disks(snapshot: &Snapshot, request: &VmCreate) -> Result<Vec<DiskSpec>, Servi
     if first.is_none() && request.disk_size.is_some() {
         return Err(ServiceError::invalid(
             "disk_size",
-            "it is the size of the image's disk, and no `image` is given; use `disks`",
+            "it is the size of the image's or template's disk, and neither is given; use `disks`",
         ));
     }
     let offset = usize::from(first.is_some());
@@ -417,6 +447,7 @@ pub(super) fn placement_wish(
         disks: spec.disks.iter().map(|disk| disk.size).collect(),
         host: host.map(|host| host.id()),
         datastore: datastore.map(|datastore| datastore.id()),
+        template: None,
         images: images
             .map(|image| (image.id(), image.name().to_string(), image.spec.datastore))
             .collect(),
@@ -426,8 +457,8 @@ pub(super) fn placement_wish(
 
 fn candidate(snapshot: &Snapshot, host: &Host, usages: &datastore::Usages) -> HostCandidate {
     let (mut promised_memory, mut promised_cpus) = (0u64, 0u64);
-    // What is in the recycle bin needs disk space only.
-    for vm in snapshot.vms_on(host.id()).filter(|vm| !vm.is_recycled()) {
+    // What is in the recycle bin, or a template, needs disk space only.
+    for vm in snapshot.vms_on(host.id()).filter(|vm| !vm.is_recycled() && !vm.is_template()) {
         promised_memory = promised_memory.saturating_add(vm.spec.memory.bytes());
         promised_cpus += u64::from(vm.spec.cpus.count());
     }

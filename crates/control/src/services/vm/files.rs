@@ -145,8 +145,12 @@ fn adopted(
         vm.metadata.name = name.clone();
     } else if let Some(recycled) = &vm.spec.recycled {
         vm.metadata.name = recycled.name.clone();
+    } else if let Some(version) = &vm.spec.template {
+        vm.metadata.name = version.name.clone();
     }
     vm.spec.recycled = None;
+    // Its template may not be here; the files are what they were.
+    vm.spec.template = None;
     if snapshot.all::<VmKind>().get_by_name(vm.name()).is_some() {
         return Err(name_taken(vm.name()).hint("give it another name with `--name`"));
     }
