@@ -3,8 +3,7 @@
 use hostler_endpoint::Document;
 
 use crate::{
-    console, customization_spec, datastore, disk, event, host, image, naming_rule, network,
-    recycle_bin, snapshot, snapshot_policy, system, task, template, token, user, vm,
+    console, customization_spec, datastore, disk, event, host, image, naming_rule, network, recycle_bin, snapshot, snapshot_policy, system, task, template, token, user, vm, approval_rule, request,
 };
 
 const DESCRIPTION: &str = "Manages virtual machines on Linux hosts. Long work answers `202` with a \
@@ -14,7 +13,7 @@ const DESCRIPTION: &str = "Manages virtual machines on Linux hosts. Long work an
 /// All endpoints.
 pub fn endpoints() -> Document {
     let document = Document::new("Hostler", "v1").description(DESCRIPTION);
-    inventory(vms(document))
+    requests(inventory(vms(document)))
         .endpoint::<task::List>()
         .endpoint::<task::Show>()
         .endpoint::<task::Cancel>()
@@ -136,6 +135,23 @@ fn inventory(document: Document) -> Document {
         .endpoint::<host::Delete>()
         .endpoint::<host::CreateJoinToken>()
         .endpoint::<host::JoinHost>()
+}
+
+fn requests(document: Document) -> Document {
+    document
+        .endpoint::<request::List>()
+        .endpoint::<request::Create>()
+        .endpoint::<request::Show>()
+        .endpoint::<request::Why>()
+        .endpoint::<request::Approve>()
+        .endpoint::<request::Reject>()
+        .endpoint::<request::Cancel>()
+        .endpoint::<request::Retry>()
+        .endpoint::<approval_rule::List>()
+        .endpoint::<approval_rule::Create>()
+        .endpoint::<approval_rule::Show>()
+        .endpoint::<approval_rule::Update>()
+        .endpoint::<approval_rule::Delete>()
 }
 
 /// The OpenAPI 3.1 document.

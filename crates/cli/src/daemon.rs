@@ -87,6 +87,28 @@ pub struct ServerOptions {
     )]
     pub lease_grace: Duration,
 
+    /// How many people have to agree to a request that no approval rule is about, 0 to 10
+    #[arg(long, value_name = "COUNT", default_value = "1", value_parser = clap::value_parser!(u32).range(0..=10))]
+    pub approvals: u32,
+
+    /// How long a request waits for approvals, such as 12h or 7d
+    #[arg(
+        long,
+        value_name = "DURATION",
+        default_value = "7d",
+        value_parser = crate::duration::parse
+    )]
+    pub approval_wait: Duration,
+
+    /// Network that webhooks and probes of requests may reach though it is this machine's own, such
+    /// as 127.0.0.0/8 (repeatable)
+    #[arg(long = "webhook-network", value_name = "SUBNET")]
+    pub webhook_networks: Vec<hostler_types::Ipv4Net>,
+
+    /// Let webhooks of requests use plain HTTP, which anyone on the way can read and change
+    #[arg(long)]
+    pub webhook_http: bool,
+
     #[command(flatten)]
     pub log: LogOptions,
 }

@@ -14,6 +14,7 @@ use crate::error::ServiceError;
 use crate::inventory::Snapshot;
 use crate::redact::Shown;
 
+pub mod approval_rule;
 pub mod console;
 pub mod customization_spec;
 pub mod datastore;
@@ -23,6 +24,7 @@ pub mod image;
 pub mod join_token;
 pub mod naming_rule;
 pub mod network;
+pub mod request;
 pub mod snapshot_policy;
 pub mod task;
 pub mod template;

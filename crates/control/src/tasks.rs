@@ -10,6 +10,7 @@ use hostler_tasks::Registry;
 use crate::world::Core;
 
 mod command;
+mod guest;
 pub(crate) mod naming;
 
 pub(crate) mod image_delete;
@@ -19,6 +20,9 @@ pub(crate) mod template_create;
 pub(crate) mod template_delete;
 pub(crate) mod template_to_vm;
 pub(crate) mod vm_clone;
+pub(crate) mod request_action;
+pub(crate) mod request_probe;
+pub(crate) mod request_provision;
 pub(crate) mod vm_create;
 pub(crate) mod vm_customize;
 pub(crate) mod vm_delete;
@@ -49,6 +53,9 @@ pub(crate) fn registry() -> Registry<Core> {
         .with(template_create::definition())
         .with(template_delete::definition())
         .with(template_to_vm::definition())
+        .with(request_action::definition())
+        .with(request_probe::definition())
+        .with(request_provision::definition())
         .with(vm_create::definition())
         .with(vm_customize::definition())
         .with(vm_delete::definition())

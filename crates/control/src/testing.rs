@@ -7,14 +7,14 @@ use hostler_pki::Vault;
 use hostler_store::{Store, StoreError, Write};
 use hostler_tasks::{Registry, Submit};
 use hostler_types::{
-    Image, Name, Object, Recycled, Snapshot, SnapshotId, StopMode, Template, VersionOf, Vm,
+    Image, Name, Object, Recycled, Request, RequestState, Snapshot, SnapshotId, StopMode, Template, VersionOf, Vm,
 };
 use jiff::Timestamp;
 
 use crate::agents::Connector;
 use crate::services::Order;
 use crate::tasks;
-use crate::world::Core;
+use crate::world::{Core, Settings};
 
 pub fn registry() -> Registry<Core> {
     tasks::registry()
@@ -26,7 +26,7 @@ pub async fn core(
     store: Arc<dyn Store>,
     connector: Arc<dyn Connector>,
 ) -> Result<Arc<Core>, StoreError> {
-    Core::open(store, connector, Arc::new(vault())).await
+    Core::open(store, connector, Arc::new(vault()), Settings::default()).await
 }
 
 /// A vault with a key that everyone knows.
@@ -186,6 +186,18 @@ pub fn vm_undelete(vm: &Vm) -> Submit {
 }
 fn down(force: bool) -> Option<tasks::vm_recycle::Down> {
     force.then(|| tasks::vm_recycle::Down::new(true, None))
+}
+/// Of a request that is approved, and is stored with the task.
+///
+/// # Panics
+/// When it is not approved.
+pub fn request_provision(request: &Request) -> Submit {
+    let submit = tasks::request_provision::submit(request, "tester");
+    let mut submit = submit.expect("the request is approved");
+    let mut begun = request.clone();
+    begun.status.state = RequestState::Provisioning { task: submit.id };
+    submit.writes = vec![Write::create(&begun)];
+    submit
 }
 pub fn image_import(image: &Image) -> Submit {
     submit(tasks::image_import::order(image).with(Write::create(image)))

@@ -5,6 +5,7 @@
 //! the store, on the wire and on the screen. Nothing here does I/O or reads a clock.
 
 mod address;
+mod approval_rule;
 mod customization;
 mod customization_validate;
 mod datastore;
@@ -20,6 +21,8 @@ mod naming_rule;
 mod network;
 mod object;
 mod operations;
+mod request;
+mod request_work;
 mod seal;
 mod size;
 mod snapshot;
@@ -38,6 +41,10 @@ mod vm_requests;
 pub use address::{
     AddressPool, AddressRange, AddressRangeError, NicAddress, NicAddressing, StaticAddress,
 };
+pub use approval_rule::{
+    ApprovalConditions, ApprovalDecision, ApprovalNeed, ApprovalRule, ApprovalRuleKind,
+    ApprovalRuleSpec, ApprovalRuleStatus, RuleVerdict,
+};
 pub use customization::{
     ComputerName, Customization, CustomizationOrigin, CustomizationRules, CustomizationSpec,
     CustomizationSpecKind, CustomizationSpecStatus, CustomizationState, CustomizationStatus, Dns,
@@ -53,7 +60,7 @@ pub use host::{
 };
 pub use id::{
     CustomizationSpecId, DatastoreId, HostId, Id, ImageId, JoinTokenId, NetworkId, ObjectId,
-    OperationId, SnapshotId, TaskId, TemplateId, TokenId, UserId, VmId,
+    OperationId, SnapshotId, TaskId, TemplateId, TokenId, UserId, VmId, RequestId,
 };
 pub use image::{
     Image, ImageCreate, ImageFormat, ImageKind, ImageMedia, ImageSource, ImageSpec, ImageState,
@@ -72,6 +79,13 @@ pub use network::{
 pub use object::{Kind, KindName, Labels, Metadata, Object, validate_labels};
 pub use operations::{Epoch, Revision, Role};
 pub use seal::{Removed, Seal, SealWay};
+pub use request::{
+    Approval, IllegalRequestEvent, OnFailure, Request, RequestEvent, RequestImage, RequestKind,
+    RequestOrder, RequestProgress, RequestSpec, RequestState, RequestStatus, Requester,
+};
+pub use request_work::{
+    GuestCommand, GuestScript, HttpCheck, Probe, ProbeCheck, RequestAction, Webhook,
+};
 pub use size::{ByteSize, SizeError};
 pub use snapshot::{Consistency, Snapshot, SnapshotDisk, SnapshotTree};
 pub use snapshot_plan::{KeptFile, KeptWhy, Merge, MergePlan, PlannedFile, plan_merges};

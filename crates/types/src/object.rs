@@ -34,10 +34,12 @@ pub enum KindName {
     NamingRule,
     SnapshotPolicy,
     Template,
+    Request,
+    ApprovalRule,
 }
 
 impl KindName {
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::Vm,
         Self::Host,
         Self::Image,
@@ -51,6 +53,8 @@ impl KindName {
         Self::NamingRule,
         Self::SnapshotPolicy,
         Self::Template,
+        Self::Request,
+        Self::ApprovalRule,
     ];
 
     pub const fn as_str(self) -> &'static str {
@@ -68,6 +72,8 @@ impl KindName {
             Self::NamingRule => "naming-rule",
             Self::SnapshotPolicy => "snapshot-policy",
             Self::Template => "template",
+            Self::Request => "request",
+            Self::ApprovalRule => "approval-rule",
         }
     }
 }

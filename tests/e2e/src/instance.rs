@@ -136,6 +136,26 @@ impl Instance {
         command
     }
 
+    /// `hostler ARGUMENTS`, as someone with a token, over the network.
+    ///
+    /// # Panics
+    /// When the CA's certificate is not there.
+    pub fn command_with_token(&self, token: &str, arguments: &[&str]) -> Command {
+        let files = fs::read_dir(self.state().join("ca")).expect("the CA").flatten();
+        let is_certificate = |path: &PathBuf| {
+            path.extension().is_some_and(|ending| ending == "pem")
+                && !path.to_string_lossy().contains("key")
+        };
+        let ca = files.map(|file| file.path()).find(is_certificate).expect("its certificate");
+        let mut command = self.command(arguments);
+        command
+            .env_remove("HOSTLER_SOCKET")
+            .env("HOSTLER_SERVER", "https://127.0.0.1:8443")
+            .env("HOSTLER_CA", ca)
+            .env("HOSTLER_TOKEN", token);
+        command
+    }
+
     /// A line typed into a shell that finds `hostler`.
     pub fn shell(&self, line: &str) -> Command {
         let folder = binary().parent().map(Path::to_owned).unwrap_or_default();

@@ -75,7 +75,7 @@ impl SimVm {
             guest: self.guest.clone(),
             hardware: self.power.is_live().then(|| hardware(&vm.spec)),
             pending: Vec::new(),
-            customization: None,
+            customization: vm.status.customization.clone(),
             snapshots: self.storage.told(vm.id(), &vm.spec),
             seal: self.seal.clone(),
         }

@@ -2,6 +2,7 @@
 
 mod agent;
 mod apply;
+mod approval_rule;
 mod completion;
 mod context;
 mod customization;
@@ -15,6 +16,7 @@ mod manual;
 mod naming_rule;
 mod network;
 mod recycle_bin;
+mod request;
 mod server;
 mod snapshot_policy;
 mod task;
@@ -85,6 +87,8 @@ enum Command {
     RecycleBin(recycle_bin::RecycleBinArgs),
     NamingRule(naming_rule::NamingRuleArgs),
     SnapshotPolicy(snapshot_policy::SnapshotPolicyArgs),
+    Request(Box<request::RequestArgs>),
+    ApprovalRule(approval_rule::ApprovalRuleArgs),
     Host(host::HostArgs),
     Task(task::TaskArgs),
     Event(event::EventArgs),
@@ -140,6 +144,8 @@ async fn run_client(command: Command, globals: &GlobalOptions) -> Result<ExitCod
         Command::RecycleBin(command) => command.run(&open()?).await,
         Command::NamingRule(command) => command.run(&open()?).await,
         Command::SnapshotPolicy(command) => command.run(&open()?).await,
+        Command::Request(command) => command.run(&open()?).await,
+        Command::ApprovalRule(command) => command.run(&open()?).await,
         Command::Host(command) => command.run(&open()?).await,
         Command::Task(command) => command.run(&open()?).await,
         Command::Event(command) => command.run(&open()?).await,

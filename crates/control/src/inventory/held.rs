@@ -1,8 +1,7 @@
 //! Where each kind lies in a snapshot.
 
 use hostler_types::{
-    CustomizationSpecKind, DatastoreKind, HostKind, ImageKind, JoinTokenKind, NamingRuleKind,
-    NetworkKind, SnapshotPolicyKind, TaskKind, TemplateKind, TokenKind, UserKind, VmKind,
+    CustomizationSpecKind, DatastoreKind, HostKind, ImageKind, JoinTokenKind, NamingRuleKind, NetworkKind, SnapshotPolicyKind, TaskKind, TemplateKind, TokenKind, UserKind, VmKind, ApprovalRuleKind, RequestKind,
 };
 
 use super::{Collection, Held, Snapshot};
@@ -121,5 +120,23 @@ impl Held for SnapshotPolicyKind {
     }
     fn of_mut(snapshot: &mut Snapshot) -> &mut Collection<Self> {
         &mut snapshot.snapshot_policies
+    }
+}
+
+impl Held for RequestKind {
+    fn of(snapshot: &Snapshot) -> &Collection<Self> {
+        &snapshot.requests
+    }
+    fn of_mut(snapshot: &mut Snapshot) -> &mut Collection<Self> {
+        &mut snapshot.requests
+    }
+}
+
+impl Held for ApprovalRuleKind {
+    fn of(snapshot: &Snapshot) -> &Collection<Self> {
+        &snapshot.approval_rules
+    }
+    fn of_mut(snapshot: &mut Snapshot) -> &mut Collection<Self> {
+        &mut snapshot.approval_rules
     }
 }

@@ -36,6 +36,7 @@ mod update;
 pub use clone::{Cloned, clone};
 pub use create::create;
 pub(super) use create::name_taken;
+pub(crate) use create::{planned, specified};
 pub(super) use template::copied;
 pub use customize::{VmCustomize, customize};
 pub use delete::{VmDelete, delete, deletion_plan, purge, recycled, undelete};

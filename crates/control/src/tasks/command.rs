@@ -58,7 +58,8 @@ pub(super) fn linked(
     step.world().link(host).map_err(from_service)
 }
 
-fn from_service(error: ServiceError) -> StepError {
+/// A service's refusal, for a step.
+pub(super) fn from_service(error: ServiceError) -> StepError {
     match error.code {
         "host_disconnected" | "host_unreachable" => StepError::retry(AGAIN, error.message),
         code => StepError::failed(code, error.message),

@@ -4,19 +4,21 @@ use std::sync::Arc;
 
 use futures::StreamExt as _;
 use hostler_agent_api::ConsoleKind;
+use hostler_control::services::approval_rule::ApprovalRuleCreate;
 use hostler_control::services::datastore::DatastoreUpdate;
+use hostler_control::services::request::RequestFilter;
 use hostler_control::services::token::TokenCreate;
 use hostler_control::services::user::{UserCreate, UserUpdate};
 use hostler_control::services::vm::{VmDelete, VmFilter, VmRegister, VmStop, snapshot};
 use hostler_control::services::{
-    Options, PageRequest, console, datastore, event, host, image, join_token, naming_rule, network,
-    snapshot_policy, task, template, token, user, vm, watch,
+    Options, PageRequest, approval_rule, console, datastore, event, host, image, join_token,
+    naming_rule, network, request, snapshot_policy, task, template, token, user, vm, watch,
 };
 use hostler_control::{Actor, ServiceError, World, authenticate};
 use hostler_sim::{Fleet, vm_request};
 use hostler_types::{
-    DatastoreLimits, ExecRequest, ImageCreate, ImageSource, Join, Labels, NetworkSpec, Ref, Role,
-    StopMode, StorageKind, VmUpdate,
+    ApprovalNeed, ApprovalRuleSpec, DatastoreLimits, ExecRequest, ImageCreate, ImageSource, Join,
+    Labels, NetworkSpec, Ref, Role, StopMode, StorageKind, VmUpdate,
 };
 use jiff::SignedDuration;
 
@@ -202,6 +204,7 @@ async fn all_services(world: &Arc<World>, actor: &Actor) -> Vec<(&'static str, R
     all.extend(guest_services(world, actor).await);
     all.extend(image_services(world, actor).await);
     all.extend(host_services(world, actor).await);
+    all.extend(request_services(world, actor).await);
     all.extend(people_services(world, actor).await);
     all
 }
@@ -383,6 +386,32 @@ async fn host_services(w: &World, a: &Actor) -> Vec<(&'static str, Role, Said)> 
         ("join_token::create", Admin, said(join_token::create(w, a, life).await)),
         ("join_token::list", Admin, said(join_token::list(w, a, &page))),
         ("join_token::delete", Admin, said(join_token::delete(w, a, it).await)),
+    ]
+}
+
+/// What only whom it concerns may do is tested with the requests.
+async fn request_services(w: &World, a: &Actor) -> Vec<(&'static str, Role, Said)> {
+    use Role::{Admin, Viewer};
+    let (it, page, text) = (&none(), PageRequest::default(), || "no".to_owned());
+    let wish = serde_json::json!({"vm": {"name": "none", "image": "none"}});
+    let wish = serde_json::from_value(wish).unwrap();
+    let need = ApprovalNeed { approvals: 99, ..ApprovalNeed::default() };
+    let bad = || ApprovalRuleSpec { need: need.clone(), ..ApprovalRuleSpec::default() };
+    let rule = ApprovalRuleCreate { name: "none".parse().unwrap(), spec: bad() };
+    vec![
+        ("request::list", Viewer, said(request::list(w, a, &RequestFilter::default(), &page))),
+        ("request::show", Viewer, said(request::show(w, a, it))),
+        ("request::why", Viewer, said(request::why(w, a, it))),
+        ("request::create", Viewer, said(request::create(w, a, wish).await)),
+        ("request::approve", Viewer, said(request::approve(w, a, it, None).await)),
+        ("request::reject", Viewer, said(request::reject(w, a, it, text()).await)),
+        ("request::cancel", Viewer, said(request::cancel(w, a, it).await)),
+        ("request::retry", Viewer, said(request::retry(w, a, it).await)),
+        ("approval_rule::list", Viewer, said(approval_rule::list(w, a, &page))),
+        ("approval_rule::show", Viewer, said(approval_rule::show(w, a, it))),
+        ("approval_rule::create", Admin, said(approval_rule::create(w, a, rule).await)),
+        ("approval_rule::update", Admin, said(approval_rule::update(w, a, it, bad(), None).await)),
+        ("approval_rule::delete", Admin, said(approval_rule::delete(w, a, it).await)),
     ]
 }
 

@@ -14,9 +14,9 @@ use hostler_tasks::harness::{
 use hostler_tasks::{Registry, Submit};
 use hostler_types::{
     ByteSize, CopySource, Customization, Datastore, DatastoreSpec, DatastoreState, DatastoreStatus,
-    DiskSource, Epoch, Host, HostSpec, HostState, HostStatus, Image, ImageFormat, ImageKind,
+    DiskSource, Epoch, Host, HostFacts, HostSpec, HostState, HostStatus, Image, ImageFormat, ImageKind,
     ImageMedia, ImageSource, ImageSpec, ImageState, ImageStatus, Kind, KindName, Labels, LayerFile,
-    Network, NetworkSpec, NetworkState, NetworkStatus, Object, PowerState, Recycled, StopMode,
+    Network, NetworkSpec, NetworkState, NetworkStatus, Object, PowerState, Recycled, Request, RequestKind, RequestState, StopMode,
     Template, TemplateSpec, TemplateStatus, VersionOf, Vm, VmKind, VmSpec, VmStatus,
 };
 use jiff::Timestamp;
@@ -84,12 +84,21 @@ fn object<K: Kind>(name: &str, spec: K::Spec, status: K::Status) -> Object<K> {
     Object::new(name.parse().unwrap(), Labels::new(), Timestamp::now(), spec, status)
 }
 
+fn facts() -> HostFacts {
+    serde_json::from_value(json!({
+        "hostname": "sim", "agent_version": "sim", "kernel": "sim", "cpu_model": "sim",
+        "cpus": 8, "memory": "64GiB", "qemu_version": "10.0.2", "accelerator": "tcg",
+        "cgroup_version": 2,
+    }))
+    .unwrap()
+}
+
 fn objects(given: Given) -> Objects {
     let now = Timestamp::now();
     let host: Host = object(
         "sim",
         HostSpec { address: "127.0.0.1:7444".to_owned() },
-        HostStatus { state: HostState::Connected, since: now, message: None, facts: None },
+        HostStatus { state: HostState::Connected, since: now, message: None, facts: Some(facts()) },
     );
     let (capacity, free) = (ByteSize::gib(100), ByteSize::gib(50));
     let datastore: Datastore = object(
@@ -282,6 +291,14 @@ impl Scenario for Case {
             }
             if record.kind == KindName::Template {
                 text += &format!("template {}\n", record.name);
+            }
+            if record.kind == KindName::Request {
+                let request = record.object::<RequestKind>().unwrap();
+                if let RequestState::Delivered { vm } = request.status.state {
+                    let vm = snapshot.records.iter().find(|record| record.id == vm.untyped());
+                    let vm = vm.unwrap();
+                    text += &format!("delivered: {} {:?}\n", vm.name, vm.labels.get("owner"));
+                }
             }
             if record.kind == KindName::Image {
                 let image = record.object::<ImageKind>().unwrap();
@@ -553,6 +570,31 @@ async fn template_deploy() {
         testing::vm_create(&clone, false)
     };
     Case::new(Given::Template, Compare::Everything, submit).check().await;
+}
+
+/// What has failed is removed, so that all is as it was.
+fn request(objects: &Objects) -> Request {
+    let image = json!([{"name": objects.image.name(), "id": objects.image.id()}]);
+    let order = json!({
+        "vm": {"name": "web01", "image": "tiny", "lease_seconds": 3600},
+        "proof_seconds": 0,
+        "probes": [{"check": {"command": ["true"]}}],
+        "notify": [{"url": "https://127.0.0.1/", "retries": 0}],
+        "on_failure": "remove",
+    });
+    let spec = json!({
+        "order": order, "requester": {"name": "anna"}, "owner": "anna",
+        "images": image, "disk": "2GiB",
+    });
+    let status = json!({"state": "approved", "since": "2026-01-01T00:00:00Z"});
+    let spec = serde_json::from_value(spec).unwrap();
+    object("web01-1", spec, serde_json::from_value(status).unwrap())
+}
+
+#[tokio::test]
+async fn request_provision() {
+    let submit = |objects: &Objects| testing::request_provision(&request(objects));
+    Case::new(Given::NoVm, Compare::Everything, submit).check().await;
 }
 
 #[tokio::test]

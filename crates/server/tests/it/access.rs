@@ -41,6 +41,11 @@ fn body(id: &str) -> Option<Value> {
         "datastore_create" => json!({"name": "d", "path": "relative"}),
         "template_create" => json!({"name": "t", "vm": "no-such-vm", "move": true}),
         "template_update" | "template_to_vm" => json!({}),
+        "request_create" => json!({"vm": {"name": "r", "image": "no-such-image"}}),
+        "request_approve" => json!({}),
+        "request_reject" => json!({"reason": "no"}),
+        "approval_rule_create" => json!({"name": "r", "spec": {"need": {"approvals": 99}}}),
+        "approval_rule_update" => json!({}),
         "naming_rule_create" => json!({"name": "r", "spec": {"pattern": "("}}),
         "network_create" => {
             json!({"name": "n", "spec": {"mode": "nat", "subnet": "10.0.0.0/30"}})
@@ -63,6 +68,7 @@ fn path(meta: &Meta) -> String {
         .replace("{network}", "no-such-network")
         .replace("{spec}", "no-such-spec")
         .replace("{template}", "no-such-template")
+        .replace("{request}", "no-such-request")
         .replace("{rule}", "no-such-rule")
         .replace("{snapshot}", "no-such-snapshot")
         .replace("{policy}", "no-such-policy")

@@ -11,6 +11,7 @@ mod images;
 mod instant;
 mod lifecycle;
 mod parallel;
+mod requests;
 mod security;
 mod snapshots;
 mod storage;

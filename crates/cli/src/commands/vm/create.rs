@@ -37,6 +37,28 @@ pub(crate) struct Create {
     #[arg(short, long, value_name = "FILE")]
     file: Option<PathBuf>,
 
+    #[command(flatten)]
+    wish: Wish,
+
+    /// Tell what the server decided, and why
+    #[arg(long, help_heading = "Placement")]
+    explain: bool,
+
+    /// Decide and check, but make nothing
+    #[arg(long, help_heading = "Placement")]
+    dry_run: bool,
+
+    /// Start it when it is made
+    #[arg(long)]
+    start: bool,
+
+    #[command(flatten)]
+    wait: StartWaitOptions,
+}
+
+/// What a VM is to be; laid over what a file says.
+#[derive(Debug, Args)]
+pub(crate) struct Wish {
     /// Image for the first disk; nothing is copied
     #[arg(long, value_name = "IMAGE")]
     image: Option<Ref>,
@@ -142,21 +164,6 @@ pub(crate) struct Create {
     /// Datastore for its disks [default: the server decides]
     #[arg(long, value_name = "DATASTORE", help_heading = "Placement")]
     datastore: Option<Ref>,
-
-    /// Tell what the server decided, and why
-    #[arg(long, help_heading = "Placement")]
-    explain: bool,
-
-    /// Decide and check, but make nothing
-    #[arg(long, help_heading = "Placement")]
-    dry_run: bool,
-
-    /// Start it when it is made
-    #[arg(long)]
-    start: bool,
-
-    #[command(flatten)]
-    wait: StartWaitOptions,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -250,9 +257,8 @@ impl Create {
             }
             (None, None) => return Err(CliError::new(Exit::Usage, "a VM needs a name")),
         };
-        self.lay_over(&mut request);
-        self.disks(&mut request);
-        self.customize(&mut request)?;
+        request.start |= self.start;
+        self.wish.lay_over(&mut request)?;
         let has_disk = request.image.is_some() || request.template.is_some();
         if !has_disk && request.disks.is_empty() {
             return Err(CliError::new(Exit::Usage, "a VM needs an image, a template or a disk")
@@ -263,8 +269,16 @@ impl Create {
         }
         Ok(request)
     }
+}
 
-    fn lay_over(&self, request: &mut VmCreate) {
+impl Wish {
+    pub(crate) fn lay_over(&self, request: &mut VmCreate) -> Result<(), CliError> {
+        self.plain(request);
+        self.disks(request);
+        self.customize(request)
+    }
+
+    fn plain(&self, request: &mut VmCreate) {
         let networks = self.networks.iter().map(|network| VmNic {
             name: None,
             network: network.clone(),
@@ -284,7 +298,6 @@ impl Create {
         request.labels.extend(self.labels.iter().map(Label::pair));
         request.protected |= self.protect;
         request.lease_seconds = self.lease.map(|l| l.as_secs()).or(request.lease_seconds);
-        request.start |= self.start;
         request.full |= self.full;
         if self.template.is_some() {
             request.template.clone_from(&self.template);
@@ -356,7 +369,7 @@ impl Create {
     }
 }
 
-impl Create {
+impl Wish {
     /// `--set`. Addresses are those of the NICs, in their order.
     fn settings(&self, request: &mut VmCreate) -> Result<(), CliError> {
         if self.settings.is_empty() {

@@ -189,6 +189,7 @@ pub(super) fn fields(vm: &Vm, names: &Names, now: Timestamp) -> Vec<(&'static st
         ("Id", one(vm.metadata.id.to_string())),
         ("Description", optional(&spec.description)),
         ("Labels", labels.collect()),
+        ("Owner", vm.metadata.labels.get("owner").iter().map(Cell::new).collect()),
         ("State", vec![power(status.power)]),
         (
             "Since",

@@ -28,7 +28,7 @@ use hostler_api::vm::{Show, VmPath};
 use hostler_endpoint::NoParams;
 use hostler_types::{Ref, Task, Vm};
 
-pub(crate) use create::from_document;
+pub(crate) use create::{Wish, from_document};
 
 use crate::error::CliError;
 use crate::session::Session;

@@ -21,10 +21,10 @@ use crate::inventory::{Snapshot, images};
 use crate::redact::Shown;
 use crate::services::submit::{Ordered, Planned, order_with};
 use crate::services::template::find_version;
-use crate::services::{Changed, Options};
+use crate::services::{Changed, Options, Order};
 use crate::services::{datastore, naming_rule};
 use crate::tasks::vm_create;
-use crate::world::World;
+use crate::world::{Core, World};
 
 /// The smallest disk.
 const SMALLEST_DISK: u64 = 1 << 20;
@@ -51,19 +51,7 @@ pub async fn create(
         macs.release();
         customizing.release();
         let over = customization.as_ref();
-        let mut vm = plan(snapshot, &mut macs, &mut customizing, &request, over)?;
-        vm.spec.lease = (request.lease_seconds)
-            .map(|seconds| Lease::begin(seconds, world.settings.lease_grace, Timestamp::now()))
-            .transpose()
-            .map_err(|error| ServiceError::invalid("lease_seconds", error.reason))?;
-        let mut order = vm_create::order(&vm, request.start);
-        if let Some(template) = &request.template {
-            // The commit is refused if it is being deleted, or made a VM again.
-            let (_, version) = find_version(snapshot, template)?;
-            order.writes.push(Write::ExpectUnlocked { object: version.id().untyped() });
-        }
-        order.writes.push(Write::create(&vm));
-        order.writes.extend(images(&vm).map(expect_image));
+        let (vm, order) = planned(world, snapshot, &mut macs, &mut customizing, &request, over)?;
         let explanation = vm.status.placement.clone();
         Ok(Planned { order, object: Arc::new(vm), explanation })
     })
@@ -87,6 +75,35 @@ pub async fn create(
     }
 }
 
+/// The VM as it is stored first, and the task that makes it. `over` is the request's customization,
+/// sealed.
+///
+/// # Errors
+/// As [`create`].
+pub(crate) fn planned(
+    core: &Core,
+    snapshot: &Snapshot,
+    macs: &mut ReservedMacs<'_>,
+    customizing: &mut Customizing<'_>,
+    request: &VmCreate,
+    over: Option<&Customization>,
+) -> Result<(Vm, Order), ServiceError> {
+    let mut vm = plan(snapshot, macs, customizing, request, over)?;
+    vm.spec.lease = (request.lease_seconds)
+        .map(|seconds| Lease::begin(seconds, core.settings.lease_grace, Timestamp::now()))
+        .transpose()
+        .map_err(|error| ServiceError::invalid("lease_seconds", error.reason))?;
+    let mut order = vm_create::order(&vm, request.start);
+    if let Some(template) = &request.template {
+        // The commit is refused if it is being deleted, or made a VM again.
+        let (_, version) = find_version(snapshot, template)?;
+        order.writes.push(Write::ExpectUnlocked { object: version.id().untyped() });
+    }
+    order.writes.push(Write::create(&vm));
+    order.writes.extend(images(&vm).map(expect_image));
+    Ok((vm, order))
+}
+
 /// What an idempotency key stands for. Its hash is stored, and would let secrets be guessed.
 fn keyed(request: &VmCreate) -> VmCreate {
     let customization = request.customization.clone().map(Customization::redacted);
@@ -98,13 +115,17 @@ pub(super) fn expect_image(image: hostler_types::ImageId) -> Write {
     Write::ExpectUnlocked { object: image.untyped() }
 }
 
-fn plan(
+/// What is asked for, by ids, whether or not there is room for it now.
+///
+/// # Errors
+/// As [`create`], but for what only time can change.
+pub(crate) fn specified(
     snapshot: &Snapshot,
     macs: &mut ReservedMacs<'_>,
     customizing: &mut Customizing<'_>,
     request: &VmCreate,
     over: Option<&Customization>,
-) -> Result<Vm, ServiceError> {
+) -> Result<(VmId, VmSpec), ServiceError> {
     validate_labels(&request.labels)
         .map_err(|reason| ServiceError::invalid_as_told("labels", reason))?;
     if snapshot.all::<VmKind>().get_by_name(&request.name).is_some() {
@@ -163,10 +184,21 @@ fn plan(
     };
     let given = base.as_ref().map_or(usize::from(request.image.is_some()), Base::disks);
     validate(&spec).map_err(|error| as_asked(error, given))?;
+    Ok((vm, spec))
+}
+
+fn plan(
+    snapshot: &Snapshot,
+    macs: &mut ReservedMacs<'_>,
+    customizing: &mut Customizing<'_>,
+    request: &VmCreate,
+    over: Option<&Customization>,
+) -> Result<Vm, ServiceError> {
+    let (vm, spec) = specified(snapshot, macs, customizing, request, over)?;
     let place = (request.host.as_ref(), request.datastore.as_ref());
     let mut wish = placement_wish(snapshot, &spec, place)?;
-    if let Some(base) = &base {
-        base.wishes(snapshot, &mut wish)?;
+    if let Some(template) = &request.template {
+        Base::find(snapshot, template, request)?.wishes(snapshot, &mut wish)?;
     }
     let (decision, explanation) = decide(&PlacementInput { wish, hosts: candidates(snapshot) })?;
     let status = in_the_making(decision, explanation);
