@@ -12,6 +12,7 @@
 //! * Both sides tolerate unknown fields in answers and events: server N talks to agents N and N-1.
 
 mod datastore;
+mod export;
 mod fork;
 mod host;
 mod image;
@@ -22,9 +23,12 @@ mod vm;
 pub mod code;
 
 pub use datastore::{
-    DatastoreCheck, DatastoreEnsure, DatastorePath, DatastoreRemove, DatastoreRemoveQuery,
-    DatastoreReport, DatastoreUnregistered,
+    DatastoreCheck, DatastoreEnsure, DatastoreFiles, DatastorePath, DatastoreRemove,
+    DatastoreRemoveFiles, DatastoreRemoveQuery, DatastoreReport, DatastoreUnregistered,
+    DatastoreUsers, FileOwner, FileUser, FoundDefinition, FoundFile, FoundFiles, FoundKind,
+    RemoveFilesRequest, RemovedFile,
 };
+pub use export::{VmExport, VmExportContent, VmExportRemove, VmExportRequest};
 pub use fork::{VmFork, VmForkAnswer, VmForkRequest};
 pub use host::{
     AgentEvent, Facts, FactsAnswer, HostEvents, HostInventory, Inventory, OperationCancel,

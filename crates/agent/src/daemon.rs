@@ -18,6 +18,7 @@ use crate::config::{AgentConfig, identity_path, ready_path};
 use crate::context::HostContext;
 use crate::datastores::Datastores;
 use crate::events::Hub;
+use crate::export::Exports;
 use crate::facts::FactsSource;
 use crate::fault::Fault;
 use crate::image::Images;
@@ -183,7 +184,8 @@ async fn prepare(
         tracing::warn!("some guests do not answer; serving without them for now");
     }
     let images = Images::new(config.image_records(), datastores, hub, qemu_img);
-    Ok(Service { host, vms, images })
+    let exports = Exports::new(host.clone(), vms.clone());
+    Ok(Service { host, vms, images, exports })
 }
 
 /// Tells whoever waits that the agent can be called, and where.

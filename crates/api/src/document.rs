@@ -3,7 +3,9 @@
 use hostler_endpoint::Document;
 
 use crate::{
-    console, customization_spec, datastore, disk, event, host, image, naming_rule, network, recycle_bin, snapshot, snapshot_policy, system, task, template, token, user, vm, approval_rule, request,
+    approval_rule, console, customization_spec, datastore, disk, event, export, host, image,
+    naming_rule, network, recycle_bin, request, snapshot, snapshot_policy, system, task, template,
+    token, user, vm,
 };
 
 const DESCRIPTION: &str = "Manages virtual machines on Linux hosts. Long work answers `202` with a \
@@ -94,6 +96,9 @@ fn inventory(document: Document) -> Document {
         .endpoint::<image::Upload>()
         .endpoint::<image::UploadProgress>()
         .endpoint::<image::Import>()
+        .endpoint::<export::Export>()
+        .endpoint::<export::Content>()
+        .endpoint::<export::Remove>()
         .endpoint::<datastore::List>()
         .endpoint::<datastore::Create>()
         .endpoint::<datastore::Show>()
@@ -101,6 +106,9 @@ fn inventory(document: Document) -> Document {
         .endpoint::<datastore::Delete>()
         .endpoint::<datastore::Unregistered>()
         .endpoint::<datastore::Register>()
+        .endpoint::<datastore::Check>()
+        .endpoint::<datastore::Adopt>()
+        .endpoint::<datastore::RemoveOrphans>()
         .endpoint::<naming_rule::List>()
         .endpoint::<naming_rule::Create>()
         .endpoint::<naming_rule::Show>()

@@ -12,6 +12,7 @@ pub mod datastore;
 pub mod disk;
 mod document;
 pub mod event;
+pub mod export;
 pub mod host;
 pub mod image;
 pub mod naming_rule;

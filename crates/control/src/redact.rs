@@ -9,7 +9,8 @@ use hostler_store::Record;
 use hostler_types::{
     ApprovalRuleKind, Customization, CustomizationSpecKind, DatastoreKind, HostKind, Image,
     ImageKind, ImageSource, JoinTokenKind, KindName, NamingRuleKind, NetworkKind, Object,
-    RequestKind, SecretText, SnapshotPolicyKind, TaskKind, TemplateKind, TokenKind, UserKind, VmKind, Webhook,
+    RequestKind, SecretText, SnapshotPolicyKind, TaskKind, TemplateKind, TokenKind, UserKind,
+    VmKind, Webhook,
 };
 use serde_json::{Value, json};
 

@@ -148,7 +148,7 @@ fn require_revision<K: Shown>(
 }
 
 /// `1 VM`, `2 VMs`.
-fn counted(count: usize, what: &str) -> String {
+pub(crate) fn counted(count: usize, what: &str) -> String {
     let plural = if count == 1 { "" } else { "s" };
     format!("{count} {what}{plural}")
 }

@@ -13,20 +13,23 @@ mod command;
 mod guest;
 pub(crate) mod naming;
 
+pub(crate) mod datastore_clean;
+pub(crate) mod image_adopt;
 pub(crate) mod image_delete;
 pub(crate) mod image_import;
+pub(crate) mod request_action;
+pub(crate) mod request_probe;
+pub(crate) mod request_provision;
 pub(crate) mod template_copy;
 pub(crate) mod template_create;
 pub(crate) mod template_delete;
 pub(crate) mod template_to_vm;
 pub(crate) mod vm_clone;
-pub(crate) mod request_action;
-pub(crate) mod request_probe;
-pub(crate) mod request_provision;
 pub(crate) mod vm_create;
 pub(crate) mod vm_customize;
 pub(crate) mod vm_delete;
 pub(crate) mod vm_disk;
+pub(crate) mod vm_export;
 pub(crate) mod vm_flatten;
 pub(crate) mod vm_fork;
 pub(crate) mod vm_recycle;
@@ -46,6 +49,8 @@ pub(crate) mod vm_update;
 /// All actions.
 pub(crate) fn registry() -> Registry<Core> {
     let registry = Registry::new()
+        .with(datastore_clean::definition())
+        .with(image_adopt::definition())
         .with(image_delete::definition())
         .with(image_import::definition())
         .with(vm_clone::definition())
@@ -61,6 +66,7 @@ pub(crate) fn registry() -> Registry<Core> {
         .with(vm_delete::definition())
         .with(vm_flatten::definition())
         .with(vm_fork::definition())
+        .with(vm_export::definition())
         .with(vm_recycle::definition())
         .with(vm_register::definition())
         .with(vm_reset::definition())

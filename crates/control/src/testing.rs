@@ -7,7 +7,8 @@ use hostler_pki::Vault;
 use hostler_store::{Store, StoreError, Write};
 use hostler_tasks::{Registry, Submit};
 use hostler_types::{
-    Image, Name, Object, Recycled, Request, RequestState, Snapshot, SnapshotId, StopMode, Template, VersionOf, Vm,
+    Image, Name, Object, Recycled, Request, RequestState, Snapshot, SnapshotId, StopMode, Template,
+    VersionOf, Vm,
 };
 use jiff::Timestamp;
 
@@ -170,6 +171,10 @@ pub fn vm_fork(parent: &Vm, clones: &[Vm]) -> Submit {
     let order = tasks::vm_fork::order(parent, clones);
     submit(clones.iter().fold(order, |order, clone| order.with(Write::create(clone))))
 }
+
+pub fn vm_export(vm: &Vm) -> Submit {
+    submit(tasks::vm_export::order(vm))
+}
 pub fn vm_unregister(vm: &Vm) -> Submit {
     submit(tasks::vm_unregister::order(vm))
 }
@@ -204,4 +209,12 @@ pub fn image_import(image: &Image) -> Submit {
 }
 pub fn image_delete(image: &Object<hostler_types::ImageKind>) -> Submit {
     submit(tasks::image_delete::order(image))
+}
+/// Takes an image that lies on its datastore into the inventory.
+pub fn image_adopt(image: &Image) -> Submit {
+    submit(tasks::image_adopt::order(image).with(Write::create(image)))
+}
+/// Removes files that nobody owns.
+pub fn datastore_clean(datastore: &hostler_types::Datastore, paths: &[String]) -> Submit {
+    submit(tasks::datastore_clean::order(datastore, paths))
 }

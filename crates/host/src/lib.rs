@@ -17,6 +17,7 @@ mod process;
 mod qcow2;
 pub mod qemu_img;
 pub mod seed;
+pub mod survey;
 pub mod uid;
 pub mod userfault;
 pub mod volume;

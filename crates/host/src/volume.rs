@@ -9,7 +9,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use hostler_types::{ByteSize, DatastoreId, DiskSpec, LayerFile, Provisioning};
+use hostler_types::{ByteSize, DatastoreId, DiskSpec, LayerFile, Provisioning, Sha256};
 
 use crate::datastore::{DatastoreError, VmDir, is_full};
 use crate::file::{Access, is_not_plain, open_plain, set_access, sync_directory, temporary_in};
@@ -33,7 +33,7 @@ pub enum VolumeError {
     NotAFile(PathBuf),
     #[error("cannot write the whole of {}", .path.display())]
     Fill { path: PathBuf, source: QemuImgError },
-    #[error("cannot copy into {}", .path.display())]
+    #[error("cannot copy {}", .path.display())]
     Copy { path: PathBuf, source: QemuImgError },
     #[error("cannot grow {}", .path.display())]
     Grow { path: PathBuf, source: QemuImgError },
@@ -140,6 +140,49 @@ pub async fn grow(qemu_img: &QemuImg, disk: &Path, size: ByteSize) -> Result<(),
     qemu_img.resize(disk, size).await.map_err(grow)
 }
 
+/// Copies a disk with all beneath it into the new file `target`, and flushes it. The caller has
+/// made sure that the chain is what it should be.
+///
+/// # Errors
+/// [`VolumeError::Full`], or the copy does not work.
+///
+/// # Cancel safety
+/// Dropping the future ends the copy and leaves what was written.
+pub async fn flatten(
+    qemu_img: &QemuImg,
+    vm: &VmDir,
+    source: &Path,
+    target: &Path,
+) -> Result<(), VolumeError> {
+    vm.datastore().check()?;
+    let most = vm.datastore().space()?.free;
+    if let Err(error) = qemu_img.flatten(source, target, most).await {
+        let free = vm.datastore().space().map_or(ByteSize(0), |space| space.free);
+        return Err(match free < ByteSize::mib(1) {
+            true => {
+                let (datastore, path) = (vm.datastore().id(), target.to_owned());
+                VolumeError::Full { datastore, free, path }
+            }
+            false => VolumeError::Copy { path: source.to_owned(), source: error },
+        });
+    }
+    let file = File::open(target).map_err(|source| io_error("open", target, source))?;
+    file.sync_all().map_err(|source| io_error("flush", target, source))
+}
+
+/// The SHA-256 of a file.
+///
+/// # Errors
+/// It cannot be read.
+///
+/// # Cancel safety
+/// Dropping the future ends the reading.
+pub async fn sha256(path: &Path) -> Result<Sha256, VolumeError> {
+    let file = open_disk(path)?;
+    let hashed = crate::image::hash(file).await;
+    hashed.map_err(|source| io_error("read", path, source))
+}
+
 /// The size of a disk as its guest sees it.
 ///
 /// # Errors
@@ -150,7 +193,13 @@ pub fn virtual_size(disk: &Path) -> Result<ByteSize, VolumeError> {
 
 /// The name of the file beneath a disk, as its header has it.
 pub(crate) fn backing_of(disk: &Path) -> Result<Option<String>, VolumeError> {
-    Ok(read_header(disk)?.backing)
+    let header = read_header(disk)?;
+    // A guest that has broken out of QEMU can write this into its own disk.
+    if header.data_file.is_some() || header.incompatible & Header::DATA_FILE != 0 {
+        let reason = "it keeps its data in another file".to_owned();
+        return Err(VolumeError::Damaged { path: disk.to_owned(), reason });
+    }
+    Ok(header.backing)
 }
 
 /// Bytes that a file has on its file system; 0 when it is not there.

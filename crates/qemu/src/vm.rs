@@ -14,7 +14,8 @@ use hostler_qmp::{
     Events, EventsError, Qmp, QmpError,
     command::{
         AddFd, AddedFd, Cont, ImageFormat, Migrate, MigrateCancel, MigrateIncoming,
-    MigrateSetCapabilities, MigrateSetParameters, MigrationAddress, MigrationStatus, QueryMigrate, QueryStatus, Quit, RemoveFd, RunState, Screendump, Stop, MigrationCapability,
+        MigrateSetCapabilities, MigrateSetParameters, MigrationAddress, MigrationCapability,
+        MigrationStatus, QueryMigrate, QueryStatus, Quit, RemoveFd, RunState, Screendump, Stop,
     },
     event::Event,
 };

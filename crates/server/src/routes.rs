@@ -13,6 +13,7 @@ mod customization_spec;
 mod datastore;
 mod disk;
 mod event;
+mod export;
 mod host;
 mod image;
 mod naming_rule;
@@ -35,7 +36,7 @@ fn routes(app: App) -> Routes<App> {
     let routes = customization_spec::add(disk::add(naming_rule::add(recycle_bin::add(routes))));
     let routes = approval_rule::add(request::add(routes));
     let routes = snapshot_policy::add(snapshot::add(routes));
-    let routes = template::add(routes);
+    let routes = template::add(export::add(routes));
     let routes = task::add(host::add(network::add(routes)));
     system::add(token::add(user::add(event::add(routes))))
 }

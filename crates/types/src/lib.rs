@@ -9,6 +9,8 @@ mod approval_rule;
 mod customization;
 mod customization_validate;
 mod datastore;
+mod datastore_check;
+mod export;
 mod host;
 mod id;
 mod image;
@@ -54,13 +56,15 @@ pub use datastore::{
     Datastore, DatastoreKind, DatastoreLimits, DatastoreOnHost, DatastoreSpec, DatastoreState,
     DatastoreStatus, DatastoreUsage, StorageKind,
 };
+pub use datastore_check::{Damage, DamageKind, DatastoreFindings, Orphan, OrphanKind, is_vm_file};
+pub use export::{ExportManifest, ExportedDisk, ExportedNetwork};
 pub use host::{
     Accelerator, Host, HostFacts, HostKind, HostSpec, HostState, HostStatus, Join, JoinAnswer,
     JoinToken, JoinTokenKind, JoinTokenSpec, JoinTokenStatus,
 };
 pub use id::{
     CustomizationSpecId, DatastoreId, HostId, Id, ImageId, JoinTokenId, NetworkId, ObjectId,
-    OperationId, SnapshotId, TaskId, TemplateId, TokenId, UserId, VmId, RequestId,
+    OperationId, RequestId, SnapshotId, TaskId, TemplateId, TokenId, UserId, VmId,
 };
 pub use image::{
     Image, ImageCreate, ImageFormat, ImageKind, ImageMedia, ImageSource, ImageSpec, ImageState,
@@ -78,7 +82,6 @@ pub use network::{
 };
 pub use object::{Kind, KindName, Labels, Metadata, Object, validate_labels};
 pub use operations::{Epoch, Revision, Role};
-pub use seal::{Removed, Seal, SealWay};
 pub use request::{
     Approval, IllegalRequestEvent, OnFailure, Request, RequestEvent, RequestImage, RequestKind,
     RequestOrder, RequestProgress, RequestSpec, RequestState, RequestStatus, Requester,
@@ -86,6 +89,7 @@ pub use request::{
 pub use request_work::{
     GuestCommand, GuestScript, HttpCheck, Probe, ProbeCheck, RequestAction, Webhook,
 };
+pub use seal::{Removed, Seal, SealWay};
 pub use size::{ByteSize, SizeError};
 pub use snapshot::{Consistency, Snapshot, SnapshotDisk, SnapshotTree};
 pub use snapshot_plan::{KeptFile, KeptWhy, Merge, MergePlan, PlannedFile, plan_merges};

@@ -3,7 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use hostler_agent_api::{AgentEvent, DatastoreReport, Inventory, VmDefinition, VmReport, code};
+use hostler_agent_api::{
+    AgentEvent, DatastoreReport, FileOwner, FileUser, FoundFile, Inventory, VmDefinition, VmReport,
+    code,
+};
 use hostler_endpoint::Problem;
 use hostler_types::{
     Accelerator, ByteSize, DatastoreId, DatastoreState, Epoch, GuestReport, Hardware, HostFacts,
@@ -36,7 +39,14 @@ pub(crate) struct State {
     /// What lies on the datastores: survives `remove` with `keep_files`.
     pub(crate) files: BTreeMap<(DatastoreId, VmId), Vm>,
     pub(crate) images: BTreeMap<ImageId, ByteSize>,
+    /// Files that belong to nothing.
+    pub(crate) strays: BTreeMap<(DatastoreId, String), FoundFile>,
+    /// Files that are not there though they should be.
+    pub(crate) lost: BTreeSet<String>,
+    /// What lies on whose files.
+    pub(crate) users: HashMap<FileOwner, Vec<FileUser>>,
     pub(crate) uploads: BTreeMap<ImageId, u64>,
+    pub(crate) exports: BTreeSet<VmId>,
     pub(crate) datastores: BTreeMap<DatastoreId, (DatastoreReport, String)>,
     /// Directories with a marker, also those that other hosts have made.
     pub(crate) marked: BTreeMap<String, DatastoreId>,
@@ -126,7 +136,11 @@ impl SimHost {
             vms: BTreeMap::new(),
             files: BTreeMap::new(),
             images: BTreeMap::new(),
+            strays: BTreeMap::new(),
+            lost: BTreeSet::new(),
+            users: HashMap::new(),
             uploads: BTreeMap::new(),
+            exports: BTreeSet::new(),
             datastores: BTreeMap::new(),
             marked: BTreeMap::new(),
             networks: BTreeSet::new(),
@@ -197,6 +211,11 @@ impl SimHost {
         self.lock().marked.keys().cloned().collect()
     }
 
+    /// VMs of which there is an archive.
+    pub fn exports(&self) -> Vec<VmId> {
+        self.lock().exports.iter().copied().collect()
+    }
+
     pub fn networks(&self) -> Vec<NetworkId> {
         self.lock().networks.iter().copied().collect()
     }
@@ -234,6 +253,21 @@ impl SimHost {
         self.lock().images.insert(image, ByteSize::gib(2));
     }
 
+    /// A file that belongs to nothing.
+    pub fn plant_file(&self, datastore: DatastoreId, file: FoundFile) {
+        self.lock().strays.insert((datastore, file.path.clone()), file);
+    }
+
+    /// Somebody deletes a file by hand.
+    pub fn lose_file(&self, path: &str) {
+        self.lock().lost.insert(path.to_owned());
+    }
+
+    /// Something that no inventory has lies on a VM's or an image's files.
+    pub fn plant_user(&self, owner: FileOwner, user: FileUser) {
+        self.lock().users.entry(owner).or_default().push(user);
+    }
+
     /// A datastore's free space as of now; told as an event.
     pub fn set_free(&self, datastore: DatastoreId, free: ByteSize) {
         let mut state = self.lock();
@@ -251,7 +285,8 @@ impl SimHost {
         };
         let vms: String = state.vms.values().map(vm).collect();
         let (files, images) = (state.files.len(), state.images.len());
-        format!("{vms}files {files} images {images} uploads {}\n", state.uploads.len())
+        let (strays, uploads) = (state.strays.len(), state.uploads.len());
+        format!("{vms}files {files} images {images} uploads {uploads} strays {strays}\n")
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, State> {

@@ -3,19 +3,21 @@
 use async_trait::async_trait;
 use futures::StreamExt as _;
 use hostler_agent_api::{
-    AgentEvent, ConsoleKind, DatastoreCheck, DatastoreReport, FactsAnswer, ImageContentAnswer,
-    ImageImportRequest, ImageImportSource, ImageImported, ImageRemoveRequest, OperationProgress,
-    VERSION, VmCommand, VmCreateRequest, VmFlattenRequest, VmForkAnswer, VmForkRequest,
+    AgentEvent, ConsoleKind, DatastoreCheck, DatastoreReport, FactsAnswer, FileOwner, FileUser,
+    FoundFiles, ImageContentAnswer, ImageImportRequest, ImageImportSource, ImageImported,
+    ImageRemoveRequest, OperationProgress, RemoveFilesRequest, RemovedFile, VERSION, VmCommand,
+    VmCreateRequest, VmExportRequest, VmFlattenRequest, VmForkAnswer, VmForkRequest,
     VmFreezeRequest, VmFrozen, VmRemoveRequest, VmReport, VmRevertRequest, VmSnapshotDeleteRequest,
     VmSnapshotRequest, VmSnapshotUpdateRequest, VmStopRequest, code,
 };
 use hostler_control::{AgentError, AgentLink};
 use hostler_endpoint::{ByteStream, EventStream, Item, Problem};
 use hostler_types::{
-    ByteSize, Consistency, DatastoreId, DiskStatus, ExecAnswer, ExecRequest, ImageFormat, ImageId,
-    ImageMedia, Name, NetworkId, NetworkSpec, OperationId, PowerState, Removed, Seal, SealWay,
-    Sha256, Snapshot, SnapshotDisk, Vm, VmId, VmSpec,
+    ByteSize, Consistency, DatastoreId, DiskStatus, ExecAnswer, ExecRequest, ExportManifest,
+    ImageFormat, ImageId, ImageMedia, Name, NetworkId, NetworkSpec, OperationId, PowerState,
+    Removed, Seal, SealWay, Sha256, Snapshot, SnapshotDisk, Vm, VmId, VmSpec,
 };
+use jiff::Timestamp;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio_stream::wrappers::BroadcastStream;
@@ -364,6 +366,27 @@ impl AgentLink for SimHost {
         .await
     }
 
+    async fn vm_export(
+        &self,
+        vm: VmId,
+        request: VmExportRequest,
+    ) -> Result<ExportManifest, AgentError> {
+        let VmCommand { op, epoch } = request.command;
+        self.command("vm_export", Some(op), |state| {
+            let found = state.owned(vm, epoch)?;
+            let manifest = ExportManifest {
+                format: ExportManifest::FORMAT.to_owned(),
+                at: Timestamp::UNIX_EPOCH,
+                vm: found.definition.vm.clone(),
+                networks: request.networks,
+                disks: Vec::new(),
+            };
+            state.exports.insert(vm);
+            Ok(manifest)
+        })
+        .await
+    }
+
     async fn vm_snapshot_update(
         &self,
         vm: VmId,
@@ -472,6 +495,23 @@ impl AgentLink for SimHost {
                 clones.push(state.owned(id, epoch)?.report());
             }
             Ok(VmForkAnswer { parent, clones, paused_microseconds: 20_000 })
+        })
+        .await
+    }
+
+    async fn vm_export_content(&self, vm: VmId) -> Result<ByteStream, AgentError> {
+        self.command("vm_export_content", None, |state| match state.exports.contains(&vm) {
+            true => Ok(()),
+            false => Err(Problem::new(409, code::WRONG_STATE, "there is no finished export")),
+        })
+        .await?;
+        Ok(Box::pin(futures::stream::iter([Ok(bytes::Bytes::from_static(b"archive"))])))
+    }
+
+    async fn vm_export_remove(&self, vm: VmId) -> Result<(), AgentError> {
+        self.command("vm_export_remove", None, |state| {
+            state.exports.remove(&vm);
+            Ok(())
         })
         .await
     }
@@ -619,6 +659,33 @@ impl AgentLink for SimHost {
                 .iter()
                 .filter(|((at, vm), _)| *at == datastore && !state.vms.contains_key(vm));
             Ok(files.map(|(_, vm)| vm.clone()).collect())
+        })
+        .await
+    }
+
+    async fn datastore_users(
+        &self,
+        _: DatastoreId,
+        owner: FileOwner,
+    ) -> Result<Vec<FileUser>, AgentError> {
+        self.command("datastore_users", None, |state| {
+            Ok(state.users.get(&owner).cloned().unwrap_or_default())
+        })
+        .await
+    }
+
+    async fn datastore_files(&self, datastore: DatastoreId) -> Result<FoundFiles, AgentError> {
+        self.command("datastore_files", None, |state| Ok(state.found(datastore))).await
+    }
+
+    async fn datastore_remove_files(
+        &self,
+        datastore: DatastoreId,
+        request: RemoveFilesRequest,
+    ) -> Result<Vec<RemovedFile>, AgentError> {
+        self.command("datastore_remove_files", Some(request.op), |state| {
+            let paths = request.paths.into_iter();
+            Ok(paths.map(|path| state.remove_file(datastore, path)).collect())
         })
         .await
     }

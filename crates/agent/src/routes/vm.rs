@@ -5,7 +5,7 @@ use std::time::Duration;
 use hostler_agent_api as api;
 use hostler_agent_api::{VmFrozen, VmReport};
 use hostler_endpoint::{ByteStream, Call, Problem};
-use hostler_types::ExecAnswer;
+use hostler_types::{ExecAnswer, ExportManifest};
 
 use super::Service;
 use crate::fault::Fault;
@@ -142,6 +142,27 @@ pub(super) async fn vm_seal(
     call: Call<api::VmSeal>,
 ) -> Result<VmReport, Problem> {
     service.vms.command(call.path.vm, call.body, Action::Seal).await
+}
+
+pub(super) async fn vm_export(
+    service: Service,
+    call: Call<api::VmExport>,
+) -> Result<ExportManifest, Problem> {
+    service.exports.export(call.path.vm, call.body).await
+}
+
+pub(super) async fn vm_export_content(
+    service: Service,
+    call: Call<api::VmExportContent>,
+) -> Result<ByteStream, Problem> {
+    Ok(service.exports.content(call.path.vm).await?)
+}
+
+pub(super) async fn vm_export_remove(
+    service: Service,
+    call: Call<api::VmExportRemove>,
+) -> Result<(), Problem> {
+    Ok(service.exports.remove(call.path.vm).await?)
 }
 
 pub(super) async fn vm_exec(

@@ -19,7 +19,9 @@ use super::nics::{plug_all, unplug_all};
 use super::record::{RecordedState, VmRecord};
 use crate::blocking::blocking;
 use crate::context::HostContext;
+use crate::datastores::Condemned;
 use crate::fault::{Fault, chain};
+use crate::references::require_unused;
 
 /// How long a killed QEMU may take to be gone: its memory is given back, its disks are flushed.
 const KILL: Duration = Duration::from_secs(30);
@@ -209,6 +211,13 @@ impl Actor {
     }
 
     async fn remove_all(&mut self, keep_files: bool, force: bool) -> Result<(), Fault> {
+        // Before anything is undone: is the datastore there at all, and needs nobody the files?
+        let (host, record) = (self.host.clone(), self.record.clone());
+        let condemned = blocking(move || {
+            let dir = vm_dir(&host, &record)?;
+            (!keep_files).then(|| condemn(&host, &dir)).transpose()
+        })
+        .await?;
         // `unknown` means that a QEMU is there which does not answer.
         if self.power.is_live() {
             if !force {
@@ -221,9 +230,6 @@ impl Actor {
             self.power_off().await?;
         }
         self.restart_at = None;
-        let (host, record) = (self.host.clone(), self.record.clone());
-        // Before anything is undone: is the datastore there at all?
-        blocking(move || vm_dir(&host, &record).map(drop)).await?;
         unplug_all(&self.host, &self.record).await;
         let (host, record) = (self.host.clone(), self.record.clone());
         blocking(move || {
@@ -239,6 +245,7 @@ impl Actor {
                     }
                 }
             }
+            drop(condemned);
             host.records.remove(record.id())
         })
         .await
@@ -264,6 +271,21 @@ fn take_snapshots(dir: &VmDir, record: &VmRecord) -> Result<(), Fault> {
     Ok(())
 }
 
+/// Lets nobody build on the disks of a VM from now on, having made sure that nobody has. Blocks.
+fn condemn(host: &HostContext, dir: &VmDir) -> Result<Condemned, Fault> {
+    let files = dir.layer_files()?;
+    let condemned =
+        host.datastores.condemn(dir.datastore().id(), files.clone(), "it is being removed")?;
+    require_unused(dir.datastore(), &files)?;
+    Ok(condemned)
+}
+
+/// Removes a VM's directory, unless somebody needs a file in it. Blocks.
+pub(super) fn remove_files(host: &HostContext, dir: &VmDir) -> Result<(), Fault> {
+    let _condemned = condemn(host, dir)?;
+    Ok(dir.remove()?)
+}
+
 /// Takes back what a creation made. What fails is logged: the record stays then, and the agent's
 /// next start tries again.
 pub(super) async fn undo_create(host: &std::sync::Arc<HostContext>, record: &VmRecord) {
@@ -275,7 +297,7 @@ pub(super) async fn undo_create(host: &std::sync::Arc<HostContext>, record: &VmR
         let dir = vm_dir(&host, &record)?;
         let foreign = dir.read_definition().ok().flatten();
         if foreign.is_none_or(|found| found == VmDir::stored(&record.definition.vm)) {
-            dir.remove()?;
+            remove_files(&host, &dir)?;
         }
         host.records.remove(record.id())
     });

@@ -4,7 +4,6 @@
 //! recorded VM, so that it goes into the definition beside the disks too; what a server sends as
 //! status is never taken for it.
 
-use hostler_host::layers::LayerGraph;
 use hostler_host::{VmDir, VolumeError};
 use hostler_qemu::{LayerPlan, layer_node};
 use hostler_types::{
@@ -15,6 +14,7 @@ use super::record::VmRecord;
 use crate::context::HostContext;
 use crate::datastores::Datastores;
 use crate::fault::{Fault, chain};
+use crate::references::require_unused;
 
 /// The files of a disk, the active one first.
 pub(super) fn of<'a>(record: &'a VmRecord, disk: &Name) -> &'a [Layer] {
@@ -98,18 +98,12 @@ pub(super) fn discard(
         layer.file.owner() == LayerOwner::Vm(dir.id()) && !known.contains(&layer.file)
     };
     let layers = disks.iter().flat_map(|disk| &disk.layers).filter(own);
-    let files: Vec<&LayerFile> = layers.map(|layer| &layer.file).collect();
-    let condemned = files.iter().map(|file| LayerFile::clone(file));
-    let _condemned = datastores.condemn(dir.datastore().id(), condemned, "it is being removed")?;
-    let graph = LayerGraph::read(dir.datastore())?;
-    for file in &files {
-        if let Some(user) = graph.dependents(file).find(|user| !files.contains(user)) {
-            let text = format!("{user} lies on {file}, which therefore stays");
-            return Err(Fault::WrongState(text));
-        }
-    }
+    let files: Vec<LayerFile> = layers.map(|layer| layer.file.clone()).collect();
+    let _condemned =
+        datastores.condemn(dir.datastore().id(), files.clone(), "it is being removed")?;
+    require_unused(dir.datastore(), &files)?;
     for file in files {
-        let path = hostler_host::layers::path(dir.datastore(), file);
+        let path = hostler_host::layers::path(dir.datastore(), &file);
         hostler_host::volume::remove(dir, &path)?;
     }
     Ok(())

@@ -13,7 +13,8 @@ use hostler_host::uid::{IMAGE_GID, USERFAULT_GID};
 use hostler_host::{TapName, VmDir, VmUid};
 use hostler_qemu::fork::memory_file;
 use hostler_qemu::{
-    CdromPlan, ChildFd, Credentials, DiskAio, DiskCache, DiskPlan, FirmwarePlan, InheritedFds, LaunchPlan, Lifetime, NicPlan, Process, QEMU, Spawn, Start, command_line, disk_id, MemoryPlan,
+    CdromPlan, ChildFd, Credentials, DiskAio, DiskCache, DiskPlan, FirmwarePlan, InheritedFds,
+    LaunchPlan, Lifetime, MemoryPlan, NicPlan, Process, QEMU, Spawn, Start, command_line, disk_id,
 };
 use hostler_qmp::command::{Cont, QueryStatus, SystemReset};
 use hostler_qmp::{Events, Options, Qmp};

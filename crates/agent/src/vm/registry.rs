@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::task::TaskTracker;
 
 use super::actor::{Action, Actor, Message};
-use super::create::end_processes;
+use super::create::{end_processes, remove_files};
 use super::layers;
 use super::machine::Live;
 use super::nics::assign;
@@ -48,6 +48,17 @@ pub(crate) struct Handle {
     pub(super) datastore: DatastoreId,
     networks: watch::Receiver<Vec<NetworkId>>,
     uid: VmUid,
+}
+
+impl Handle {
+    pub(crate) fn datastore(&self) -> DatastoreId {
+        self.datastore
+    }
+
+    /// As last published.
+    pub(crate) fn report(&self) -> Arc<VmReport> {
+        self.report.borrow().clone()
+    }
 }
 
 impl Vms {
@@ -165,7 +176,7 @@ impl Vms {
             };
             match request.keep_files {
                 true => Ok(()),
-                false => Ok(dir.remove()?),
+                false => remove_files(&host, &dir),
             }
         });
         Ok(removed.await?)

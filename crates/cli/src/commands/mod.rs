@@ -22,6 +22,7 @@ mod snapshot_policy;
 mod task;
 mod template;
 mod token;
+mod upload;
 mod user;
 mod version;
 mod vm;

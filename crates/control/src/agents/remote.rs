@@ -197,6 +197,19 @@ impl AgentLink for Remote {
     async fn vm_exec(&self, vm: VmId, request: ExecRequest) -> Result<ExecAnswer, AgentError> {
         self.vm::<contract::VmExec>(vm, request).await
     }
+    async fn vm_export(
+        &self,
+        vm: VmId,
+        request: contract::VmExportRequest,
+    ) -> Result<hostler_types::ExportManifest, AgentError> {
+        self.vm::<contract::VmExport>(vm, request).await
+    }
+    async fn vm_export_content(&self, vm: VmId) -> Result<ByteStream, AgentError> {
+        self.vm::<contract::VmExportContent>(vm, ()).await
+    }
+    async fn vm_export_remove(&self, vm: VmId) -> Result<(), AgentError> {
+        self.vm::<contract::VmExportRemove>(vm, ()).await
+    }
     async fn vm_screenshot(&self, vm: VmId) -> Result<ByteStream, AgentError> {
         self.vm::<contract::VmScreenshot>(vm, ()).await
     }
@@ -266,6 +279,29 @@ impl AgentLink for Remote {
     async fn datastore_unregistered(&self, datastore: DatastoreId) -> Result<Vec<Vm>, AgentError> {
         let path = DatastorePath { datastore };
         self.call::<contract::DatastoreUnregistered>(&path, &NoParams {}, ()).await
+    }
+    async fn datastore_users(
+        &self,
+        datastore: DatastoreId,
+        owner: contract::FileOwner,
+    ) -> Result<Vec<contract::FileUser>, AgentError> {
+        let path = DatastorePath { datastore };
+        self.call::<contract::DatastoreUsers>(&path, &NoParams {}, owner).await
+    }
+    async fn datastore_files(
+        &self,
+        datastore: DatastoreId,
+    ) -> Result<contract::FoundFiles, AgentError> {
+        let path = DatastorePath { datastore };
+        self.call::<contract::DatastoreFiles>(&path, &NoParams {}, ()).await
+    }
+    async fn datastore_remove_files(
+        &self,
+        datastore: DatastoreId,
+        request: contract::RemoveFilesRequest,
+    ) -> Result<Vec<contract::RemovedFile>, AgentError> {
+        let path = DatastorePath { datastore };
+        self.call::<contract::DatastoreRemoveFiles>(&path, &NoParams {}, request).await
     }
     async fn network_ensure(
         &self,

@@ -1,7 +1,9 @@
 //! Where each kind lies in a snapshot.
 
 use hostler_types::{
-    CustomizationSpecKind, DatastoreKind, HostKind, ImageKind, JoinTokenKind, NamingRuleKind, NetworkKind, SnapshotPolicyKind, TaskKind, TemplateKind, TokenKind, UserKind, VmKind, ApprovalRuleKind, RequestKind,
+    ApprovalRuleKind, CustomizationSpecKind, DatastoreKind, HostKind, ImageKind, JoinTokenKind,
+    NamingRuleKind, NetworkKind, RequestKind, SnapshotPolicyKind, TaskKind, TemplateKind,
+    TokenKind, UserKind, VmKind,
 };
 
 use super::{Collection, Held, Snapshot};

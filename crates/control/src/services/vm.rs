@@ -23,6 +23,7 @@ mod create;
 mod customize;
 mod delete;
 pub mod disk;
+mod export;
 mod files;
 mod flatten;
 mod fork;
@@ -37,16 +38,17 @@ pub use clone::{Cloned, clone};
 pub use create::create;
 pub(super) use create::name_taken;
 pub(crate) use create::{planned, specified};
-pub(super) use template::copied;
 pub use customize::{VmCustomize, customize};
 pub use delete::{VmDelete, delete, deletion_plan, purge, recycled, undelete};
 pub(crate) use delete::{dependents, require_deletable, require_unused, told_names};
+pub use export::{export, exported, remove_export};
 pub(crate) use files::expect;
 pub use files::{VmRegister, register, unregister, unregistered};
 pub use flatten::{VmFlatten, flatten};
 pub use guest::{exec, log, screenshot};
 pub use lease::{Renewal, renew};
 pub(crate) use mac::MacReservations;
+pub(super) use template::copied;
 pub use update::{plan, rename, update};
 
 /// Which VMs a list is to hold; all that is given must fit.

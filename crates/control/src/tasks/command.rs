@@ -4,10 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt as _;
-use hostler_agent_api::{AgentEvent, NetworkDefinition, VmCommand, VmDefinition, VmReport};
+use hostler_agent_api::{
+    AgentEvent, FileOwner, NetworkDefinition, VmCommand, VmDefinition, VmReport, code,
+};
 use hostler_store::Write;
 use hostler_tasks::{StepContext, StepError};
-use hostler_types::{ImageKind, NetworkKind, OperationId, PowerState, Vm, VmId, VmKind};
+use hostler_types::{
+    DatastoreId, ImageKind, NetworkKind, OperationId, PowerState, Vm, VmId, VmKind,
+};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
@@ -132,6 +136,42 @@ pub(super) async fn ask_for<T>(
     }
 }
 
+/// Refuses when anything lies on the files of an object, as the files say: for the last look before
+/// there is no way back, at which the host would refuse. A host that cannot tell says so then.
+pub(super) async fn require_unneeded(
+    step: &Step,
+    host: hostler_types::HostId,
+    datastore: DatastoreId,
+    owner: FileOwner,
+) -> Result<(), StepError> {
+    let link = linked(step, host)?;
+    let asked = tokio::time::timeout(AGAIN * 60, link.datastore_users(datastore, owner)).await;
+    let users = match asked {
+        Ok(Ok(users)) => users,
+        Ok(Err(AgentError::Refused(problem))) => {
+            // Without a record of it the host has nothing to remove either.
+            let away = problem.code == code::DATASTORE_MISSING
+                && matches!(owner, FileOwner::Vm(vm) if step.world().reports.last(vm).is_some());
+            if !away {
+                return Ok(());
+            }
+            let error = ServiceError::from(problem);
+            let message = named(&step.world().snapshot(), &error.message);
+            return Err(StepError::failed(error.code, message));
+        }
+        Ok(Err(error @ AgentError::Unreachable { .. })) => {
+            return Err(StepError::retry(AGAIN, error.to_string()));
+        }
+        Err(_) => return Err(StepError::retry(AGAIN, "the host takes very long to answer")),
+    };
+    if users.is_empty() {
+        return Ok(());
+    }
+    let texts: Vec<_> = users.into_iter().map(|user| user.text).collect();
+    let message = named(&step.world().snapshot(), &texts.join("; "));
+    Err(StepError::failed("in_use", message))
+}
+
 /// All that the agent needs to know of a VM.
 pub(super) fn definition(step: &Step, vm: &Vm) -> Result<VmDefinition, StepError> {
     let snapshot = step.world().snapshot();
@@ -165,6 +205,26 @@ pub(super) fn told(step: &Step, mut vm: Vm, report: &VmReport) -> Write {
     step.world().reports.answer(vm.status.host, report);
     absorb(&mut vm.status, &named_report(&step.world().snapshot(), report));
     Write::update(&vm)
+}
+
+/// How an undo ends that has told the host again what a VM was before. A host whose datastore is away
+/// refuses that; but unless the step `forward` has come to its end, it has refused the change as well,
+/// and only the record is to be put back.
+pub(super) fn told_back(
+    step: &Step,
+    before: &Vm,
+    forward: &str,
+    told: hostler_tasks::StepResult,
+) -> hostler_tasks::StepResult {
+    match told {
+        Err(StepError::Failed { code, .. })
+            if code == code::DATASTORE_MISSING
+                && step.result_if_done::<serde_json::Value>(forward)?.is_none() =>
+        {
+            Ok(hostler_tasks::Outcome::none().with(Write::update(before)))
+        }
+        told => told,
+    }
 }
 
 /// After a command that did not work: the VM is what its host last said, or what it was before.
@@ -201,7 +261,7 @@ fn take_over(step: &Step, vm: &mut Vm, report: &VmReport) -> bool {
 }
 
 /// Asks the host about one of its VMs.
-async fn asked(step: &Step, vm: &Vm) -> Option<VmReport> {
+pub(super) async fn asked(step: &Step, vm: &Vm) -> Option<VmReport> {
     const LIMIT: Duration = Duration::from_secs(10);
     let link = link(step, vm).ok()?;
     let first = async { link.events().await.ok()?.next().await };

@@ -14,10 +14,11 @@ use hostler_tasks::harness::{
 use hostler_tasks::{Registry, Submit};
 use hostler_types::{
     ByteSize, CopySource, Customization, Datastore, DatastoreSpec, DatastoreState, DatastoreStatus,
-    DiskSource, Epoch, Host, HostFacts, HostSpec, HostState, HostStatus, Image, ImageFormat, ImageKind,
-    ImageMedia, ImageSource, ImageSpec, ImageState, ImageStatus, Kind, KindName, Labels, LayerFile,
-    Network, NetworkSpec, NetworkState, NetworkStatus, Object, PowerState, Recycled, Request, RequestKind, RequestState, StopMode,
-    Template, TemplateSpec, TemplateStatus, VersionOf, Vm, VmKind, VmSpec, VmStatus,
+    DiskSource, Epoch, Host, HostFacts, HostSpec, HostState, HostStatus, Image, ImageFormat,
+    ImageKind, ImageMedia, ImageSource, ImageSpec, ImageState, ImageStatus, Kind, KindName, Labels,
+    LayerFile, Network, NetworkSpec, NetworkState, NetworkStatus, Object, PowerState, Recycled,
+    Request, RequestKind, RequestState, StopMode, Template, TemplateSpec, TemplateStatus,
+    VersionOf, Vm, VmKind, VmSpec, VmStatus,
 };
 use jiff::Timestamp;
 use serde_json::json;
@@ -38,6 +39,14 @@ enum Given {
     /// Its files lie on the datastore, and nobody knows it.
     Files,
     NoImage,
+    /// It lies on the datastore, and nobody knows it.
+    FoundImage,
+}
+
+impl Given {
+    fn knows_image(self) -> bool {
+        !matches!(self, Self::NoImage | Self::FoundImage)
+    }
 }
 
 /// What must be the same in the end.
@@ -126,7 +135,7 @@ fn objects(given: Given) -> Objects {
             sha256: None,
         },
         ImageStatus {
-            state: if given == Given::NoImage { ImageState::Importing } else { ImageState::Ready },
+            state: if given.knows_image() { ImageState::Ready } else { ImageState::Importing },
             message: None,
             format: Some(ImageFormat::Qcow2),
             media: Some(ImageMedia::Disk),
@@ -143,7 +152,7 @@ fn objects(given: Given) -> Objects {
     .unwrap();
     let power = match given {
         Given::Vm(power) => power,
-        Given::NoVm | Given::NoImage => PowerState::Creating,
+        Given::NoVm | Given::NoImage | Given::FoundImage => PowerState::Creating,
         Given::Snapshots | Given::Waiting => PowerState::Running,
         Given::Recycled | Given::Template => PowerState::Stopped,
         Given::Files => PowerState::Unknown,
@@ -210,7 +219,7 @@ fn place(host: &SimHost, objects: &Objects, given: Given) {
             host.plant(vm);
             host.lose(objects.vm.id());
         }
-        Given::NoVm | Given::NoImage => {}
+        Given::NoVm | Given::NoImage | Given::FoundImage => {}
     }
     if given != Given::NoImage {
         host.plant_image(objects.image.id());
@@ -227,7 +236,7 @@ impl Scenario for Case {
             .with(Write::create(&objects.host))
             .with(Write::create(&objects.datastore))
             .with(Write::create(&objects.network));
-        if self.given != Given::NoImage {
+        if self.given.knows_image() {
             batch = batch.with(Write::create(&objects.image));
         }
         if !matches!(self.given, Given::NoVm | Given::NoImage | Given::Files) {
@@ -306,7 +315,8 @@ impl Scenario for Case {
             }
         }
         let files = (host.files().len(), host.vms().len(), host.images().len());
-        text + &format!("files, VMs and images at the host: {files:?}\n")
+        let exports = host.exports().len();
+        text + &format!("files, VMs and images at the host: {files:?}, exports {exports}\n")
     }
 }
 
@@ -495,6 +505,12 @@ async fn vm_recycle() {
 }
 
 #[tokio::test]
+async fn vm_export() {
+    let submit = |objects: &Objects| testing::vm_export(&objects.vm);
+    Case::new(Given::Vm(PowerState::Stopped), Compare::Everything, submit).check().await;
+}
+
+#[tokio::test]
 async fn vm_undelete() {
     let submit = |objects: &Objects| testing::vm_undelete(&objects.vm);
     Case::new(Given::Recycled, Compare::Everything, submit).check().await;
@@ -637,4 +653,19 @@ async fn vm_snapshot_delete() {
 async fn vm_consolidate() {
     let submit = |objects: &Objects| testing::vm_consolidate(&objects.vm);
     Case::new(Given::Waiting, Compare::ButPower, submit).check().await;
+}
+
+#[tokio::test]
+async fn image_adopt() {
+    let submit = |objects: &Objects| testing::image_adopt(&objects.image);
+    Case::new(Given::FoundImage, Compare::Everything, submit).check().await;
+}
+
+#[tokio::test]
+async fn datastore_clean() {
+    let submit = |objects: &Objects| {
+        let paths = [format!("vms/{}", objects.vm.id())];
+        testing::datastore_clean(&objects.datastore, &paths)
+    };
+    Case::new(Given::Files, Compare::Everything, submit).check().await;
 }

@@ -8,6 +8,7 @@ mod bad_input;
 mod clones;
 mod concurrency;
 mod customization;
+mod datastore_check;
 mod datastores;
 mod harness;
 mod hosts;

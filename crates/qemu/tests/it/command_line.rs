@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use expect_test::expect_file;
 use hostler_qemu::{
-    CdromPlan, ChildFd, DiskAio, DiskCache, DiskPlan, FirmwarePlan, LaunchPlan, LayerPlan, NicPlan, PlanError, Room, Start, command_line, MemoryPlan,
+    CdromPlan, ChildFd, DiskAio, DiskCache, DiskPlan, FirmwarePlan, LaunchPlan, LayerPlan,
+    MemoryPlan, NicPlan, PlanError, Room, Start, command_line,
 };
 use hostler_types::{Accelerator, BootDevice, ByteSize, Cores, DiskBus, Id, MacAddress};
 use proptest::prelude::*;

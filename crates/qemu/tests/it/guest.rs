@@ -15,7 +15,10 @@ use std::{
 };
 
 use hostler_qemu::{
-    CdromPlan, Credentials, DiskAio, DiskCache, DiskPlan, Exit, FirmwarePlan, GUEST_AGENT_PORT, InheritedFds, LaunchPlan, LayerPlan, Lifetime, MonitorError, Probe, ProbeOptions, Process, QEMU, SavedState, Spawn, Start, command_line, power_off, probe, resume_from, screenshot, suspend_to, MemoryPlan,
+    CdromPlan, Credentials, DiskAio, DiskCache, DiskPlan, Exit, FirmwarePlan, GUEST_AGENT_PORT,
+    InheritedFds, LaunchPlan, LayerPlan, Lifetime, MemoryPlan, MonitorError, Probe, ProbeOptions,
+    Process, QEMU, SavedState, Spawn, Start, command_line, power_off, probe, resume_from,
+    screenshot, suspend_to,
 };
 use hostler_qmp::{
     CloseReason, Events, EventsError, Options, Qmp,

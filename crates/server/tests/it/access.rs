@@ -46,6 +46,8 @@ fn body(id: &str) -> Option<Value> {
         "request_reject" => json!({"reason": "no"}),
         "approval_rule_create" => json!({"name": "r", "spec": {"need": {"approvals": 99}}}),
         "approval_rule_update" => json!({}),
+        "datastore_adopt" => json!({"path": "vms/x"}),
+        "datastore_remove_orphans" => json!({"paths": ["vms/x"]}),
         "naming_rule_create" => json!({"name": "r", "spec": {"pattern": "("}}),
         "network_create" => {
             json!({"name": "n", "spec": {"mode": "nat", "subnet": "10.0.0.0/30"}})

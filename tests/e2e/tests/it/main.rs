@@ -1,6 +1,7 @@
 //! The whole product on real QEMU: what users type, and what may go wrong.
 #![expect(clippy::unwrap_used, reason = "a test's helper may fail the test")]
 
+mod accounting;
 mod changes;
 mod clones;
 mod crash;

@@ -8,6 +8,7 @@ mod customize;
 mod delete;
 mod disk;
 mod exec;
+mod export;
 mod lease;
 mod list;
 mod log;
@@ -77,6 +78,8 @@ enum VmCommand {
     Screenshot(screenshot::Screenshot),
     Exec(exec::Exec),
     Ssh(ssh::Ssh),
+    Export(export::Export),
+    Import(export::Import),
     Unregister(remove::Unregister),
     Register(remove::Register),
     Delete(delete::Delete),
@@ -127,6 +130,8 @@ impl VmArgs {
             VmCommand::Screenshot(command) => command.run(session).await,
             VmCommand::Exec(command) => return command.run(session).await,
             VmCommand::Ssh(command) => command.run(session).await,
+            VmCommand::Export(command) => command.run(session).await,
+            VmCommand::Import(command) => command.run(session).await,
             VmCommand::Unregister(command) => command.run(session).await,
             VmCommand::Register(command) => command.run(session).await,
             VmCommand::Delete(command) => command.run(session).await,

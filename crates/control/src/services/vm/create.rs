@@ -507,7 +507,7 @@ fn candidate(snapshot: &Snapshot, host: &Host, usages: &datastore::Usages) -> Ho
         promised_cpus,
         bridges: facts.map(|facts| facts.bridges.clone()).unwrap_or_default(),
         datastores: datastores
-            .map(|store| datastore::candidate(store, host.id(), usages.get(store.id())))
+            .map(|store| datastore::candidate(store, host.id(), &usages.get(store.id())))
             .collect(),
     }
 }

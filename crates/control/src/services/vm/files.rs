@@ -109,6 +109,9 @@ pub async fn register(
         customize::seal(&world.vault, vm.spec.customization.as_mut());
         let mut order = vm_register::order(&vm);
         order.writes.push(Write::create(&vm));
+        // Files that nobody owned are not removed while somebody takes them.
+        let datastore = vm.status.datastore.untyped();
+        order.writes.push(Write::ExpectUnlocked { object: datastore });
         order
             .writes
             .extend(images(&vm).map(|image| Write::ExpectUnlocked { object: image.untyped() }));
