@@ -22,6 +22,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::Cores;
 use crate::approval_rule::ApprovalDecision;
 use crate::id::{ImageId, TaskId, UserId, VmId};
 use crate::name::Name;
@@ -94,6 +95,12 @@ pub struct RequestSpec {
     /// The images as they were when it was asked: no other is taken in their place.
     #[serde(default)]
     pub images: Vec<RequestImage>,
+    /// The version of a template, likewise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template: Option<RequestTemplate>,
+    /// What it will have, whether asked for or the template's.
+    pub cpus: Cores,
+    pub memory: ByteSize,
     /// Of all disks together.
     pub disk: ByteSize,
 }
@@ -111,6 +118,14 @@ pub struct Requester {
 pub struct RequestImage {
     pub name: Name,
     pub id: ImageId,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RequestTemplate {
+    pub name: Name,
+    pub version: u32,
+    /// The record of this version.
+    pub id: VmId,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]

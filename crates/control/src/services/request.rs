@@ -223,8 +223,8 @@ fn facts(request: &Request) -> RequestFacts {
     let spec = &request.spec;
     RequestFacts {
         requester: spec.requester.clone(),
-        cpus: spec.order.vm.cpus.count(),
-        memory: spec.order.vm.memory,
+        cpus: spec.cpus.count(),
+        memory: spec.memory,
         disk: spec.disk,
         labels: spec.order.vm.labels.clone(),
         images: spec.images.iter().map(|image| image.name.clone()).collect(),

@@ -600,7 +600,7 @@ fn request(objects: &Objects) -> Request {
     });
     let spec = json!({
         "order": order, "requester": {"name": "anna"}, "owner": "anna",
-        "images": image, "disk": "2GiB",
+        "images": image, "cpus": 1, "memory": "1GiB", "disk": "2GiB",
     });
     let status = json!({"state": "approved", "since": "2026-01-01T00:00:00Z"});
     let spec = serde_json::from_value(spec).unwrap();

@@ -89,8 +89,15 @@ fn fields(whole: &Whole, now: Timestamp) -> Vec<(&'static str, Vec<Cell>)> {
         ("Meaning", one(sentence(&whole.request))),
         ("Since", one(time::show(status.since))),
         ("VM", one(vm.name.to_string())),
-        ("Size", one(format!("{} CPUs, {} memory, {} disk", vm.cpus, vm.memory, spec.disk))),
+        ("Size", one(format!("{} CPUs, {} memory, {} disk", spec.cpus, spec.memory, spec.disk))),
         ("Images", spec.images.iter().map(|image| Cell::new(image.name.as_str())).collect()),
+        (
+            "Template",
+            spec.template
+                .iter()
+                .map(|it| Cell::new(format!("{}:{}", it.name, it.version)))
+                .collect(),
+        ),
         ("Purpose", spec.order.purpose.lines().map(Cell::new).collect()),
         ("Requester", one(spec.requester.name.clone())),
         ("Owner", one(spec.owner.clone())),

@@ -6,7 +6,7 @@ use hostler_store::Write;
 use hostler_types::{
     ApprovalDecision, ByteSize, ImageKind, Labels, Lease, Name, Request, RequestEvent,
     RequestImage, RequestKind, RequestOrder, RequestProgress, RequestSpec, RequestState,
-    RequestStatus, Role, SecretText, VmSpec,
+    RequestStatus, RequestTemplate, Role, SecretText, TemplateRef, VmCreate, VmSpec,
 };
 use jiff::Timestamp;
 
@@ -16,6 +16,7 @@ use crate::customize;
 use crate::error::ServiceError;
 use crate::inventory::Snapshot;
 use crate::redact::Shown;
+use crate::services::template::find_version;
 use crate::services::vm::specified;
 use crate::world::{Core, World};
 
@@ -102,15 +103,26 @@ fn spec(
     world: &World,
     snapshot: &Snapshot,
     actor: &Actor,
-    order: RequestOrder,
+    mut order: RequestOrder,
 ) -> Result<RequestSpec, ServiceError> {
     let (mut macs, mut customizing) = (world.macs.begin(), world.customizing());
     let over = order.vm.customization.as_ref();
     let (_, vm) = specified(snapshot, &mut macs, &mut customizing, &order.vm, over)?;
     let requester = requester(actor);
     let owner = order.owner.clone().unwrap_or_else(|| requester.name.clone());
+    let template = template(snapshot, &order.vm)?;
+    // What is approved is what is made, whatever becomes of the template.
+    order.vm.cpus = Some(vm.cpus);
+    order.vm.memory = Some(vm.memory);
+    order.vm.template = template.as_ref().map(|pinned| TemplateRef {
+        template: pinned.name.clone().into(),
+        version: Some(pinned.version),
+    });
     Ok(RequestSpec {
         images: images(snapshot, &vm),
+        template,
+        cpus: vm.cpus,
+        memory: vm.memory,
         disk: ByteSize(vm.disks.iter().map(|disk| disk.size.bytes()).sum()),
         order,
         requester,
@@ -128,6 +140,16 @@ fn images(snapshot: &Snapshot, vm: &VmSpec) -> Vec<RequestImage> {
         }
     }
     images
+}
+
+fn template(
+    snapshot: &Snapshot,
+    asked: &VmCreate,
+) -> Result<Option<RequestTemplate>, ServiceError> {
+    let Some(reference) = &asked.template else { return Ok(None) };
+    let (template, vm) = find_version(snapshot, reference)?;
+    let version = vm.spec.template.as_ref().map_or(0, |of| of.version);
+    Ok(Some(RequestTemplate { name: template.name().clone(), version, id: vm.id() }))
 }
 
 /// The VM's name and the random end of the request's id: one may be asked for again.

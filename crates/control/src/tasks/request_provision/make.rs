@@ -2,7 +2,7 @@
 
 use hostler_store::Write;
 use hostler_tasks::{Outcome, StepError, StepResult};
-use hostler_types::{ImageKind, OnFailure, Request, RequestProgress, Task, VmCreate, VmId};
+use hostler_types::{ImageKind, OnFailure, Request, RequestProgress, Task, VmCreate, VmId, VmKind};
 
 use super::record;
 use crate::services::vm::planned;
@@ -27,6 +27,17 @@ pub(super) async fn select(step: Step) -> StepResult {
                 image.name
             );
             return Err(StepError::failed("image_changed", message));
+        }
+    }
+    if let Some(pinned) = &request.spec.template {
+        let found = snapshot.all::<VmKind>().get(pinned.id);
+        let version = found.and_then(|vm| vm.spec.template.as_ref());
+        if version.is_none_or(|of| of.version != pinned.version) {
+            let message = format!(
+                "version {} of template `{}`, which was asked for, is gone",
+                pinned.version, pinned.name
+            );
+            return Err(StepError::failed("template_changed", message));
         }
     }
     if made(&step, &request).await?.is_some() {
