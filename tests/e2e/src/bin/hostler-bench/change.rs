@@ -33,7 +33,7 @@ pub(crate) fn measure(runs: usize) -> Result<Vec<Figure>> {
         })?);
         let add = ["vm", "disk", "add", "web01", "--name", "data", "--size", "1GiB"];
         disk.push(timed(&instance, &add, || {
-            in_guest(&instance, "cat /sys/block/*/serial").lines().any(|line| line == "data")
+            in_guest(&instance, "grep -h '' /sys/block/*/serial").lines().any(|line| line == "data")
         })?);
         nic.push(timed(&instance, &["vm", "nic", "add", "web01", "--network", "default"], || {
             in_guest(&instance, "ls /sys/class/net").contains("eth1")
