@@ -284,7 +284,8 @@ impl Actor {
     ) -> Result<(), Fault> {
         let spec = self.record.definition.vm.spec.own_disks().find(|spec| spec.name == *disk);
         let (Some(spec), [_, .., lowest]) = (spec, own) else { return Ok(()) };
-        let cache = disk_plan(dir, &self.record, spec).cache;
+        let aio = self.record.disk_aio();
+        let cache = disk_plan(dir, &self.record, spec, aio).cache;
         let plan = layers::plan(dir, disk, lowest);
         let opened = open_for_writing(qmp, &plan, cache, writable).await;
         opened.map_err(|error| Fault::Qemu(chain(&error)))

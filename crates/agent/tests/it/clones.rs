@@ -91,7 +91,7 @@ async fn a_linked_clone_keeps_what_its_parent_had() {
 
     let frozen = freeze(&world, vm).await.unwrap();
     assert_eq!(frozen.disks.len(), 1);
-    assert_eq!(frozen.disks[0].layers, [base.clone()]);
+    assert_eq!(frozen.disks[0].layers, std::slice::from_ref(&base));
     assert_eq!(access(&file(&world, &base)), (0, IMAGE_GID, 0o640), "read by all, written by none");
     let report = world.create(&child).await.unwrap();
     let own = disk0(child.vm.id(), 0);

@@ -114,7 +114,7 @@ pub async fn create(
         let mut order = match request.moves {
             true => template_create::order(vm, &template, version, is_new),
             false => {
-                let copy = copied(snapshot, &mut macs, vm, template.name(), version)?;
+                let copy = copied(snapshot, &mut macs, vm, template.name(), &version)?;
                 template_copy::order(vm, copy, &template, is_new)
             }
         };

@@ -62,14 +62,14 @@ pub(crate) fn definition() -> Definition<Core> {
     Definition::new("request.action").step(TaskStep::new("act", act))
 }
 
-pub(crate) fn order(request: &Request, vm: Option<VmId>, which: Which) -> Order {
+pub(crate) fn order(request: &Request, vm: Option<VmId>, which: &Which) -> Order {
     let input = Input { request: request.id(), vm, which: which.clone() };
     let mut order = Order::new("request.action", request, &input);
     order.objects.clear();
     order.target = match which {
-        Which::Post(index) => request.spec.order.post[index].title(),
+        Which::Post(index) => request.spec.order.post[*index].title(),
         Which::Notify { index, .. } => {
-            format!("notify {}", request.spec.order.notify[index].shown_url())
+            format!("notify {}", request.spec.order.notify[*index].shown_url())
         }
     };
     order
@@ -81,7 +81,7 @@ async fn act(step: Step) -> StepResult {
     let index = match &input.which {
         Which::Notify { index, end } => {
             let webhook = &request.spec.order.notify[*index];
-            let body = body(&step, &request, input.vm, end.as_str(), end.reason());
+            let body = body(&step, &request, input.vm, end.as_str(), end.reason().as_deref());
             post(&step, webhook, step.operation_id().uuid(), &body).await?;
             return Ok(Outcome::none());
         }
@@ -189,7 +189,7 @@ fn body(
     request: &Request,
     vm: Option<VmId>,
     event: &str,
-    reason: Option<String>,
+    reason: Option<&str>,
 ) -> serde_json::Value {
     let snapshot = step.world().snapshot();
     let vm = vm.and_then(|id| snapshot.get::<VmKind>(id)).map(|vm| {

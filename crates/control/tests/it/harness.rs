@@ -213,7 +213,7 @@ fn place(host: &SimHost, objects: &Objects, given: Given) {
     let vm = SimVm { definition, epoch: Epoch(1), power, since, message, guest, storage, seal };
     match given {
         Given::Vm(_) | Given::Snapshots | Given::Waiting | Given::Recycled | Given::Template => {
-            host.plant(vm)
+            host.plant(vm);
         }
         Given::Files => {
             host.plant(vm);

@@ -118,7 +118,7 @@ async fn a_large_one_needs_two_people() {
     let need = json!({"approvals": 2, "role": "operator"});
     rule(&fleet, "large", json!({"when": {"min_cpus": 4}, "need": need})).await;
     let mut wish = order("web01", json!({}));
-    wish.vm.cpus = 4.try_into().unwrap();
+    wish.vm.cpus = Some(4.try_into().unwrap());
     let it = ask(&fleet, wish).await;
     let olga = person("olga", Role::Operator);
     let once = approve(&fleet, &it, &olga).await.unwrap();
@@ -222,7 +222,7 @@ async fn what_cannot_be_made_is_not_asked_for() {
     check(json!({"probes": [{"check": {"tcp": 0}}]}), "invalid").await;
     // What only needs time is asked for: there may be room when it is approved.
     let mut huge = order("web01", json!({}));
-    huge.vm.memory = hostler_types::ByteSize::gib(4096);
+    huge.vm.memory = Some(hostler_types::ByteSize::gib(4096));
     ask(&fleet, huge).await;
 }
 

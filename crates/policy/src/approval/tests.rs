@@ -176,8 +176,8 @@ proptest! {
 
 #[test]
 fn a_vm_of_the_defaults_is_what_rules_see() {
-    let vm: VmCreate = serde_json::from_str(r#"{"name": "web01"}"#).unwrap();
-    let facts = RequestFacts { cpus: vm.cpus.count(), memory: vm.memory, ..facts() };
+    let (cpus, memory) = (VmCreate::default_cpus().count(), VmCreate::default_memory());
+    let facts = RequestFacts { cpus, memory, ..facts() };
     let rules =
         [(name("small"), rule(r#"{"max_cpus": 1, "max_memory": "1GiB"}"#, r#"{"approvals": 0}"#))];
     assert!(decide(&facts, &rules, &ApprovalNeed::default(), &[]).approved);

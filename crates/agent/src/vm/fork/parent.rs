@@ -102,9 +102,11 @@ impl Actor {
         let failed = |error: std::io::Error| Fault::internal("freeze the guest's memory", &error);
         let memory = Arc::new(fork::freeze_memory_file(&process).map_err(failed)?);
         for clone in &mut clones {
-            let base =
-                Base { running: running.clone(), disks: frozen.clone(), memory: memory.clone() };
-            clone.base.take().map(|to| to.send(base));
+            if let Some(to) = clone.base.take() {
+                let (running, disks) = (running.clone(), frozen.clone());
+                // One whose clone has given up meanwhile is told by `ready`.
+                drop(to.send(Base { running, disks, memory: memory.clone() }));
+            }
         }
         next.running = Some(Running { memory: MemoryKind::Own, ..running });
         let successor = self.successor(&next, Some(memory)).await?;

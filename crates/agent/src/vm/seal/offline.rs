@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use hostler_host::layers::{measure, path};
 use hostler_host::volume;
-use hostler_qemu::{Appliance, ApplianceError, DiskPlan, QEMU};
-use hostler_types::{DiskBus, LayerFile, Name, OperationId, SealWay, disk_serial};
+use hostler_qemu::{Appliance, ApplianceError, DiskAio, DiskPlan, QEMU};
+use hostler_types::{Accelerator, DiskBus, LayerFile, Name, OperationId, SealWay, disk_serial};
 use jiff::Timestamp;
 
 use super::super::actor::Actor;
@@ -58,12 +58,17 @@ impl Actor {
     /// Makes the layers and has the appliance work on them.
     async fn sealed_layers(&self, fresh: &[Fresh]) -> Result<Report, Fault> {
         let (host, record, made) = (self.host.clone(), self.record.clone(), fresh.to_vec());
-        let prepared = blocking(move || prepare(&host, &record, &made)).await?;
-        self.run_appliance(prepared, fresh).await
+        let (accelerator, aio) = self.host.facts.engines().await?;
+        let prepared = blocking(move || prepare(&host, &record, &made, aio)).await?;
+        self.run_appliance(prepared, fresh, accelerator).await
     }
 
-    async fn run_appliance(&self, prepared: Prepared, fresh: &[Fresh]) -> Result<Report, Fault> {
-        let accelerator = self.host.facts.accelerator().await?;
+    async fn run_appliance(
+        &self,
+        prepared: Prepared,
+        fresh: &[Fresh],
+        accelerator: Accelerator,
+    ) -> Result<Report, Fault> {
         let Prepared { disks, kernel, initrd } = prepared;
         let (host, id) = (self.host.clone(), self.record.id());
         let cgroup_procs = blocking(move || {
@@ -149,7 +154,12 @@ struct Prepared {
 }
 
 /// Blocks.
-fn prepare(host: &HostContext, record: &VmRecord, fresh: &[Fresh]) -> Result<Prepared, Fault> {
+fn prepare(
+    host: &HostContext,
+    record: &VmRecord,
+    fresh: &[Fresh],
+    aio: DiskAio,
+) -> Result<Prepared, Fault> {
     let kernel = appliance_file(&host.appliance, "vmlinuz")?;
     let initrd = appliance_file(&host.appliance, "initrd")?;
     let dir = vm_dir(host, record)?;
@@ -159,7 +169,7 @@ fn prepare(host: &HostContext, record: &VmRecord, fresh: &[Fresh]) -> Result<Pre
         let size = volume::virtual_size(&path(dir.datastore(), &active.file))?;
         volume::create_layer(&dir, &fresh.file, size, &active.file, record.uid)?;
         layered.put_file(&disk.name, measure(dir.datastore(), fresh.file.clone()));
-        let plan = disk_plan(&dir, &layered, disk);
+        let plan = disk_plan(&dir, &layered, disk, aio);
         disks.push(DiskPlan { bus: DiskBus::VirtioBlk, ..plan });
     }
     Ok(Prepared { disks, kernel, initrd })

@@ -33,7 +33,7 @@ struct Whole {
 struct Branch {
     #[serde(flatten)]
     task: Task,
-    below: Vec<Branch>,
+    below: Vec<Self>,
 }
 
 pub(super) async fn run(session: &Session, path: &RequestPath) -> Result<(), CliError> {

@@ -173,7 +173,7 @@ async fn needed_by(session: &Session, vm: &Vm) -> Result<Vec<Cell>, CliError> {
     }
     let path = VmPath { vm: Ref::by_id(vm.id()) };
     let plan = session.call::<vm::PlanDeletion>(&path, &NoParams {}, ()).await?;
-    Ok(plan.used_by.iter().map(|user| Cell::new(user.name.to_string())).collect())
+    Ok(plan.used_by.iter().map(|user| Cell::new(&user.name)).collect())
 }
 
 pub(super) fn print(session: &Session, vm: &Vm, names: &Names) -> Result<(), CliError> {

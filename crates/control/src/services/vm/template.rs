@@ -140,7 +140,7 @@ pub(in crate::services) fn copied(
     macs: &mut ReservedMacs<'_>,
     source: &Vm,
     template: &Name,
-    version: VersionOf,
+    version: &VersionOf,
 ) -> Result<Vm, ServiceError> {
     let id = VmId::generate();
     let here = (source.status.host, source.status.datastore);

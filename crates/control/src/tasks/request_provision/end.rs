@@ -83,7 +83,7 @@ async fn tell(step: &Step, request: &Request, end: &Ending) -> Result<(), StepEr
     };
     for index in 0..request.spec.order.notify.len() {
         let which = Which::Notify { index, end: end.clone() };
-        let order = request_action::order(request, vm, which);
+        let order = request_action::order(request, vm, &which);
         match step.run_child(&format!("notify {index}"), order.submit(step.actor())).await {
             Ok(_) => {}
             Err(StepError::Failed { message, .. }) => {

@@ -53,7 +53,7 @@ pub(super) async fn post_configure(step: Step) -> StepResult {
     let done = request.status.progress.actions;
     for (index, action) in request.spec.order.post.iter().enumerate().skip(done) {
         step.progress(None, action.title());
-        let order = request_action::order(&request, Some(vm), Which::Post(index));
+        let order = request_action::order(&request, Some(vm), &Which::Post(index));
         step.run_child(&index.to_string(), order.submit(step.actor())).await?;
     }
     Ok(Outcome::none())

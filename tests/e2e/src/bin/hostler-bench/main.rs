@@ -41,7 +41,7 @@ type Measure = fn(usize) -> Result<Vec<Figure>>;
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
     rustls::crypto::ring::default_provider().install_default().ok();
-    let measures: [(&str, Measure); 7] = [
+    let measures: [(&str, Measure); 8] = [
         ("start", start::measure),
         ("create", create::measure),
         ("footprint", footprint::measure),
