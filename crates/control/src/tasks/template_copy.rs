@@ -3,17 +3,23 @@
 //! that is there.
 //!
 //! 1. `copy`: a task `vm.clone` below this one makes the record, which is the version's from the
-//!    beginning, and its files; all of it or nothing. Undone by taking a new template away.
+//!    beginning, and its files; all of it or nothing. Undone by deleting it, and a new template with it.
 
 use hostler_store::Write;
-use hostler_tasks::{Definition, Outcome, Step as TaskStep, StepResult};
-use hostler_types::{KindName, SnapshotId, Template, TemplateId, Vm};
+use hostler_tasks::{Definition, Outcome, Step as TaskStep, StepError, StepResult};
+use hostler_types::{KindName, SnapshotId, TaskState, Template, TemplateId, TemplateKind, Vm};
 use serde::{Deserialize, Serialize};
 
-use super::command::{Step, vm_if_there};
+use super::command::Step;
+use super::template_delete;
 use super::vm_clone::{self, Cloning};
 use crate::services::Order;
 use crate::world::Core;
+
+/// What the step calls the task that copies,
+const COPY: &str = "copy";
+/// and its undoing the one that takes the version away.
+const REMOVAL: &str = "remove";
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Input {
@@ -48,18 +54,42 @@ async fn copy(step: Step) -> StepResult {
         .with(Write::create(&version))
         // Whoever deletes the VM, or changes its disks, has it locked.
         .with(Write::ExpectUnlocked { object: cloning.parent.untyped() });
-    step.run_child("copy", order.submit(step.actor())).await?;
+    step.run_child(COPY, order.submit(step.actor())).await?;
     Ok(Outcome::none())
 }
 
 async fn forget(step: Step) -> StepResult {
     let input: Input = step.input()?;
-    let there = vm_if_there(&step, input.version.id()).await?.is_some();
-    Ok(match input.new.filter(|_| !there) {
+    let copied = step.child(COPY).await?;
+    if copied.is_some_and(|copy| copy.status.state == TaskState::Done) {
+        remove(&step, &input).await?;
+        return Ok(Outcome::none());
+    }
+    Ok(match input.new {
         Some(template) => {
             let (kind, id) = (KindName::Template, template.untyped());
             Outcome::none().with(Write::Delete { kind, id, expected: None })
         }
         None => Outcome::none(),
     })
+}
+
+/// Takes a version that was completed away again, and its template if it was made for it; they stay
+/// if anything lies on it already.
+async fn remove(step: &Step, input: &Input) -> Result<(), StepError> {
+    let snapshot = step.world().snapshot();
+    let of = input.version.spec.template.as_ref().map(|of| of.template);
+    // If it is gone, the task that does this was here already.
+    if let Some(template) = of.and_then(|id| snapshot.get::<TemplateKind>(id)) {
+        let order = template_delete::order(template, &[&input.version], input.new.is_some());
+        step.submit_child(REMOVAL, order.submit(step.actor())).await?;
+    }
+    match step.wait_child(REMOVAL).await {
+        Ok(_) => Ok(()),
+        Err(StepError::Failed { message, .. }) => {
+            step.message(format!("it stays: {message}"));
+            Ok(())
+        }
+        Err(error @ StepError::Retry { .. }) => Err(error),
+    }
 }

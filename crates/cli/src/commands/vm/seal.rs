@@ -22,7 +22,7 @@ use crate::wait::{self, WaitOptions};
 #[command(after_help = "\
 Examples:
   hostler vm seal web01
-  hostler vm seal web01 --yes && hostler template create debian-12 --from web01 --move")]
+  hostler template create debian-12 --from web01 --move")]
 pub(crate) struct SealVm {
     #[command(flatten)]
     vm: VmName,
