@@ -69,7 +69,7 @@ pub fn run_until_signalled(config: AgentConfig) -> Result<(), AgentError> {
         .worker_threads(2)
         .max_blocking_threads(16)
         .thread_keep_alive(Duration::from_secs(2))
-        .thread_stack_size(1 << 20)
+        .thread_stack_size(2 << 20)
         .enable_all()
         .build()
         .map_err(AgentError::Runtime)?;

@@ -240,14 +240,16 @@ impl Actor {
                 self.snapshot_delete(op, &snapshots, max_rate, reply).await;
                 return Next::Go;
             }
-            Action::Define(definition) => self.define(*definition).await,
-            Action::Snapshot(request) => self.snapshot(op, &request).await,
+            // Those that start a QEMU, or change much, hold much between their steps: on the heap, as
+            // a thread's stack is small.
+            Action::Define(definition) => Box::pin(self.define(*definition)).await,
+            Action::Snapshot(request) => Box::pin(self.snapshot(op, &request)).await,
             Action::SnapshotUpdate(request) => self.snapshot_update(*request).await,
-            Action::Revert { snapshot, start } => self.revert(op, snapshot, start).await,
-            Action::Start => self.start().await,
+            Action::Revert { snapshot, start } => Box::pin(self.revert(op, snapshot, start)).await,
+            Action::Start => Box::pin(self.start()).await,
             Action::Reset => self.reset().await,
-            Action::Suspend => self.suspend(op).await,
-            Action::Seal => self.seal(op).await,
+            Action::Suspend => Box::pin(self.suspend(op)).await,
+            Action::Seal => Box::pin(self.seal(op)).await,
             Action::Freeze { snapshot } => self.freeze(snapshot).await,
             Action::Fork(order) => Box::pin(self.fork(op, *order)).await,
         };

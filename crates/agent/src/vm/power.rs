@@ -103,7 +103,7 @@ impl Actor {
             self.settle().await?;
         }
         self.break_seal().await?;
-        let (machine, running) = self.launch(resume).await?;
+        let (machine, running) = Box::pin(self.launch(resume)).await?;
         self.record.running = Some(running);
         if resume {
             self.resume(machine).await?;

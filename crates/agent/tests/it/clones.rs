@@ -3,10 +3,10 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use hostler_agent_api as api;
-use hostler_agent_api::{VmDefinition, VmFrozen, VmPath, VmReport};
+use hostler_agent_api::{VmDefinition, VmPath, VmReport};
 use hostler_endpoint::{NoParams, Problem};
 use hostler_host::uid::{IMAGE_GID, VM_UID_BASE};
 use hostler_types::{
@@ -49,12 +49,6 @@ fn access(path: &Path) -> (u32, u32, u32) {
     (metadata.uid(), metadata.gid(), metadata.mode() & 0o777)
 }
 
-async fn freeze(world: &World, vm: VmId) -> Result<VmFrozen, Problem> {
-    let request = api::VmFreezeRequest { command: command(1), snapshot: None };
-    let path = VmPath { vm };
-    world.client.call::<api::VmFreeze>(&path, &NoParams {}, request).await.map_err(problem)
-}
-
 async fn define(world: &World, definition: &VmDefinition) -> Result<VmReport, Problem> {
     let request = api::VmCreateRequest { command: command(1), definition: definition.clone() };
     let path = VmPath { vm: definition.vm.id() };
@@ -89,7 +83,7 @@ async fn a_linked_clone_keeps_what_its_parent_had() {
     assert_eq!(refused.code, "wrong_state", "{refused:?}");
     assert!(!world.path("store/vms").join(child.vm.id().to_string()).exists());
 
-    let frozen = freeze(&world, vm).await.unwrap();
+    let frozen = world.freeze(vm, None).await.unwrap();
     assert_eq!(frozen.disks.len(), 1);
     assert_eq!(frozen.disks[0].layers, std::slice::from_ref(&base));
     assert_eq!(access(&file(&world, &base)), (0, IMAGE_GID, 0o640), "read by all, written by none");
@@ -107,7 +101,7 @@ async fn a_linked_clone_keeps_what_its_parent_had() {
     assert!(shows(&file(&world, &own), 7, 0, 4), "the child does not see it");
 
     // A clone of the clone stands on all of them.
-    freeze(&world, child.vm.id()).await.unwrap();
+    world.freeze(child.vm.id(), None).await.unwrap();
     let grandchild = world.vm(DiskSource::Linked(own.clone()));
     let report = world.create(&grandchild).await.unwrap();
     let top = disk0(grandchild.vm.id(), 0);
@@ -121,7 +115,7 @@ async fn what_was_lent_is_given_back_when_nothing_lies_on_it() {
     let parent = parent(&world, 1).await;
     let (vm, base) = (parent.vm.id(), disk0(parent.vm.id(), 0));
     let private = access(&file(&world, &base));
-    freeze(&world, vm).await.unwrap();
+    world.freeze(vm, None).await.unwrap();
     let (one, two) =
         (world.vm(DiskSource::Linked(base.clone())), world.vm(DiskSource::Linked(base.clone())));
     let (first, second) = tokio::join!(world.create(&one), world.create(&two));
@@ -143,7 +137,7 @@ async fn a_full_clone_is_independent() {
     let world = World::start().await;
     let parent = parent(&world, 8).await;
     let vm = parent.vm.id();
-    freeze(&world, vm).await.unwrap();
+    world.freeze(vm, None).await.unwrap();
     let mut clone = copy_of(&world, &parent);
     clone.vm.spec.disks[0].size = ByteSize::gib(3);
     let report = world.create(&clone).await.unwrap();
@@ -162,7 +156,7 @@ async fn a_full_clone_is_independent() {
 async fn a_copy_that_is_cut_short_leaves_nothing() {
     let mut world = World::start_process().await;
     let parent = parent(&world, 400).await;
-    freeze(&world, parent.vm.id()).await.unwrap();
+    world.freeze(parent.vm.id(), None).await.unwrap();
 
     // Cancelled.
     let clone = copy_of(&world, &parent);
@@ -206,7 +200,7 @@ async fn a_copy_that_is_cut_short_leaves_nothing() {
 async fn a_full_datastore_takes_no_copy() {
     let world = World::start().await;
     let parent = parent(&world, 60).await;
-    freeze(&world, parent.vm.id()).await.unwrap();
+    world.freeze(parent.vm.id(), None).await.unwrap();
     let small = Small::mount(&world.path("small"), "100m");
     let datastore = DatastoreId::generate();
     let check = api::DatastoreCheck {
@@ -287,10 +281,19 @@ async fn flatten_as(
 /// A linked clone of a VM that has so much on its disk.
 async fn family(world: &World, mib: u32) -> (VmDefinition, VmDefinition) {
     let parent = parent(world, mib).await;
-    freeze(world, parent.vm.id()).await.unwrap();
+    world.freeze(parent.vm.id(), None).await.unwrap();
     let child = world.vm(DiskSource::Linked(disk0(parent.vm.id(), 0)));
     world.create(&child).await.unwrap();
     (parent, child)
+}
+
+/// What was lent a moment ago is not given back: somebody may be about to build on it.
+async fn lent_for_long(path: &Path) {
+    let changed = std::fs::metadata(path).unwrap().ctime();
+    let until = UNIX_EPOCH + Duration::from_secs(u64::try_from(changed).unwrap() + 6);
+    if let Ok(left) = until.duration_since(SystemTime::now()) {
+        tokio::time::sleep(left).await;
+    }
 }
 
 #[tokio::test]
@@ -318,6 +321,7 @@ async fn a_clone_that_is_off_is_flattened_whatever_happens() {
     assert!(call.await.unwrap().is_err());
     world.spawn_agent().await;
     assert!(shows(&path, 7, 0, 400) && shows(&path, 5, 800, 1));
+    lent_for_long(&file(&world, &base)).await;
     let report = flatten_as(&world, child.vm.id(), second, None).await.unwrap();
     assert_eq!(layers(&report), [own.to_string()]);
     assert!(shows(&path, 7, 0, 400) && shows(&path, 5, 800, 1) && shows(&path, 0, 400, 100));
@@ -363,7 +367,7 @@ async fn qemu_a_running_clone_is_flattened_beside_its_running_parent() {
     let parent = world.vm(DiskSource::Image(image));
     world.create(&parent).await.unwrap();
     let base = disk0(parent.vm.id(), 0);
-    freeze(&world, parent.vm.id()).await.unwrap();
+    world.freeze(parent.vm.id(), None).await.unwrap();
     let mut child = world.vm(DiskSource::Linked(base.clone()));
     child.vm.spec.disks[0].size = ByteSize::gib(2);
     world.create(&child).await.unwrap();
@@ -379,7 +383,7 @@ async fn qemu_a_running_clone_is_flattened_beside_its_running_parent() {
 
     // A running VM goes on in a new layer, and what it had can be linked to, and is merged again when
     // nothing lies on it any more.
-    let frozen = freeze(&world, one).await.unwrap();
+    let frozen = world.freeze(one, None).await.unwrap();
     assert_eq!(frozen.disks[0].layers[0], disk0(one, 1));
     assert_eq!(layers(&frozen.report)[0], disk0(one, 2).to_string());
     let mut late = world.vm(DiskSource::Linked(disk0(one, 1)));

@@ -63,6 +63,7 @@ async fn what_something_lies_on_is_never_deleted() {
     let parent = world.vm(DiskSource::Blank);
     let id = parent.vm.id();
     world.create(&parent).await.unwrap();
+    world.freeze(id, None).await.unwrap();
     let mut child = world.vm(DiskSource::Linked(disk(id)));
     child.vm.metadata.name = "child01".parse().unwrap();
     world.create(&child).await.unwrap();

@@ -16,7 +16,7 @@ use hostler_endpoint::{ByteStream, CallOptions, Client, ClientError, NoParams, P
 use hostler_pki::{Ca, CredentialFile, Identity, KeyRequest, tls};
 use hostler_types::{
     ByteSize, DatastoreId, DiskBus, DiskSource, DiskSpec, Epoch, HostId, ImageId, NetworkSpec,
-    OperationId, PowerState, Vm, VmId, VmSpec, VmStatus,
+    OperationId, PowerState, SnapshotId, Vm, VmId, VmSpec, VmStatus,
 };
 use jiff::Timestamp;
 use tempfile::TempDir;
@@ -280,6 +280,17 @@ impl World {
         let path = VmPath { vm };
         let answer = self.client.call_with::<api::VmStop>(&path, &NoParams {}, request, long());
         answer.await.map_err(problem)
+    }
+
+    /// Lends its disks, or those of a snapshot, to others.
+    pub(crate) async fn freeze(
+        &self,
+        vm: VmId,
+        snapshot: Option<SnapshotId>,
+    ) -> Result<api::VmFrozen, Problem> {
+        let (request, path) =
+            (api::VmFreezeRequest { command: command(1), snapshot }, VmPath { vm });
+        self.client.call::<api::VmFreeze>(&path, &NoParams {}, request).await.map_err(problem)
     }
 
     pub(crate) async fn remove(&self, vm: VmId, keep: bool, force: bool) -> Result<(), Problem> {
