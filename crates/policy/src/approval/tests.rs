@@ -1,3 +1,5 @@
+//! Approval rules: which fit, whose approvals count, and that nobody approves alone what he asks for.
+
 use hostler_types::{UserId, VmCreate};
 use jiff::Timestamp;
 use proptest::prelude::*;
