@@ -35,15 +35,22 @@ build_tiny() {
   qemu-img convert -q -f raw -O qcow2 "$disk" "$work/image.qcow2"
 }
 
-# Unpacks the packages, without running anything of theirs.
-tiny_fetch() {
-  local kernel package
-  log "fetching packages"
+# The package that linux-image-cloud-amd64 stands for now.
+tiny_kernel_package() {
+  local kernel
   kernel=$(apt-cache depends linux-image-cloud-amd64 2>/dev/null | awk '$1 == "Depends:" { print $2; exit }')
   if [ -z "$kernel" ]; then
     apt update
     kernel=$(apt-cache depends linux-image-cloud-amd64 | awk '$1 == "Depends:" { print $2; exit }')
   fi
+  echo "$kernel"
+}
+
+# Unpacks the packages, without running anything of theirs.
+tiny_fetch() {
+  local kernel package
+  log "fetching packages"
+  kernel=$(tiny_kernel_package)
   mkdir -p "$work/debs" "$stage"
   download_packages "$work/debs" "$kernel" busybox-static qemu-guest-agent dropbear-bin systemd-boot-efi \
     e2fsprogs libc6 libglib2.0-0 libpcre2-8-0 libnuma1 libudev1 liburing2 libcrypt1 libtomcrypt1 libtommath1 \

@@ -6,6 +6,8 @@ pub const STALE_EPOCH: &str = "stale_epoch";
 pub const NOT_FOUND: &str = "not_found";
 /// The VM's power state does not allow it (409).
 pub const WRONG_STATE: &str = "wrong_state";
+/// Something else needs it; the detail names what (409).
+pub const IN_USE: &str = "in_use";
 /// The datastore is full (507).
 pub const NO_SPACE: &str = "no_space";
 /// The datastore's marker is not there: not mounted (503).

@@ -1,7 +1,10 @@
 //! Datastores on the agent's host.
 
 use hostler_endpoint::{Empty, Endpoint, Json, Method, NoParams};
-use hostler_types::{ByteSize, DatastoreId, DatastoreState, Vm};
+use hostler_types::{
+    ByteSize, DatastoreId, DatastoreState, ImageId, LayerFile, Name, OperationId, Vm, VmId,
+};
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
@@ -82,6 +85,143 @@ pub struct DatastoreReport {
     pub message: Option<String>,
     pub capacity: ByteSize,
     pub free: ByteSize,
+}
+
+/// `POST /agent/v1/datastores/{datastore}/users`: what needs the disk files of a VM or an image, read
+/// from the headers of all files there. For a look before a deletion; the deletion looks again.
+#[derive(Debug)]
+pub struct DatastoreUsers;
+
+impl Endpoint for DatastoreUsers {
+    const ID: &'static str = "datastore_users";
+    const METHOD: Method = Method::Post;
+    const PATH: &'static str = "/agent/v1/datastores/{datastore}/users";
+    const SUMMARY: &'static str = "What needs the files of a VM or an image";
+    const TAG: &'static str = "datastore";
+    type Path = DatastorePath;
+    type Query = NoParams;
+    type Body = Json<FileOwner>;
+    type Answer = Json<Vec<FileUser>>;
+}
+
+/// Whose files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum FileOwner {
+    #[schema(value_type = String)]
+    Vm(VmId),
+    #[schema(value_type = String)]
+    Image(ImageId),
+}
+
+/// Something that needs a file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct FileUser {
+    /// Absent: it is no VM's.
+    #[schema(value_type = Option<String>)]
+    pub vm: Option<VmId>,
+    /// A sentence without its full stop, that names both.
+    pub text: String,
+}
+
+/// `GET /agent/v1/datastores/{datastore}/files`: all that lies on the datastore.
+#[derive(Debug)]
+pub struct DatastoreFiles;
+
+impl Endpoint for DatastoreFiles {
+    const ID: &'static str = "datastore_files";
+    const METHOD: Method = Method::Get;
+    const PATH: &'static str = "/agent/v1/datastores/{datastore}/files";
+    const SUMMARY: &'static str = "All that lies on the datastore";
+    const TAG: &'static str = "datastore";
+    type Path = DatastorePath;
+    type Query = NoParams;
+    type Body = Empty;
+    type Answer = Json<FoundFiles>;
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct FoundFiles {
+    /// Sorted by path.
+    pub files: Vec<FoundFile>,
+    /// VMs' definitions, usable or not.
+    pub definitions: Vec<FoundDefinition>,
+    /// There is more; the walk ended at its limit.
+    #[serde(default)]
+    pub truncated: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct FoundFile {
+    /// Relative to the datastore, printable: other bytes than printable ASCII are escaped.
+    pub path: String,
+    pub kind: FoundKind,
+    pub size: ByteSize,
+    pub allocated: ByteSize,
+    #[schema(value_type = String, format = DateTime)]
+    pub modified: Timestamp,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum FoundKind {
+    /// A disk file with nothing beneath it.
+    Base,
+    /// A disk file that lies on another one.
+    Overlay(LayerFile),
+    /// A disk file whose header cannot be used: why.
+    Unusable(String),
+    File,
+    Directory,
+    /// No plain file and no directory.
+    Other,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct FoundDefinition {
+    #[schema(value_type = String)]
+    pub vm: VmId,
+    /// It says that an inventory has the VM.
+    pub registered: bool,
+    /// Absent: the definition cannot be used, as `problem` says.
+    #[serde(default)]
+    pub name: Option<Name>,
+    #[serde(default)]
+    pub problem: Option<String>,
+}
+
+/// `POST /agent/v1/datastores/{datastore}/remove-files`: removes what nothing needs. Each is looked
+/// at once more; what a VM of this host has, or something else lies on, is refused. What is not
+/// there is as good as removed.
+#[derive(Debug)]
+pub struct DatastoreRemoveFiles;
+
+impl Endpoint for DatastoreRemoveFiles {
+    const ID: &'static str = "datastore_remove_files";
+    const METHOD: Method = Method::Post;
+    const PATH: &'static str = "/agent/v1/datastores/{datastore}/remove-files";
+    const SUMMARY: &'static str = "Remove files that nothing needs";
+    const TAG: &'static str = "datastore";
+    type Path = DatastorePath;
+    type Query = NoParams;
+    type Body = Json<RemoveFilesRequest>;
+    type Answer = Json<Vec<RemovedFile>>;
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RemoveFilesRequest {
+    pub op: OperationId,
+    /// As [`DatastoreFiles`] has told them; of a VM's directory without its files.
+    pub paths: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RemovedFile {
+    pub path: String,
+    pub freed: ByteSize,
+    /// Why it was not removed.
+    #[serde(default)]
+    pub refused: Option<String>,
 }
 
 /// `GET /agent/v1/datastores/{datastore}/unregistered`: definitions on the datastore that the

@@ -92,6 +92,8 @@ pub enum ImageImportSource {
     Url(String),
     /// The `.part` file holds it all: this many bytes.
     Uploaded(ByteSize),
+    /// It is in its place already, though in no inventory. Whatever comes of it, it stays there.
+    Found,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

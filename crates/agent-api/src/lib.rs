@@ -12,6 +12,8 @@
 //! * Both sides tolerate unknown fields in answers and events: server N talks to agents N and N-1.
 
 mod datastore;
+mod export;
+mod fork;
 mod host;
 mod image;
 mod network;
@@ -21,9 +23,13 @@ mod vm;
 pub mod code;
 
 pub use datastore::{
-    DatastoreCheck, DatastoreEnsure, DatastorePath, DatastoreRemove, DatastoreRemoveQuery,
-    DatastoreReport, DatastoreUnregistered,
+    DatastoreCheck, DatastoreEnsure, DatastoreFiles, DatastorePath, DatastoreRemove,
+    DatastoreRemoveFiles, DatastoreRemoveQuery, DatastoreReport, DatastoreUnregistered,
+    DatastoreUsers, FileOwner, FileUser, FoundDefinition, FoundFile, FoundFiles, FoundKind,
+    RemoveFilesRequest, RemovedFile,
 };
+pub use export::{VmExport, VmExportContent, VmExportRemove, VmExportRequest};
+pub use fork::{VmFork, VmForkAnswer, VmForkRequest};
 pub use host::{
     AgentEvent, Facts, FactsAnswer, HostEvents, HostInventory, Inventory, OperationCancel,
     OperationPath, OperationProgress, SERVER_IDENTITY, host_identity,
@@ -34,13 +40,14 @@ pub use image::{
 };
 pub use network::{NetworkDefinition, NetworkEnsure, NetworkPath, NetworkRemove};
 pub use snapshot::{
-    VmRevert, VmRevertRequest, VmSnapshot, VmSnapshotDelete, VmSnapshotDeleteRequest,
-    VmSnapshotRequest, VmSnapshotUpdate, VmSnapshotUpdateRequest,
+    VmFlatten, VmFlattenRequest, VmFreeze, VmFreezeRequest, VmFrozen, VmRevert, VmRevertRequest,
+    VmSnapshot, VmSnapshotDelete, VmSnapshotDeleteRequest, VmSnapshotRequest, VmSnapshotUpdate,
+    VmSnapshotUpdateRequest,
 };
 pub use vm::{
     ConsoleKind, VmCommand, VmConsole, VmConsoleQuery, VmCreate, VmCreateRequest, VmDefine,
     VmDefinition, VmExec, VmLog, VmLogQuery, VmPath, VmRegister, VmRemove, VmRemoveRequest,
-    VmReport, VmReset, VmScreenshot, VmStart, VmStop, VmStopRequest, VmSuspend,
+    VmReport, VmReset, VmScreenshot, VmSeal, VmStart, VmStop, VmStopRequest, VmSuspend,
 };
 
 /// The version of this contract.

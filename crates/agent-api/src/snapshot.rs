@@ -1,7 +1,7 @@
-//! Snapshots of a VM.
+//! Snapshots of a VM, and its disks' independence.
 
 use hostler_endpoint::{Endpoint, Json, Method, NoParams};
-use hostler_types::{Name, SnapshotId};
+use hostler_types::{Name, SnapshotDisk, SnapshotId};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -99,6 +99,35 @@ pub struct VmSnapshotDeleteRequest {
     pub max_rate: Option<u64>,
 }
 
+/// `POST /agent/v1/vms/{vm}/flatten`: makes disks independent of everything that is not the VM's own:
+/// what they need of images and of other VMs' disks is copied into them, while the guest runs. Tells
+/// its progress; can be cancelled, and taken up again.
+#[derive(Debug)]
+pub struct VmFlatten;
+
+impl Endpoint for VmFlatten {
+    const ID: &'static str = "vm_flatten";
+    const METHOD: Method = Method::Post;
+    const PATH: &'static str = "/agent/v1/vms/{vm}/flatten";
+    const SUMMARY: &'static str = "Make a VM's disks independent";
+    const TAG: &'static str = "vm";
+    type Path = VmPath;
+    type Query = NoParams;
+    type Body = Json<VmFlattenRequest>;
+    type Answer = Json<VmReport>;
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct VmFlattenRequest {
+    pub command: VmCommand,
+    /// Empty: all.
+    #[serde(default)]
+    pub disks: Vec<Name>,
+    /// Bytes a second at most; absent: no limit.
+    #[serde(default)]
+    pub max_rate: Option<u64>,
+}
+
 /// `POST /agent/v1/vms/{vm}/snapshot-update`: gives a snapshot another name or description; what is
 /// absent stays.
 #[derive(Debug)]
@@ -125,4 +154,37 @@ pub struct VmSnapshotUpdateRequest {
     pub name: Option<Name>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
+}
+
+/// `POST /agent/v1/vms/{vm}/freeze`: makes what the VM's disks hold now (or held at a snapshot) fit to
+/// be cloned: files that nothing writes to any more, and that every VM of the host may read. A running
+/// VM goes on in new layers; one that is off gets them when it is started.
+#[derive(Debug)]
+pub struct VmFreeze;
+
+impl Endpoint for VmFreeze {
+    const ID: &'static str = "vm_freeze";
+    const METHOD: Method = Method::Post;
+    const PATH: &'static str = "/agent/v1/vms/{vm}/freeze";
+    const SUMMARY: &'static str = "Make a VM's disks fit to be cloned";
+    const TAG: &'static str = "vm";
+    type Path = VmPath;
+    type Query = NoParams;
+    type Body = Json<VmFreezeRequest>;
+    type Answer = Json<VmFrozen>;
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct VmFreezeRequest {
+    pub command: VmCommand,
+    /// Absent: as the disks are now.
+    #[serde(default)]
+    pub snapshot: Option<SnapshotId>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct VmFrozen {
+    pub report: VmReport,
+    /// Of each disk that is plugged in the files that hold it, the one to build upon first.
+    pub disks: Vec<SnapshotDisk>,
 }

@@ -3,8 +3,8 @@
 use hostler_endpoint::{Empty, Endpoint, Json, Method, NoParams, Stream};
 use hostler_types::{
     CustomizationStatus, DatastoreId, DiskStatus, Epoch, ExecAnswer, ExecRequest, GuestReport,
-    Hardware, ImageId, NicStatus, OperationId, PowerState, SnapshotTree, StopMode, Vm, VmChange,
-    VmId,
+    Hardware, ImageId, NicStatus, OperationId, PowerState, Seal, SnapshotTree, StopMode, Vm,
+    VmChange, VmId,
 };
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -63,6 +63,9 @@ pub struct VmReport {
     pub customization: Option<CustomizationStatus>,
     #[serde(default, skip_serializing_if = "SnapshotTree::is_empty")]
     pub snapshots: SnapshotTree,
+    /// What was taken out of the guest, which has not run since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seal: Option<Seal>,
 }
 
 /// `POST /agent/v1/vms/{vm}/create`: makes the directory, the overlay disks, the seed and the
@@ -218,6 +221,25 @@ impl Endpoint for VmSuspend {
     const METHOD: Method = Method::Post;
     const PATH: &'static str = "/agent/v1/vms/{vm}/suspend";
     const SUMMARY: &'static str = "Suspend a VM to its datastore";
+    const TAG: &'static str = "vm";
+    type Path = VmPath;
+    type Query = NoParams;
+    type Body = Json<VmCommand>;
+    type Answer = Json<VmReport>;
+}
+
+/// `POST /agent/v1/vms/{vm}/seal`: takes out of the guest what must not be the same in two machines;
+/// the report says what. A guest that runs is sealed through its agent, and its plug pulled at once,
+/// so that it makes nothing anew. One that is off is sealed on fresh layers over its disks, which
+/// become the disks' own only when all is done. What is not understood is refused, and stays.
+#[derive(Debug)]
+pub struct VmSeal;
+
+impl Endpoint for VmSeal {
+    const ID: &'static str = "vm_seal";
+    const METHOD: Method = Method::Post;
+    const PATH: &'static str = "/agent/v1/vms/{vm}/seal";
+    const SUMMARY: &'static str = "Seal a guest";
     const TAG: &'static str = "vm";
     type Path = VmPath;
     type Query = NoParams;

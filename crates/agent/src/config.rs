@@ -25,6 +25,8 @@ pub struct AgentConfig {
     pub runtime_dir: PathBuf,
     /// Where the server reaches the agent; port 0 takes a free one.
     pub listen: SocketAddr,
+    /// The directory of the machine that seals disks: `vmlinuz` and `initrd`.
+    pub appliance: PathBuf,
 }
 
 /// The file in `state_dir` that says who the agent is: where `join` stores the credentials, and

@@ -6,6 +6,7 @@ use hostler_host::{Cgroups, QemuImg};
 use hostler_types::{HostId, VmId};
 use tokio_util::sync::CancellationToken;
 
+use crate::cancel::Cancels;
 use crate::datastores::Datastores;
 use crate::events::Hub;
 use crate::facts::FactsSource;
@@ -22,6 +23,9 @@ pub(crate) struct HostContext {
     pub(crate) qemu_img: QemuImg,
     pub(crate) records: Records,
     pub(crate) facts: FactsSource,
+    pub(crate) cancels: Cancels,
+    /// Where the appliance's kernel and initramfs are.
+    pub(crate) appliance: PathBuf,
     /// Below it, one directory per VM.
     pub(crate) runtime: PathBuf,
     /// The agent is ending; guests run on.

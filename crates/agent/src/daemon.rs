@@ -13,10 +13,12 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::blocking::blocking;
+use crate::cancel::Cancels;
 use crate::config::{AgentConfig, identity_path, ready_path};
 use crate::context::HostContext;
 use crate::datastores::Datastores;
 use crate::events::Hub;
+use crate::export::Exports;
 use crate::facts::FactsSource;
 use crate::fault::Fault;
 use crate::image::Images;
@@ -67,7 +69,7 @@ pub fn run_until_signalled(config: AgentConfig) -> Result<(), AgentError> {
         .worker_threads(2)
         .max_blocking_threads(16)
         .thread_keep_alive(Duration::from_secs(2))
-        .thread_stack_size(1 << 20)
+        .thread_stack_size(2 << 20)
         .enable_all()
         .build()
         .map_err(AgentError::Runtime)?;
@@ -171,6 +173,8 @@ async fn prepare(
         qemu_img: qemu_img.clone(),
         records,
         facts,
+        cancels: Cancels::default(),
+        appliance: config.appliance.clone(),
         runtime: config.vm_runtime(),
         stop,
     });
@@ -180,7 +184,8 @@ async fn prepare(
         tracing::warn!("some guests do not answer; serving without them for now");
     }
     let images = Images::new(config.image_records(), datastores, hub, qemu_img);
-    Ok(Service { host, vms, images })
+    let exports = Exports::new(host.clone(), vms.clone());
+    Ok(Service { host, vms, images, exports })
 }
 
 /// Tells whoever waits that the agent can be called, and where.

@@ -4,6 +4,8 @@
 //! when somebody needs it or when the clock of [`Datastores::watch`] ticks, because a mount gives
 //! no event that can be relied upon.
 
+mod claims;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,6 +20,8 @@ use crate::blocking::blocking;
 use crate::events::Hub;
 use crate::fault::{Fault, chain};
 use crate::state_file;
+use claims::Claims;
+pub(crate) use claims::{Condemned, Held};
 
 const LOOK: Duration = Duration::from_secs(60);
 /// A change of free space is worth telling from one part in this many of the capacity.
@@ -33,6 +37,7 @@ struct Inner {
     known: Mutex<BTreeMap<DatastoreId, Known>>,
     /// Held while the list changes: the file always has the newest.
     writing: tokio::sync::Mutex<()>,
+    claims: Claims,
 }
 
 #[derive(Debug, Clone)]
@@ -48,8 +53,8 @@ impl Datastores {
     pub(crate) fn load(file: PathBuf, hub: Hub) -> Result<Self, Fault> {
         let paths: BTreeMap<DatastoreId, PathBuf> = state_file::read(&file)?.unwrap_or_default();
         let known = paths.into_iter().map(|(id, path)| (id, look(id, path, None))).collect();
-        let writing = tokio::sync::Mutex::new(());
-        Ok(Self(Arc::new(Inner { file, hub, known: Mutex::new(known), writing })))
+        let (known, writing) = (Mutex::new(known), tokio::sync::Mutex::new(()));
+        Ok(Self(Arc::new(Inner { file, hub, known, writing, claims: Claims::default() })))
     }
 
     /// Uses a directory as datastore, now and after a restart.

@@ -26,6 +26,9 @@ pub(crate) enum Fault {
     Power { action: &'static str, power: PowerState, needed: &'static str },
     #[error("{0}")]
     WrongState(String),
+    /// Something else needs it; the text names what.
+    #[error("{0}")]
+    InUse(String),
     #[error("{0}")]
     NoSpace(String),
     #[error("{0}")]
@@ -69,6 +72,7 @@ impl From<Fault> for Problem {
             | Fault::NoSnapshot(_)
             | Fault::NoImage { .. } => Self::new(404, code::NOT_FOUND, text),
             Fault::Power { .. } | Fault::WrongState(_) => Self::new(409, code::WRONG_STATE, text),
+            Fault::InUse(_) => Self::new(409, code::IN_USE, text),
             Fault::NoSpace(_) => Self::new(507, code::NO_SPACE, text)
                 .hint("free some space, or use another datastore"),
             Fault::DatastoreMissing(_) => Self::new(503, code::DATASTORE_MISSING, text)

@@ -15,7 +15,7 @@ use hostler_agent_api::{
 };
 use hostler_endpoint::{ByteStream, Problem};
 use hostler_host::{Datastore, ImportError, ImportStage, ImportedImage, QemuImg};
-use hostler_types::{ByteSize, DatastoreId, DiskSource, ImageId, OperationId};
+use hostler_types::{ByteSize, DatastoreId, DiskSource, ImageId, LayerFile, OperationId};
 use serde::{Deserialize, Serialize};
 
 use crate::blocking::blocking;
@@ -23,6 +23,7 @@ use crate::datastores::Datastores;
 use crate::events::Hub;
 use crate::fault::{Fault, chain};
 use crate::operations::Operations;
+use crate::references::require_unused;
 use crate::state_file;
 use download::{DownloadState, percent};
 
@@ -111,9 +112,15 @@ impl Images {
         let _writer = self.writer(image)?;
         let this = self.clone();
         blocking(move || {
+            let layer = LayerFile::image(image);
+            let condemned = [layer.clone()];
+            let datastores = &this.0.datastores;
+            let _condemned =
+                datastores.condemn(datastore.id(), condemned, "it is being removed")?;
             if let Some(user) = this.user_of(image)? {
-                return Err(Fault::WrongState(user));
+                return Err(Fault::InUse(user));
             }
+            require_unused(&datastore, &[layer])?;
             datastore.remove_image(image)?;
             state_file::remove(&this.record_path(image))
         })
@@ -127,6 +134,12 @@ impl Images {
     ) -> Result<ImageImported, Fault> {
         let datastore = self.datastore(request.datastore).await?;
         let _writer = self.writer(image)?;
+        if request.source == ImageImportSource::Found {
+            let progress = self.reporter(request.op);
+            let adopted =
+                hostler_host::image::adopt(&datastore, image, &self.0.qemu_img, progress).await;
+            return Ok(answer(adopted?));
+        }
         let there = {
             let datastore = datastore.clone();
             blocking(move || Ok(datastore.find_image(image).is_some())).await?
@@ -138,6 +151,7 @@ impl Images {
                     self.download(image, &datastore, url, &mut record, request.op).await?;
                 }
                 ImageImportSource::Uploaded(size) => complete(&datastore, image, *size).await?,
+                ImageImportSource::Found => {}
             }
         }
         let imported = self.check(image, &datastore, &request).await?;
@@ -152,16 +166,7 @@ impl Images {
         datastore: &Datastore,
         request: &ImageImportRequest,
     ) -> Result<ImageImported, Fault> {
-        let (hub, op) = (self.0.hub.clone(), request.op);
-        let on_progress = move |progress: hostler_host::ImportProgress| {
-            let activity = match progress.stage {
-                ImportStage::Hashing => "hashing",
-                ImportStage::Checking => "checking",
-                ImportStage::Converting => "converting",
-            };
-            let percent = Some(percent(progress.done.bytes(), progress.total.bytes()));
-            hub.progress(OperationProgress { op, percent, activity: activity.to_owned() });
-        };
+        let on_progress = self.reporter(request.op);
         let expected = request.sha256.as_ref();
         let imported =
             hostler_host::image::import(datastore, image, expected, &self.0.qemu_img, on_progress)
@@ -174,6 +179,22 @@ impl Images {
                 }
                 Err(error.into())
             }
+        }
+    }
+
+    fn reporter(
+        &self,
+        op: OperationId,
+    ) -> impl Fn(hostler_host::ImportProgress) + Send + Sync + use<> {
+        let hub = self.0.hub.clone();
+        move |progress| {
+            let activity = match progress.stage {
+                ImportStage::Hashing => "hashing",
+                ImportStage::Checking => "checking",
+                ImportStage::Converting => "converting",
+            };
+            let percent = Some(percent(progress.done.bytes(), progress.total.bytes()));
+            hub.progress(OperationProgress { op, percent, activity: activity.to_owned() });
         }
     }
 
@@ -191,7 +212,7 @@ impl Images {
 
     /// A sentence about a disk that is an overlay on the image. Reads the definitions that lie on
     /// the datastores: VMs that are in no inventory need their image as well. Blocks.
-    fn user_of(&self, image: ImageId) -> Result<Option<String>, Fault> {
+    pub(crate) fn user_of(&self, image: ImageId) -> Result<Option<String>, Fault> {
         for datastore in self.0.datastores.usable() {
             for found in datastore.scan()? {
                 let vm = match found.definition {

@@ -10,18 +10,22 @@
 //! Used by the binary, `hostler agent`; a server that runs its own agent starts the same binary.
 
 mod blocking;
+mod cancel;
 mod config;
 mod context;
 mod daemon;
 mod datastores;
 mod events;
+mod export;
 mod facts;
 mod fault;
+mod files;
 mod image;
 mod join;
 mod listener;
 mod networks;
 mod operations;
+mod references;
 mod routes;
 mod state_file;
 mod vm;

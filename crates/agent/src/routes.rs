@@ -14,6 +14,7 @@ use hostler_pki::Identity;
 use http::request::Parts;
 
 use crate::context::HostContext;
+use crate::export::Exports;
 use crate::image::Images;
 use crate::listener::Peer;
 use crate::vm::Vms;
@@ -24,6 +25,7 @@ pub(crate) struct Service {
     pub(crate) host: Arc<HostContext>,
     pub(crate) vms: Vms,
     pub(crate) images: Images,
+    pub(crate) exports: Exports,
 }
 
 pub(crate) fn router(service: Service) -> Router {
@@ -35,6 +37,9 @@ pub(crate) fn router(service: Service) -> Router {
         .serve::<api::OperationCancel, _>(host::operation_cancel)
         .serve::<api::DatastoreEnsure, _>(host::datastore_ensure)
         .serve::<api::DatastoreRemove, _>(host::datastore_remove)
+        .serve::<api::DatastoreUsers, _>(host::datastore_users)
+        .serve::<api::DatastoreFiles, _>(host::datastore_files)
+        .serve::<api::DatastoreRemoveFiles, _>(host::datastore_remove_files)
         .serve::<api::DatastoreUnregistered, _>(host::datastore_unregistered)
         .serve::<api::NetworkEnsure, _>(host::network_ensure)
         .serve::<api::NetworkRemove, _>(host::network_remove)
@@ -46,6 +51,8 @@ pub(crate) fn router(service: Service) -> Router {
         .serve::<api::VmDefine, _>(vm::vm_define)
         .serve::<api::VmRegister, _>(vm::vm_register)
         .serve::<api::VmRemove, _>(vm::vm_remove)
+        .serve::<api::VmFreeze, _>(vm::vm_freeze)
+        .serve::<api::VmFlatten, _>(vm::vm_flatten)
         .serve::<api::VmStart, _>(vm::vm_start)
         .serve::<api::VmStop, _>(vm::vm_stop)
         .serve::<api::VmReset, _>(vm::vm_reset)
@@ -54,6 +61,11 @@ pub(crate) fn router(service: Service) -> Router {
         .serve::<api::VmRevert, _>(vm::vm_revert)
         .serve::<api::VmSnapshotUpdate, _>(vm::vm_snapshot_update)
         .serve::<api::VmSnapshotDelete, _>(vm::vm_snapshot_delete)
+        .serve::<api::VmFork, _>(vm::vm_fork)
+        .serve::<api::VmSeal, _>(vm::vm_seal)
+        .serve::<api::VmExport, _>(vm::vm_export)
+        .serve::<api::VmExportContent, _>(vm::vm_export_content)
+        .serve::<api::VmExportRemove, _>(vm::vm_export_remove)
         .serve::<api::VmExec, _>(vm::vm_exec)
         .serve::<api::VmScreenshot, _>(vm::vm_screenshot)
         .serve::<api::VmConsole, _>(vm::vm_console)

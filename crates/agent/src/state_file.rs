@@ -3,7 +3,7 @@
 use std::io;
 use std::path::Path;
 
-use hostler_host::{Access, write_atomic};
+use hostler_host::{Access, Replacement, write_atomic};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -28,12 +28,26 @@ pub(crate) fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, Fault>
 /// The old content is still there.
 pub(crate) fn write<T: Serialize>(path: &Path, value: &T) -> Result<(), Fault> {
     let bytes = serde_json::to_vec(value).map_err(|error| failed("encode", path, &error))?;
-    write_atomic(path, &bytes, Access::ROOT_ONLY).map_err(|error| match error.kind() {
+    write_atomic(path, &bytes, Access::ROOT_ONLY).map_err(|error| not_written(path, &error))
+}
+
+/// Prepares to replace a file at once; see [`Replacement`]. Blocks for a flush.
+///
+/// # Errors
+/// As [`write`].
+pub(crate) fn prepare<T: Serialize>(path: &Path, value: &T) -> Result<Replacement, Fault> {
+    let bytes = serde_json::to_vec(value).map_err(|error| failed("encode", path, &error))?;
+    let prepared = Replacement::new(path, &bytes, Access::ROOT_ONLY);
+    prepared.map_err(|error| not_written(path, &error))
+}
+
+fn not_written(path: &Path, error: &io::Error) -> Fault {
+    match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
             Fault::NoSpace(format!("the agent's own file system is full: {}", path.display()))
         }
-        _ => failed("write", path, &error),
-    })
+        _ => failed("write", path, error),
+    }
 }
 
 /// Removes a file; that it is not there is as good.

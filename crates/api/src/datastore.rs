@@ -1,7 +1,9 @@
 //! Datastores: directories of hosts that hold images and VMs.
 
 use hostler_endpoint::{Empty, Endpoint, Json, Method, NoParams, Page};
-use hostler_types::{Datastore, DatastoreLimits, Labels, Name, Ref, StorageKind, Task, VmId};
+use hostler_types::{
+    Datastore, DatastoreFindings, DatastoreLimits, Labels, Name, Ref, StorageKind, Task, VmId,
+};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
@@ -237,5 +239,76 @@ impl Endpoint for Register {
     type Path = UnregisteredPath;
     type Query = NoParams;
     type Body = Json<RegisterRequest>;
+    type Answer = Json<Task>;
+}
+/// Hold all files of a datastore against the inventory.
+#[derive(Debug)]
+pub struct Check;
+
+impl Endpoint for Check {
+    const ID: &'static str = "datastore_check";
+    const METHOD: Method = Method::Get;
+    const PATH: &'static str = "/v1/datastores/{datastore}/check";
+    const SUMMARY: &'static str = "Hold all files of a datastore against the inventory";
+    const TAG: &'static str = "datastore";
+    const ACCESS: &'static str = "operator";
+    type Path = DatastorePath;
+    type Query = NoParams;
+    type Body = Empty;
+    type Answer = Json<DatastoreFindings>;
+}
+
+/// Which orphan, and what it is to be called.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AdoptRequest {
+    /// As the check has told it.
+    pub path: String,
+    /// Absent: the name in the VM's definition; for an image, one made of its id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<Name>,
+}
+
+/// Take an orphan, a VM or an image, into the inventory.
+#[derive(Debug)]
+pub struct Adopt;
+
+impl Endpoint for Adopt {
+    const ID: &'static str = "datastore_adopt";
+    const METHOD: Method = Method::Post;
+    const PATH: &'static str = "/v1/datastores/{datastore}/check/adopt";
+    const SUMMARY: &'static str = "Take an orphan, a VM or an image, into the inventory";
+    const TAG: &'static str = "datastore";
+    const ACCESS: &'static str = "operator";
+    const STATUS: u16 = 202;
+    type Path = DatastorePath;
+    type Query = NoParams;
+    type Body = Json<AdoptRequest>;
+    type Answer = Json<Task>;
+}
+
+/// Which orphans are to go.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RemoveOrphansRequest {
+    /// As the check has told them; 1 to 1000.
+    pub paths: Vec<String>,
+}
+
+/// Remove orphans from a datastore, for good.
+#[derive(Debug)]
+pub struct RemoveOrphans;
+
+impl Endpoint for RemoveOrphans {
+    const ID: &'static str = "datastore_remove_orphans";
+    const METHOD: Method = Method::Post;
+    const PATH: &'static str = "/v1/datastores/{datastore}/check/remove";
+    const SUMMARY: &'static str = "Remove orphans from a datastore, for good";
+    const TAG: &'static str = "datastore";
+    const ACCESS: &'static str = "admin";
+    const STATUS: u16 = 202;
+    type Path = DatastorePath;
+    type Query = NoParams;
+    type Body = Json<RemoveOrphansRequest>;
     type Answer = Json<Task>;
 }

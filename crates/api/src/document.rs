@@ -3,8 +3,9 @@
 use hostler_endpoint::Document;
 
 use crate::{
-    console, customization_spec, datastore, disk, event, host, image, naming_rule, network,
-    recycle_bin, snapshot, snapshot_policy, system, task, token, user, vm,
+    approval_rule, console, customization_spec, datastore, disk, event, export, host, image,
+    naming_rule, network, recycle_bin, request, snapshot, snapshot_policy, system, task, template,
+    token, user, vm,
 };
 
 const DESCRIPTION: &str = "Manages virtual machines on Linux hosts. Long work answers `202` with a \
@@ -14,7 +15,7 @@ const DESCRIPTION: &str = "Manages virtual machines on Linux hosts. Long work an
 /// All endpoints.
 pub fn endpoints() -> Document {
     let document = Document::new("Hostler", "v1").description(DESCRIPTION);
-    inventory(vms(document))
+    requests(inventory(vms(document)))
         .endpoint::<task::List>()
         .endpoint::<task::Show>()
         .endpoint::<task::Cancel>()
@@ -44,6 +45,8 @@ fn vms(document: Document) -> Document {
     document
         .endpoint::<vm::List>()
         .endpoint::<vm::Create>()
+        .endpoint::<vm::Clone>()
+        .endpoint::<vm::Flatten>()
         .endpoint::<vm::Show>()
         .endpoint::<vm::Update>()
         .endpoint::<vm::Renew>()
@@ -71,6 +74,7 @@ fn vms(document: Document) -> Document {
         .endpoint::<vm::Stop>()
         .endpoint::<vm::Reset>()
         .endpoint::<vm::Suspend>()
+        .endpoint::<vm::Seal>()
         .endpoint::<vm::Resume>()
         .endpoint::<vm::Rename>()
         .endpoint::<vm::Unregister>()
@@ -92,6 +96,9 @@ fn inventory(document: Document) -> Document {
         .endpoint::<image::Upload>()
         .endpoint::<image::UploadProgress>()
         .endpoint::<image::Import>()
+        .endpoint::<export::Export>()
+        .endpoint::<export::Content>()
+        .endpoint::<export::Remove>()
         .endpoint::<datastore::List>()
         .endpoint::<datastore::Create>()
         .endpoint::<datastore::Show>()
@@ -99,6 +106,9 @@ fn inventory(document: Document) -> Document {
         .endpoint::<datastore::Delete>()
         .endpoint::<datastore::Unregistered>()
         .endpoint::<datastore::Register>()
+        .endpoint::<datastore::Check>()
+        .endpoint::<datastore::Adopt>()
+        .endpoint::<datastore::RemoveOrphans>()
         .endpoint::<naming_rule::List>()
         .endpoint::<naming_rule::Create>()
         .endpoint::<naming_rule::Show>()
@@ -121,11 +131,35 @@ fn inventory(document: Document) -> Document {
         .endpoint::<customization_spec::Delete>()
         .endpoint::<customization_spec::Render>()
         .endpoint::<customization_spec::Customize>()
+        .endpoint::<template::List>()
+        .endpoint::<template::Create>()
+        .endpoint::<template::Show>()
+        .endpoint::<template::Update>()
+        .endpoint::<template::Delete>()
+        .endpoint::<template::Seal>()
+        .endpoint::<template::ToVm>()
         .endpoint::<host::List>()
         .endpoint::<host::Show>()
         .endpoint::<host::Delete>()
         .endpoint::<host::CreateJoinToken>()
         .endpoint::<host::JoinHost>()
+}
+
+fn requests(document: Document) -> Document {
+    document
+        .endpoint::<request::List>()
+        .endpoint::<request::Create>()
+        .endpoint::<request::Show>()
+        .endpoint::<request::Why>()
+        .endpoint::<request::Approve>()
+        .endpoint::<request::Reject>()
+        .endpoint::<request::Cancel>()
+        .endpoint::<request::Retry>()
+        .endpoint::<approval_rule::List>()
+        .endpoint::<approval_rule::Create>()
+        .endpoint::<approval_rule::Show>()
+        .endpoint::<approval_rule::Update>()
+        .endpoint::<approval_rule::Delete>()
 }
 
 /// The OpenAPI 3.1 document.

@@ -4,6 +4,7 @@
 //! [`document`] is the OpenAPI document made from them. Objects are shown as `hostler_types` has
 //! them, their secrets taken out by `control`. There is no logic here.
 
+pub mod approval_rule;
 pub mod code;
 pub mod console;
 pub mod customization_spec;
@@ -11,15 +12,18 @@ pub mod datastore;
 pub mod disk;
 mod document;
 pub mod event;
+pub mod export;
 pub mod host;
 pub mod image;
 pub mod naming_rule;
 pub mod network;
 pub mod recycle_bin;
+pub mod request;
 pub mod snapshot;
 pub mod snapshot_policy;
 pub mod system;
 pub mod task;
+pub mod template;
 pub mod token;
 pub mod user;
 pub mod vm;

@@ -40,6 +40,10 @@ pub struct TaskListQuery {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[param(value_type = Option<String>)]
     pub object: Option<ObjectId>,
+    /// Only those below the task with this id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[param(value_type = Option<String>)]
+    pub parent: Option<TaskId>,
 }
 
 /// List tasks, newest first.

@@ -1,7 +1,9 @@
 //! Virtual machines: list, make, change, and every power verb.
 
 use hostler_endpoint::{Empty, Endpoint, Json, Method, NoParams, Page, Stream};
-use hostler_types::{ExecAnswer, ExecRequest, Name, PowerState, Ref, StopMode, Task, Vm, VmChange};
+use hostler_types::{
+    ExecAnswer, ExecRequest, Name, PowerState, Ref, StopMode, Task, Vm, VmChange, VmClone,
+};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
@@ -53,6 +55,30 @@ pub struct VmCreateQuery {
     /// Decide and explain, but make nothing.
     #[serde(default)]
     pub dry_run: bool,
+}
+
+/// What became of a request for clones.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct VmCloned {
+    /// The VMs as they will be; with `dry_run`, as they would be.
+    pub vms: Vec<Vm>,
+    /// What makes them; absent with `dry_run`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task: Option<Task>,
+    /// Why these hosts and datastores, in sentences.
+    pub placement: Vec<String>,
+}
+
+/// Which disks become independent.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct FlattenRequest {
+    /// Empty: all.
+    pub disks: Vec<Name>,
+    /// Bytes a second at most, for a VM that runs; absent: no limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1)]
+    pub max_rate: Option<u64>,
 }
 
 /// What became of a request for a VM.
@@ -284,6 +310,42 @@ impl Endpoint for Delete {
     type Body = Empty;
     type Answer = Json<Task>;
 }
+/// Make VMs from another VM: independent copies, or linked to its disks.
+#[derive(Debug)]
+pub struct Clone;
+
+impl Endpoint for Clone {
+    const ID: &'static str = "vm_clone";
+    const METHOD: Method = Method::Post;
+    const PATH: &'static str = "/v1/vms/{vm}/clone";
+    const SUMMARY: &'static str = "Make VMs from another VM";
+    const TAG: &'static str = "vm";
+    const ACCESS: &'static str = "operator";
+    const STATUS: u16 = 202;
+    type Path = VmPath;
+    type Query = VmCreateQuery;
+    type Body = Json<VmClone>;
+    type Answer = Json<VmCloned>;
+}
+
+/// Copy into a VM's disks what they need of images and of other VMs' disks, also while it runs.
+#[derive(Debug)]
+pub struct Flatten;
+
+impl Endpoint for Flatten {
+    const ID: &'static str = "vm_flatten";
+    const METHOD: Method = Method::Post;
+    const PATH: &'static str = "/v1/vms/{vm}/flatten";
+    const SUMMARY: &'static str = "Make a VM's disks independent, also while it runs";
+    const TAG: &'static str = "vm";
+    const ACCESS: &'static str = "operator";
+    const STATUS: u16 = 202;
+    type Path = VmPath;
+    type Query = NoParams;
+    type Body = Json<FlattenRequest>;
+    type Answer = Json<Task>;
+}
+
 /// Start a VM, or resume a suspended one.
 #[derive(Debug)]
 pub struct Start;
@@ -327,6 +389,23 @@ impl Endpoint for Suspend {
     const METHOD: Method = Method::Post;
     const PATH: &'static str = "/v1/vms/{vm}/suspend";
     const SUMMARY: &'static str = "Write a VM's memory to its datastore and end QEMU";
+    const TAG: &'static str = "vm";
+    const ACCESS: &'static str = "operator";
+    const STATUS: u16 = 202;
+    type Path = VmPath;
+    type Query = NoParams;
+    type Body = Empty;
+    type Answer = Json<Task>;
+}
+/// Take out of a guest what must not be the same in two machines; one that runs is off then.
+#[derive(Debug)]
+pub struct Seal;
+
+impl Endpoint for Seal {
+    const ID: &'static str = "vm_seal";
+    const METHOD: Method = Method::Post;
+    const PATH: &'static str = "/v1/vms/{vm}/seal";
+    const SUMMARY: &'static str = "Take out of a guest what must not be the same in two machines";
     const TAG: &'static str = "vm";
     const ACCESS: &'static str = "operator";
     const STATUS: u16 = 202;

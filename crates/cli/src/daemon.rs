@@ -65,6 +65,10 @@ pub struct ServerOptions {
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8444")]
     pub agent_listen: SocketAddr,
 
+    /// Directory of the machine that seals disks, for the agent that --with-agent starts
+    #[arg(long, value_name = "DIR", default_value = "/usr/lib/hostler/appliance")]
+    pub appliance: PathBuf,
+
     /// How long deleted VMs stay in the recycle bin, such as 12h or 7d
     #[arg(
         long,
@@ -83,6 +87,28 @@ pub struct ServerOptions {
     )]
     pub lease_grace: Duration,
 
+    /// How many people have to agree to a request that no approval rule is about, 0 to 10
+    #[arg(long, value_name = "COUNT", default_value = "1", value_parser = clap::value_parser!(u32).range(0..=10))]
+    pub approvals: u32,
+
+    /// How long a request waits for approvals, such as 12h or 7d
+    #[arg(
+        long,
+        value_name = "DURATION",
+        default_value = "7d",
+        value_parser = crate::duration::parse
+    )]
+    pub approval_wait: Duration,
+
+    /// Network that webhooks and probes of requests may reach though it is this machine's own, such
+    /// as 127.0.0.0/8 (repeatable)
+    #[arg(long = "webhook-network", value_name = "SUBNET")]
+    pub webhook_networks: Vec<hostler_types::Ipv4Net>,
+
+    /// Let webhooks of requests use plain HTTP, which anyone on the way can read and change
+    #[arg(long)]
+    pub webhook_http: bool,
+
     #[command(flatten)]
     pub log: LogOptions,
 }
@@ -100,6 +126,10 @@ pub struct AgentOptions {
     /// Address and port to listen on for the server, over mutual TLS
     #[arg(long, value_name = "ADDR", default_value = "0.0.0.0:8444")]
     pub listen: SocketAddr,
+
+    /// Directory of the machine that seals disks: its `vmlinuz` and `initrd`
+    #[arg(long, value_name = "DIR", default_value = "/usr/lib/hostler/appliance")]
+    pub appliance: PathBuf,
 
     /// End when the standard input ends: set by a server that runs its own agent
     #[arg(long, hide = true)]

@@ -8,6 +8,7 @@
 //! - `error`: what went wrong, in words, and the exit code
 
 mod address;
+mod archive;
 mod commands;
 mod connection;
 mod contexts;

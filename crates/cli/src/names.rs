@@ -2,9 +2,10 @@
 
 use std::collections::HashMap;
 
+use hostler_api::vm::{self, VmPath};
 use hostler_api::{datastore, host, image, network, user};
 use hostler_endpoint::NoParams;
-use hostler_types::{DiskSource, Id, Kind, LayerFile, LayerOwner, Object};
+use hostler_types::{DiskSource, Id, Kind, LayerFile, LayerOwner, Name, Object, Ref, Vm};
 
 use crate::error::{CliError, Exit};
 use crate::session::Session;
@@ -35,7 +36,55 @@ impl Names {
             DiskSource::Image(image) => format!("on image {}", self.of(*image)),
             DiskSource::Blank => "blank".to_owned(),
             DiskSource::Linked(file) => format!("linked to {}", owner(file)),
+            DiskSource::Copy(copy) => format!("copied from {}", owner(&copy.file)),
         }
+    }
+
+    /// With the VMs that a VM's disks were made from, or lie on, as far as they are still there.
+    pub(crate) async fn with_parents(
+        mut self,
+        session: &Session,
+        vm: &Vm,
+    ) -> Result<Self, CliError> {
+        if !session.output.is_table() {
+            return Ok(self);
+        }
+        let of_vm = |file: &LayerFile| match file.owner() {
+            LayerOwner::Vm(owner) if owner != vm.id() => Some(owner),
+            _ => None,
+        };
+        let layers = vm.status.disks.iter().flat_map(|disk| &disk.layers);
+        let mut parents: Vec<_> = layers.filter_map(|layer| of_vm(&layer.file)).collect();
+        parents.extend(vm.spec.own_disks().filter_map(|disk| match &disk.source {
+            DiskSource::Linked(file) => of_vm(file),
+            DiskSource::Copy(copy) => of_vm(&copy.file),
+            DiskSource::Image(_) | DiskSource::Blank => None,
+        }));
+        parents.sort_unstable();
+        parents.dedup();
+        for parent in parents {
+            let path = VmPath { vm: Ref::by_id(parent) };
+            match session.call::<vm::Show>(&path, &NoParams {}, ()).await {
+                Ok(found) => self = self.add(&[found]),
+                Err(error) if error.exit() == Exit::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(self)
+    }
+
+    /// What lies beneath the VM's own files of a disk, the nearest first.
+    pub(crate) fn beneath(&self, vm: &Vm, disk: &Name) -> Option<String> {
+        let status = vm.status.disks.iter().find(|status| status.name == *disk)?;
+        let others = status.layers.iter().map(|layer| layer.file.owner());
+        let mut others: Vec<_> = others.filter(|owner| *owner != LayerOwner::Vm(vm.id())).collect();
+        others.dedup();
+        let called = others.into_iter().map(|owner| match owner {
+            LayerOwner::Vm(vm) => format!("vm {}", self.of(vm)),
+            LayerOwner::Image(image) => format!("image {}", self.of(image)),
+        });
+        let called: Vec<_> = called.collect();
+        (!called.is_empty()).then(|| called.join(", "))
     }
 
     pub(crate) fn cell<K>(&self, id: Id<K>) -> Cell {

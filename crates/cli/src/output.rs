@@ -116,6 +116,11 @@ impl Output {
         self.format == Format::Table
     }
 
+    /// For programs, whole.
+    pub(crate) fn is_data(&self) -> bool {
+        matches!(self.format, Format::Json | Format::Yaml)
+    }
+
     pub(crate) fn is_colored(&self) -> bool {
         self.color
     }

@@ -186,10 +186,18 @@ async fn guest(
     let title = format!("vm {name}");
     let mut progress = Progress::new(&session.output, session.draws, &title);
     progress.activity(activity, None);
+    persist(async || follow_guest(session, path, judge).await).await?
+}
+
+/// Follows a stream to what is waited for: again when it breaks (`None`), until the server has been
+/// away for too long.
+pub(crate) async fn persist<T>(
+    mut follow: impl AsyncFnMut() -> Result<Option<T>, ClientError>,
+) -> Result<T, CliError> {
     let mut lost = None;
     loop {
-        match follow_guest(session, path, judge).await {
-            Ok(Some(verdict)) => return verdict,
+        match follow().await {
+            Ok(Some(found)) => return Ok(found),
             Ok(None) => lost = None,
             Err(error) => {
                 let since = *lost.get_or_insert_with(Instant::now);

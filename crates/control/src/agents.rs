@@ -11,15 +11,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use hostler_agent_api::{
-    AgentEvent, ConsoleKind, DatastoreCheck, DatastoreReport, FactsAnswer, ImageContentAnswer,
-    ImageImportRequest, ImageImported, ImageRemoveRequest, VmCommand, VmCreateRequest,
-    VmRemoveRequest, VmReport, VmRevertRequest, VmSnapshotDeleteRequest, VmSnapshotRequest,
-    VmSnapshotUpdateRequest, VmStopRequest,
+    AgentEvent, ConsoleKind, DatastoreCheck, DatastoreReport, FactsAnswer, FileOwner, FileUser,
+    FoundFiles, ImageContentAnswer, ImageImportRequest, ImageImported, ImageRemoveRequest,
+    RemoveFilesRequest, RemovedFile, VmCommand, VmCreateRequest, VmExportRequest, VmFlattenRequest,
+    VmForkAnswer, VmForkRequest, VmFreezeRequest, VmFrozen, VmRemoveRequest, VmReport,
+    VmRevertRequest, VmSnapshotDeleteRequest, VmSnapshotRequest, VmSnapshotUpdateRequest,
+    VmStopRequest,
 };
 use hostler_endpoint::{ByteStream, EventStream, Problem};
 use hostler_types::{
-    DatastoreId, ExecAnswer, ExecRequest, Host, HostId, ImageId, NetworkId, NetworkSpec,
-    OperationId, Vm, VmId,
+    DatastoreId, ExecAnswer, ExecRequest, ExportManifest, Host, HostId, ImageId, NetworkId,
+    NetworkSpec, OperationId, Vm, VmId,
 };
 
 use crate::error::{Class, ServiceError};
@@ -84,6 +86,18 @@ pub trait AgentLink: Send + Sync + Debug {
         request: VmSnapshotDeleteRequest,
     ) -> Result<VmReport, AgentError>;
     async fn vm_revert(&self, vm: VmId, request: VmRevertRequest) -> Result<VmReport, AgentError>;
+    async fn vm_freeze(&self, vm: VmId, request: VmFreezeRequest) -> Result<VmFrozen, AgentError>;
+    async fn vm_flatten(&self, vm: VmId, request: VmFlattenRequest)
+    -> Result<VmReport, AgentError>;
+    async fn vm_fork(&self, vm: VmId, request: VmForkRequest) -> Result<VmForkAnswer, AgentError>;
+    async fn vm_seal(&self, vm: VmId, command: VmCommand) -> Result<VmReport, AgentError>;
+    async fn vm_export(
+        &self,
+        vm: VmId,
+        request: VmExportRequest,
+    ) -> Result<ExportManifest, AgentError>;
+    async fn vm_export_content(&self, vm: VmId) -> Result<ByteStream, AgentError>;
+    async fn vm_export_remove(&self, vm: VmId) -> Result<(), AgentError>;
     async fn vm_exec(&self, vm: VmId, request: ExecRequest) -> Result<ExecAnswer, AgentError>;
     async fn vm_screenshot(&self, vm: VmId) -> Result<ByteStream, AgentError>;
     async fn vm_console(
@@ -128,6 +142,17 @@ pub trait AgentLink: Send + Sync + Debug {
         release: bool,
     ) -> Result<(), AgentError>;
     async fn datastore_unregistered(&self, datastore: DatastoreId) -> Result<Vec<Vm>, AgentError>;
+    async fn datastore_users(
+        &self,
+        datastore: DatastoreId,
+        owner: FileOwner,
+    ) -> Result<Vec<FileUser>, AgentError>;
+    async fn datastore_files(&self, datastore: DatastoreId) -> Result<FoundFiles, AgentError>;
+    async fn datastore_remove_files(
+        &self,
+        datastore: DatastoreId,
+        request: RemoveFilesRequest,
+    ) -> Result<Vec<RemovedFile>, AgentError>;
     async fn network_ensure(&self, network: NetworkId, spec: NetworkSpec)
     -> Result<(), AgentError>;
     async fn network_remove(&self, network: NetworkId) -> Result<(), AgentError>;

@@ -6,11 +6,12 @@ use hostler_tasks::Engine;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::world::{Core, Settings};
+use crate::world::Core;
 
 mod deadlines;
 mod hosts;
 mod housekeeping;
+mod requests;
 mod snapshots;
 
 /// The controllers at work.
@@ -21,12 +22,13 @@ pub(crate) struct Controllers {
 }
 
 impl Controllers {
-    pub(crate) fn start(core: &Arc<Core>, engine: &Engine<Core>, settings: &Settings) -> Self {
+    pub(crate) fn start(core: &Arc<Core>, engine: &Engine<Core>) -> Self {
         let (tracker, stopping) = (TaskTracker::new(), CancellationToken::new());
         let hosts = hosts::run(core.clone(), stopping.clone());
         tracker.spawn(hosts);
         let housekeeping = housekeeping::run(core.clone(), engine.clone());
-        let deadlines = deadlines::run(core.clone(), engine.clone(), settings.clone());
+        let deadlines = deadlines::run(core.clone(), engine.clone());
+        let requests = requests::run(core.clone(), engine.clone());
         let snapshots = snapshots::run(core.clone(), engine.clone());
         let until = stopping.clone();
         tracker.spawn(async move {
@@ -42,6 +44,11 @@ impl Controllers {
         tracker.spawn(async move {
             // Cancel-safe: a task that was handed over is stored and started without us.
             let _stopped = until.run_until_cancelled(deadlines).await;
+        });
+        let until = stopping.clone();
+        tracker.spawn(async move {
+            // Cancel-safe, as above.
+            let _stopped = until.run_until_cancelled(requests).await;
         });
         tracker.close();
         Self { tracker, stopping }

@@ -162,6 +162,7 @@ impl From<Problem> for ServiceError {
             code::STALE_EPOCH => (Class::Conflict, code::STALE_EPOCH),
             code::NOT_FOUND => (Class::NotFound, code::NOT_FOUND),
             code::WRONG_STATE => (Class::Conflict, code::WRONG_STATE),
+            code::IN_USE => (Class::Conflict, code::IN_USE),
             code::NO_SPACE => (Class::NoCapacity, code::NO_SPACE),
             code::DATASTORE_MISSING => (Class::Unavailable, code::DATASTORE_MISSING),
             code::IMAGE_REFUSED => (Class::Refused, code::IMAGE_REFUSED),

@@ -11,10 +11,10 @@ use arc_swap::ArcSwap;
 use futures::FutureExt as _;
 use hostler_store::{Change, Feed, Record, Store, StoreError};
 use hostler_types::{
-    AddressRange, CustomizationSpecKind, DatastoreKind, HostId, HostKind, Id, ImageId, ImageKind,
-    JoinTokenKind, Kind, KindName, MacAddress, Name, NamingRuleKind, NetworkId, NetworkKind,
-    Object, ObjectId, Ref, Revision, SnapshotPolicyKind, TaskId, TaskKind, TokenKind, UserKind, Vm,
-    VmId, VmKind,
+    AddressRange, ApprovalRuleKind, CustomizationSpecKind, DatastoreKind, HostId, HostKind, Id,
+    ImageId, ImageKind, JoinTokenKind, Kind, KindName, MacAddress, Name, NamingRuleKind, NetworkId,
+    NetworkKind, Object, ObjectId, Ref, Request, RequestId, RequestKind, Revision,
+    SnapshotPolicyKind, TaskId, TaskKind, TemplateKind, TokenKind, UserKind, Vm, VmId, VmKind,
 };
 use jiff::Timestamp;
 use tokio::sync::watch;
@@ -113,6 +113,11 @@ pub struct Snapshot {
     customization_specs: Collection<CustomizationSpecKind>,
     naming_rules: Collection<NamingRuleKind>,
     snapshot_policies: Collection<SnapshotPolicyKind>,
+    templates: Collection<TemplateKind>,
+    requests: Collection<RequestKind>,
+    approval_rules: Collection<ApprovalRuleKind>,
+    /// Those for which something will happen by itself.
+    open_requests: imbl::OrdSet<RequestId>,
     indexes: Indexes,
 }
 
@@ -177,6 +182,11 @@ impl Snapshot {
     /// The VMs with snapshots, and those of whose snapshots something was told.
     pub(crate) fn with_snapshots(&self) -> impl Iterator<Item = &Arc<Vm>> {
         self.indexes.with_snapshots().filter_map(|vm| self.vms.get(vm))
+    }
+
+    /// The requests for which something will happen by itself, oldest first.
+    pub(crate) fn open_requests(&self) -> impl Iterator<Item = &Arc<Request>> {
+        self.open_requests.iter().filter_map(|id| self.requests.get(*id))
     }
 
     /// The VMs whose NICs have an address, or may have it put back by an unfinished task.
@@ -253,6 +263,9 @@ impl Snapshot {
             KindName::JoinToken => self.put_plain::<JoinTokenKind>(record)?,
             KindName::NamingRule => self.put_plain::<NamingRuleKind>(record)?,
             KindName::SnapshotPolicy => self.put_plain::<SnapshotPolicyKind>(record)?,
+            KindName::Template => self.put_plain::<TemplateKind>(record)?,
+            KindName::ApprovalRule => self.put_plain::<ApprovalRuleKind>(record)?,
+            KindName::Request => self.put_request(record)?,
             KindName::CustomizationSpec => self.put_plain::<CustomizationSpecKind>(record)?,
         }
         Ok(())
@@ -260,6 +273,17 @@ impl Snapshot {
 
     fn put_plain<K: Held>(&mut self, record: &Record) -> Result<(), StoreError> {
         K::of_mut(self).insert(Arc::new(record.object::<K>()?));
+        Ok(())
+    }
+
+    fn put_request(&mut self, record: &Record) -> Result<(), StoreError> {
+        let request = Arc::new(record.object::<RequestKind>()?);
+        if request.status.state.is_open() {
+            self.open_requests.insert(request.id());
+        } else {
+            self.open_requests.remove(&request.id());
+        }
+        self.requests.insert(request);
         Ok(())
     }
 
@@ -282,6 +306,12 @@ impl Snapshot {
             KindName::JoinToken => drop(self.join_tokens.remove(id.typed())),
             KindName::NamingRule => drop(self.naming_rules.remove(id.typed())),
             KindName::SnapshotPolicy => drop(self.snapshot_policies.remove(id.typed())),
+            KindName::Template => drop(self.templates.remove(id.typed())),
+            KindName::ApprovalRule => drop(self.approval_rules.remove(id.typed())),
+            KindName::Request => {
+                self.requests.remove(id.typed());
+                self.open_requests.remove(&id.typed());
+            }
             KindName::CustomizationSpec => drop(self.customization_specs.remove(id.typed())),
         }
     }

@@ -26,6 +26,7 @@ mod reports;
 mod secret;
 mod setup;
 mod tasks;
+mod webhook;
 mod world;
 
 pub mod services;
@@ -39,4 +40,5 @@ pub use error::{Class, FieldError, ServiceError};
 pub use inventory::{Collection, Held, Inventory, Snapshot};
 pub use redact::Shown;
 pub use setup::{LocalHost, ensure_local_host};
+pub use webhook::WebhookRules;
 pub use world::{Core, Running, Settings, World, WorldOptions};

@@ -7,9 +7,10 @@ use std::sync::Arc;
 
 use hostler_store::Record;
 use hostler_types::{
-    Customization, CustomizationSpecKind, DatastoreKind, HostKind, Image, ImageKind, ImageSource,
-    JoinTokenKind, KindName, NamingRuleKind, NetworkKind, Object, SecretText, SnapshotPolicyKind,
-    TaskKind, TokenKind, UserKind, VmKind,
+    ApprovalRuleKind, Customization, CustomizationSpecKind, DatastoreKind, HostKind, Image,
+    ImageKind, ImageSource, JoinTokenKind, KindName, NamingRuleKind, NetworkKind, Object,
+    RequestKind, SecretText, SnapshotPolicyKind, TaskKind, TemplateKind, TokenKind, UserKind,
+    VmKind, Webhook,
 };
 use serde_json::{Value, json};
 
@@ -41,6 +42,33 @@ impl Shown for NamingRuleKind {
 impl Shown for SnapshotPolicyKind {
     fn shown(policy: &Arc<Object<Self>>) -> Arc<Object<Self>> {
         policy.clone()
+    }
+}
+
+impl Shown for TemplateKind {
+    fn shown(template: &Arc<Object<Self>>) -> Arc<Object<Self>> {
+        template.clone()
+    }
+}
+
+impl Shown for ApprovalRuleKind {
+    fn shown(rule: &Arc<Object<Self>>) -> Arc<Object<Self>> {
+        rule.clone()
+    }
+}
+
+impl Shown for RequestKind {
+    fn shown(request: &Arc<Object<Self>>) -> Arc<Object<Self>> {
+        let mut shown = Object::clone(request);
+        let order = &mut shown.spec.order;
+        order.vm.customization = order.vm.customization.take().map(Customization::redacted);
+        for webhook in order.webhooks_mut() {
+            if let Some(address) = shown_address(&webhook.url) {
+                webhook.url = address;
+            }
+            webhook.secret = webhook.secret.take().map(|_| SecretText::redacted());
+        }
+        Arc::new(shown)
     }
 }
 
@@ -129,6 +157,7 @@ pub(crate) fn record(record: &Record) -> Value {
             }
         }
         KindName::CustomizationSpec => hide_secrets(&mut spec),
+        KindName::Request => hide_request_secrets(&mut spec),
         KindName::Image => {
             if let Some(address) = spec.pointer_mut("/source/url")
                 && let Some(shown) = address.as_str().and_then(shown_address)
@@ -149,7 +178,9 @@ pub(crate) fn record(record: &Record) -> Value {
         | KindName::Datastore
         | KindName::Network
         | KindName::NamingRule
-        | KindName::SnapshotPolicy => {}
+        | KindName::SnapshotPolicy
+        | KindName::Template
+        | KindName::ApprovalRule => {}
     }
     json!({
         "metadata": {
@@ -164,6 +195,30 @@ pub(crate) fn record(record: &Record) -> Value {
         "spec": spec,
         "status": status,
     })
+}
+
+/// The customization of the VM, and webhooks, wherever they stand.
+fn hide_request_secrets(spec: &mut Value) {
+    if let Some(customization) = spec.pointer_mut("/order/vm/customization") {
+        hide_secrets(customization);
+    }
+    hide_webhook_secrets(spec.pointer_mut("/order/post"));
+    hide_webhook_secrets(spec.pointer_mut("/order/notify"));
+}
+
+fn hide_webhook_secrets(list: Option<&mut Value>) {
+    let list = list.and_then(Value::as_array_mut).into_iter().flatten();
+    for item in list {
+        let is_action = item.get("webhook").is_some();
+        let webhook = if is_action { &mut item["webhook"] } else { item };
+        let address = webhook.get("url").and_then(Value::as_str).and_then(shown_address);
+        if let Some(address) = address {
+            webhook["url"] = address.into();
+        }
+        if let Some(secret) = webhook.get_mut(Webhook::SECRET_FIELD) {
+            *secret = SecretText::REDACTED.into();
+        }
+    }
 }
 
 /// Replaces what stands in a field that is named as a secret's.

@@ -97,6 +97,7 @@ pub(crate) fn absorb(status: &mut VmStatus, report: &VmReport) -> bool {
     new.hardware = report.hardware;
     new.pending.clone_from(&report.pending);
     new.snapshots = as_last_told(&status.snapshots, &report.snapshots);
+    new.seal.clone_from(&report.seal);
     // An agent of the version before says nothing of it.
     if report.customization.is_some() {
         new.customization.clone_from(&report.customization);
@@ -172,6 +173,7 @@ mod tests {
             pending: Vec::new(),
             snapshots: SnapshotTree::default(),
             snapshot_warnings: Vec::new(),
+            seal: None,
             placement: Vec::new(),
         }
     }
@@ -190,6 +192,7 @@ mod tests {
             pending: Vec::new(),
             customization: None,
             snapshots: SnapshotTree::default(),
+            seal: None,
         }
     }
 

@@ -14,6 +14,7 @@ use crate::error::ServiceError;
 use crate::inventory::Snapshot;
 use crate::redact::Shown;
 
+pub mod approval_rule;
 pub mod console;
 pub mod customization_spec;
 pub mod datastore;
@@ -23,8 +24,10 @@ pub mod image;
 pub mod join_token;
 pub mod naming_rule;
 pub mod network;
+pub mod request;
 pub mod snapshot_policy;
 pub mod task;
+pub mod template;
 pub mod token;
 pub mod user;
 pub mod vm;
@@ -145,7 +148,7 @@ fn require_revision<K: Shown>(
 }
 
 /// `1 VM`, `2 VMs`.
-fn counted(count: usize, what: &str) -> String {
+pub(crate) fn counted(count: usize, what: &str) -> String {
     let plural = if count == 1 { "" } else { "s" };
     format!("{count} {what}{plural}")
 }

@@ -10,18 +10,33 @@ use hostler_tasks::Registry;
 use crate::world::Core;
 
 mod command;
+mod guest;
 pub(crate) mod naming;
 
+pub(crate) mod datastore_clean;
+pub(crate) mod image_adopt;
 pub(crate) mod image_delete;
 pub(crate) mod image_import;
+pub(crate) mod request_action;
+pub(crate) mod request_probe;
+pub(crate) mod request_provision;
+pub(crate) mod template_copy;
+pub(crate) mod template_create;
+pub(crate) mod template_delete;
+pub(crate) mod template_to_vm;
+pub(crate) mod vm_clone;
 pub(crate) mod vm_create;
 pub(crate) mod vm_customize;
 pub(crate) mod vm_delete;
 pub(crate) mod vm_disk;
+pub(crate) mod vm_export;
+pub(crate) mod vm_flatten;
+pub(crate) mod vm_fork;
 pub(crate) mod vm_recycle;
 pub(crate) mod vm_register;
 pub(crate) mod vm_reset;
 pub(crate) mod vm_revert;
+pub(crate) mod vm_seal;
 pub(crate) mod vm_snapshot;
 pub(crate) mod vm_snapshot_delete;
 pub(crate) mod vm_start;
@@ -34,11 +49,24 @@ pub(crate) mod vm_update;
 /// All actions.
 pub(crate) fn registry() -> Registry<Core> {
     let registry = Registry::new()
+        .with(datastore_clean::definition())
+        .with(image_adopt::definition())
         .with(image_delete::definition())
         .with(image_import::definition())
+        .with(vm_clone::definition())
+        .with(template_copy::definition())
+        .with(template_create::definition())
+        .with(template_delete::definition())
+        .with(template_to_vm::definition())
+        .with(request_action::definition())
+        .with(request_probe::definition())
+        .with(request_provision::definition())
         .with(vm_create::definition())
         .with(vm_customize::definition())
         .with(vm_delete::definition())
+        .with(vm_flatten::definition())
+        .with(vm_fork::definition())
+        .with(vm_export::definition())
         .with(vm_recycle::definition())
         .with(vm_register::definition())
         .with(vm_reset::definition())
@@ -47,6 +75,7 @@ pub(crate) fn registry() -> Registry<Core> {
         .with(vm_snapshot::update_definition())
         .with(vm_snapshot_delete::definition())
         .with(vm_snapshot_delete::consolidate_definition())
+        .with(vm_seal::definition())
         .with(vm_start::definition())
         .with(vm_stop::definition())
         .with(vm_suspend::definition())

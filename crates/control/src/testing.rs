@@ -6,13 +6,16 @@ use std::sync::Arc;
 use hostler_pki::Vault;
 use hostler_store::{Store, StoreError, Write};
 use hostler_tasks::{Registry, Submit};
-use hostler_types::{Image, Name, Object, Recycled, Snapshot, SnapshotId, StopMode, Vm};
+use hostler_types::{
+    Image, Name, Object, Recycled, Request, RequestState, Snapshot, SnapshotId, StopMode, Template,
+    VersionOf, Vm,
+};
 use jiff::Timestamp;
 
 use crate::agents::Connector;
 use crate::services::Order;
 use crate::tasks;
-use crate::world::Core;
+use crate::world::{Core, Settings};
 
 pub fn registry() -> Registry<Core> {
     tasks::registry()
@@ -24,7 +27,7 @@ pub async fn core(
     store: Arc<dyn Store>,
     connector: Arc<dyn Connector>,
 ) -> Result<Arc<Core>, StoreError> {
-    Core::open(store, connector, Arc::new(vault())).await
+    Core::open(store, connector, Arc::new(vault()), Settings::default()).await
 }
 
 /// A vault with a key that everyone knows.
@@ -42,6 +45,21 @@ fn submit(order: Order) -> Submit {
 
 pub fn vm_create(vm: &Vm, start: bool) -> Submit {
     submit(tasks::vm_create::order(vm, start).with(Write::create(vm)))
+}
+/// One clone, which `clone` is to be.
+pub fn vm_clone(parent: &Vm, clone: &Vm, hold: bool) -> Submit {
+    let cloning = tasks::vm_clone::Cloning {
+        parent: parent.id(),
+        vms: vec![clone.id()],
+        at: None,
+        hold: hold.then(hostler_types::SnapshotId::generate),
+        start: false,
+    };
+    let order = tasks::vm_clone::order(std::slice::from_ref(clone), &cloning);
+    submit(order.with(Write::create(clone)))
+}
+pub fn vm_flatten(vm: &Vm) -> Submit {
+    submit(tasks::vm_flatten::order(vm, &crate::services::vm::VmFlatten::default()))
 }
 pub fn vm_register(vm: &Vm) -> Submit {
     submit(tasks::vm_register::order(vm).with(Write::create(vm)))
@@ -71,6 +89,36 @@ pub fn vm_stop(vm: &Vm, mode: StopMode) -> Submit {
 }
 pub fn vm_reset(vm: &Vm) -> Submit {
     submit(tasks::vm_reset::order(vm))
+}
+pub fn vm_seal(vm: &Vm) -> Submit {
+    submit(tasks::vm_seal::order(vm))
+}
+/// Makes a VM the first version of a new template.
+pub fn template_create(vm: &Vm, template: &Template) -> Submit {
+    let version = VersionOf {
+        template: template.id(),
+        version: 1,
+        description: String::new(),
+        name: vm.name().clone(),
+        at: Timestamp::UNIX_EPOCH,
+        by: "tester".to_owned(),
+    };
+    let order = tasks::template_create::order(vm, template, version, true);
+    submit(order.with(Write::create(template)))
+}
+/// Makes a copy of a VM, which `version` is to be, the first version of a new template.
+pub fn template_copy(vm: &Vm, version: Vm, template: &Template) -> Submit {
+    let order = tasks::template_copy::order(vm, version, template, true);
+    submit(order.with(Write::create(template)))
+}
+pub fn template_to_vm(vm: &Vm) -> Submit {
+    let mut restored = vm.clone();
+    restored.metadata.name = vm.called().clone();
+    restored.spec.template = None;
+    submit(tasks::template_to_vm::order(vm, &restored).with(Write::update(&restored)))
+}
+pub fn template_delete(template: &Template, versions: &[&Vm]) -> Submit {
+    submit(tasks::template_delete::order(template, versions, true))
 }
 pub fn vm_suspend(vm: &Vm) -> Submit {
     submit(tasks::vm_suspend::order(vm))
@@ -118,6 +166,15 @@ fn name(text: &str) -> Name {
     text.parse().expect("it is a name")
 }
 
+/// With the clones' records.
+pub fn vm_fork(parent: &Vm, clones: &[Vm]) -> Submit {
+    let order = tasks::vm_fork::order(parent, clones);
+    submit(clones.iter().fold(order, |order, clone| order.with(Write::create(clone))))
+}
+
+pub fn vm_export(vm: &Vm) -> Submit {
+    submit(tasks::vm_export::order(vm))
+}
 pub fn vm_unregister(vm: &Vm) -> Submit {
     submit(tasks::vm_unregister::order(vm))
 }
@@ -135,9 +192,29 @@ pub fn vm_undelete(vm: &Vm) -> Submit {
 fn down(force: bool) -> Option<tasks::vm_recycle::Down> {
     force.then(|| tasks::vm_recycle::Down::new(true, None))
 }
+/// Of a request that is approved, and is stored with the task.
+///
+/// # Panics
+/// When it is not approved.
+pub fn request_provision(request: &Request) -> Submit {
+    let submit = tasks::request_provision::submit(request, "tester");
+    let mut submit = submit.expect("the request is approved");
+    let mut begun = request.clone();
+    begun.status.state = RequestState::Provisioning { task: submit.id };
+    submit.writes = vec![Write::create(&begun)];
+    submit
+}
 pub fn image_import(image: &Image) -> Submit {
     submit(tasks::image_import::order(image).with(Write::create(image)))
 }
 pub fn image_delete(image: &Object<hostler_types::ImageKind>) -> Submit {
     submit(tasks::image_delete::order(image))
+}
+/// Takes an image that lies on its datastore into the inventory.
+pub fn image_adopt(image: &Image) -> Submit {
+    submit(tasks::image_adopt::order(image).with(Write::create(image)))
+}
+/// Removes files that nobody owns.
+pub fn datastore_clean(datastore: &hostler_types::Datastore, paths: &[String]) -> Submit {
+    submit(tasks::datastore_clean::order(datastore, paths))
 }

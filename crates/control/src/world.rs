@@ -7,7 +7,7 @@ use std::time::Duration;
 use hostler_pki::{Ca, Vault};
 use hostler_store::{Batch, Store, StoreError};
 use hostler_tasks::{Engine, EngineConfig, TaskError};
-use hostler_types::{HostId, HostKind, HostState, Id, Object, Ref};
+use hostler_types::{ApprovalNeed, HostId, HostKind, HostState, Id, Object, Ref};
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::{RwLock, Semaphore};
 use tokio::task::JoinHandle;
@@ -25,6 +25,7 @@ use crate::reports::Reports;
 use crate::services::console::Tickets;
 use crate::services::vm::MacReservations;
 use crate::tasks;
+use crate::webhook::WebhookRules;
 
 /// How many passwords are verified at once: each takes 19 MiB and tens of milliseconds.
 const LOGINS: usize = 2;
@@ -50,6 +51,12 @@ pub struct Settings {
     pub retention: SignedDuration,
     /// How long after the end of its lease a VM goes to the recycle bin.
     pub lease_grace: SignedDuration,
+    /// Who has to agree to a request that no approval rule is about.
+    pub approval: ApprovalNeed,
+    /// How long a request waits for approvals.
+    pub approval_wait: SignedDuration,
+    /// Where requests may make the server call.
+    pub webhooks: WebhookRules,
 }
 
 impl Default for Settings {
@@ -57,6 +64,9 @@ impl Default for Settings {
         Self {
             retention: SignedDuration::from_hours(24),
             lease_grace: SignedDuration::from_hours(7 * 24),
+            approval: ApprovalNeed::default(),
+            approval_wait: SignedDuration::from_hours(7 * 24),
+            webhooks: WebhookRules::default(),
         }
     }
 }
@@ -71,6 +81,13 @@ pub struct Core {
     pub(crate) progress: ProgressBoard,
     pub(crate) attempts: Attempts,
     pub(crate) vault: Arc<Vault>,
+    pub(crate) settings: Settings,
+    pub(crate) macs: MacReservations,
+    pub(crate) customizing: Reservations,
+    /// Who makes something that refers to another object (a VM to its network) holds it shared
+    /// from looking at the snapshot until the commit is in the snapshot; who deletes what may be
+    /// referred to holds it alone. So nothing ever refers to what is gone.
+    pub(crate) references: RwLock<()>,
     /// Follows the store's change log for as long as the core lives.
     follower: JoinHandle<()>,
 }
@@ -82,16 +99,9 @@ pub struct World {
     pub(crate) engine: Engine<Core>,
     pub(crate) ca: Arc<Ca>,
     pub(crate) server_address: String,
-    pub(crate) settings: Settings,
     pub(crate) keys: KeyLocks,
     pub(crate) tickets: Tickets,
-    pub(crate) macs: MacReservations,
-    pub(crate) customizing: Reservations,
     pub(crate) logins: Arc<Semaphore>,
-    /// Who makes something that refers to another object (a VM to its network) holds it shared
-    /// from looking at the snapshot until the commit is in the snapshot; who deletes what may be
-    /// referred to holds it alone. So nothing ever refers to what is gone.
-    pub(crate) references: RwLock<()>,
 }
 
 /// The core is all that most of a service needs.
@@ -109,26 +119,17 @@ impl World {
     /// The store cannot be read.
     pub async fn open(options: WorldOptions) -> Result<Arc<Self>, StoreError> {
         let WorldOptions { store, connector, ca, vault, server_address, settings } = options;
-        let core = Core::open(store.clone(), connector, vault).await?;
+        let core = Core::open(store.clone(), connector, vault, settings).await?;
         let engine = Engine::new(store, core.clone(), tasks::registry(), EngineConfig::default());
         Ok(Arc::new(Self {
             core,
             engine,
             ca,
             server_address,
-            settings,
             keys: KeyLocks::default(),
             tickets: Tickets::default(),
-            macs: MacReservations::default(),
-            customizing: Reservations::default(),
             logins: Arc::new(Semaphore::new(LOGINS)),
-            references: RwLock::new(()),
         }))
-    }
-
-    /// Begins to resolve the customizations of one request.
-    pub(crate) fn customizing(&self) -> Customizing<'_> {
-        Customizing::new(&self.vault, &self.customizing, &self.inventory)
     }
 
     /// Goes on with the tasks that were at work when the server ended, and starts the controllers.
@@ -140,7 +141,7 @@ impl World {
         if recovered > 0 {
             tracing::info!(recovered, "tasks go on where they were");
         }
-        let controllers = Controllers::start(&self.core, &self.engine, &self.settings);
+        let controllers = Controllers::start(&self.core, &self.engine);
         Ok(Running { engine: self.engine.clone(), controllers })
     }
 }
@@ -186,6 +187,7 @@ impl Core {
         store: Arc<dyn Store>,
         connector: Arc<dyn Connector>,
         vault: Arc<Vault>,
+        settings: Settings,
     ) -> Result<Arc<Self>, StoreError> {
         let inventory = Arc::new(Inventory::load(store.as_ref()).await?);
         let follower = tokio::spawn(follow(inventory.clone(), store.clone()));
@@ -197,8 +199,17 @@ impl Core {
             progress: ProgressBoard::default(),
             attempts: Attempts::default(),
             vault,
+            settings,
+            macs: MacReservations::default(),
+            customizing: Reservations::default(),
+            references: RwLock::new(()),
             follower,
         }))
+    }
+
+    /// Begins to resolve the customizations of one request.
+    pub(crate) fn customizing(&self) -> Customizing<'_> {
+        Customizing::new(&self.vault, &self.customizing, &self.inventory)
     }
 
     pub fn snapshot(&self) -> Arc<Snapshot> {

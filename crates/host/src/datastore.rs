@@ -35,8 +35,6 @@ pub use error::{DatastoreError, DefinitionError};
 use error::{IoContext, io_error};
 pub use vm_dir::{FoundVm, VmDir};
 
-const MARKER: &str = ".hostler-datastore";
-
 /// An opened datastore. Clones are cheap and are the same datastore.
 #[derive(Debug, Clone)]
 pub struct Datastore(Arc<Inner>);
@@ -68,6 +66,9 @@ struct Marker {
 }
 
 impl Datastore {
+    /// The file that makes a directory a datastore.
+    pub(crate) const MARKER: &str = ".hostler-datastore";
+
     /// Makes `path` the datastore `id`. A directory that already is this datastore is opened.
     ///
     /// # Errors
@@ -139,7 +140,7 @@ impl Datastore {
             // One that is not there: an earlier release was interrupted.
             !directory.exists() || entries(directory).is_ok_and(|entries| entries.is_empty())
         });
-        let marker = self.root().join(MARKER);
+        let marker = self.root().join(Self::MARKER);
         if !empty {
             return write_marker(
                 self.root(),
@@ -289,20 +290,12 @@ impl Datastore {
     pub(crate) fn layer_files(&self) -> Result<Vec<LayerFile>, DatastoreError> {
         self.check()?;
         let mut files = Vec::new();
-        let mut add = |path: String| files.extend(path.parse::<LayerFile>().ok());
         for name in entries(&self.images())? {
-            add(format!("images/{name}"));
+            files.extend(format!("images/{name}").parse::<LayerFile>().ok());
         }
-        for vm in entries(&self.vms())?.iter().filter(|name| name.parse::<VmId>().is_ok()) {
-            let directory = self.vms().join(vm);
-            let names = match entries(&directory) {
-                // Removed meanwhile.
-                Err(_) if !directory.exists() => continue,
-                names => names?,
-            };
-            for name in names {
-                add(format!("vms/{vm}/{name}"));
-            }
+        let ids = entries(&self.vms())?;
+        for vm in ids.iter().filter_map(|name| name.parse::<VmId>().ok()) {
+            files.extend(self.vm(vm).layer_files()?);
         }
         Ok(files)
     }
@@ -332,7 +325,7 @@ impl Datastore {
 }
 
 fn write_marker(root: &Path, marker: &Marker) -> Result<(), DatastoreError> {
-    let path = root.join(MARKER);
+    let path = root.join(Datastore::MARKER);
     serde_json::to_vec(marker)
         .map_err(io::Error::other)
         .and_then(|bytes| write_atomic(&path, &bytes, Access::ROOT_ONLY))
@@ -352,7 +345,7 @@ fn check_mounted(path: &Path) -> Result<(), DatastoreError> {
 }
 
 fn read_marker(root: &Path) -> Result<Option<Marker>, DatastoreError> {
-    let path = root.join(MARKER);
+    let path = root.join(Datastore::MARKER);
     match fs::read(&path) {
         Ok(bytes) => serde_json::from_slice::<Marker>(&bytes)
             .map(Some)

@@ -29,13 +29,38 @@ impl Access {
 /// # Errors
 /// The path's directory does not exist or cannot be written; the old file is untouched.
 pub fn write_atomic(path: &Path, bytes: &[u8], access: Access) -> io::Result<()> {
-    let directory = parent(path)?;
-    let mut temporary = temporary_in(directory)?;
-    temporary.write_all(bytes)?;
-    set_access(temporary.as_file(), access)?;
-    temporary.as_file().sync_all()?;
-    temporary.persist(path).map_err(|error| error.error)?;
-    sync_directory(directory)
+    Replacement::new(path, bytes, access)?.put()?;
+    sync_directory(parent(path)?)
+}
+
+/// A file's next content, already on the disk under another name.
+#[derive(Debug)]
+pub struct Replacement {
+    temporary: NamedTempFile,
+    path: PathBuf,
+}
+
+impl Replacement {
+    /// Nothing is left of it when it is dropped.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn new(path: &Path, bytes: &[u8], access: Access) -> io::Result<Self> {
+        let mut temporary = temporary_in(parent(path)?)?;
+        temporary.write_all(bytes)?;
+        set_access(temporary.as_file(), access)?;
+        temporary.as_file().sync_all()?;
+        Ok(Self { temporary, path: path.to_owned() })
+    }
+
+    /// Takes the file's place at once, without waiting for the disk: every process sees it from now
+    /// on. After a power loss it is either content, whole.
+    ///
+    /// # Errors
+    /// Those of the file system; the old content is still there.
+    pub fn put(self) -> io::Result<()> {
+        self.temporary.persist(&self.path).map(drop).map_err(|error| error.error)
+    }
 }
 
 /// A new file that nobody else can open (0600), removed unless it is given a name.

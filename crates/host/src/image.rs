@@ -11,6 +11,7 @@
 //! that refers to another file is taken. On failure `<id>.part` stays as it was received, so that
 //! an interrupted import can go on; the caller removes it with [`Datastore::remove_image`].
 
+mod adopt;
 mod error;
 mod hash;
 mod inspect;
@@ -30,6 +31,7 @@ use crate::file::{Access, open_plain, remove_if_there, set_access, sync_director
 use crate::qemu_img::QemuImg;
 use crate::uid::{IMAGE_GID, IMPORT_UID};
 
+pub use adopt::adopt;
 pub use error::{ImportError, Refusal};
 use error::{IoContext, is_full_after};
 
@@ -276,6 +278,11 @@ fn already_imported(
     let part = datastore.image_part(id);
     remove_if_there(&part).doing("remove", &part)?;
     Ok(Some(image))
+}
+
+/// The SHA-256 of a file, off the async threads.
+pub(crate) async fn hash(file: File) -> io::Result<Sha256> {
+    hash::sha256(file, |_| {}).await
 }
 
 /// Reports what was written so far, and never ends.

@@ -6,6 +6,7 @@
 //! opened.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use hostler_types::{ByteSize, Layer, LayerFile};
@@ -21,6 +22,7 @@ pub const MAX_DEPTH: usize = 128;
 pub struct LayerGraph {
     backing: BTreeMap<LayerFile, Option<LayerFile>>,
     dependents: BTreeMap<LayerFile, BTreeSet<LayerFile>>,
+    unreadable: BTreeMap<LayerFile, String>,
 }
 
 impl LayerGraph {
@@ -30,15 +32,48 @@ impl LayerGraph {
     /// The datastore is not mounted, or a file of it cannot be read or refers to something that is
     /// no layer: nobody can say then what may be deleted.
     pub fn read(datastore: &Datastore) -> Result<Self, VolumeError> {
+        Self::collect(datastore, |_, _, error| Err(error))
+    }
+
+    /// As [`Self::read`], but a file whose header cannot be used is remembered with the reason, and
+    /// the rest is read: for whoever asks about files that such a one has nothing to do with.
+    ///
+    /// # Errors
+    /// The datastore is not mounted or cannot be listed.
+    pub fn survey(datastore: &Datastore) -> Result<Self, VolumeError> {
+        Self::collect(datastore, |graph, file, error| {
+            graph.unreadable.insert(file, with_causes(&error));
+            Ok(())
+        })
+    }
+
+    fn collect(
+        datastore: &Datastore,
+        mut unusable: impl FnMut(&mut Self, LayerFile, VolumeError) -> Result<(), VolumeError>,
+    ) -> Result<Self, VolumeError> {
         let mut graph = Self::default();
         for file in datastore.layer_files()? {
-            let backing = backing(datastore, &file)?;
+            let backing = match backing(datastore, &file) {
+                Ok(backing) => backing,
+                // Removed or renamed since the directory was listed.
+                Err(_) if fs::symlink_metadata(path(datastore, &file)).is_err() => continue,
+                Err(error) => {
+                    unusable(&mut graph, file, error)?;
+                    continue;
+                }
+            };
             if let Some(backing) = &backing {
                 graph.dependents.entry(backing.clone()).or_default().insert(file.clone());
             }
             graph.backing.insert(file, backing);
         }
         Ok(graph)
+    }
+
+    /// Files of which nobody can say what lies beneath them, and why. Only [`Self::survey`] knows
+    /// any.
+    pub fn unreadable(&self) -> impl Iterator<Item = (&LayerFile, &str)> {
+        self.unreadable.iter().map(|(file, reason)| (file, reason.as_str()))
     }
 
     /// The files directly on top of one, of whichever VM.
@@ -118,6 +153,11 @@ pub fn verify(datastore: &Datastore, recorded: &[Layer]) -> Result<(), VolumeErr
         }
     }
     Ok(())
+}
+
+pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 /// Where a layer lies.

@@ -6,6 +6,7 @@
 //! for the time of a few disk flushes, or as long as they say.
 
 pub mod cgroup;
+pub mod copy;
 pub mod datastore;
 pub mod facts;
 mod file;
@@ -16,13 +17,14 @@ mod process;
 mod qcow2;
 pub mod qemu_img;
 pub mod seed;
+pub mod survey;
 pub mod uid;
 pub mod userfault;
 pub mod volume;
 
 pub use cgroup::{CgroupError, Cgroups, CpuLimits};
 pub use datastore::{Datastore, DatastoreError, DefinitionError, FoundVm, Space, VmDir};
-pub use file::{Access, write_atomic};
+pub use file::{Access, Replacement, write_atomic};
 pub use image::{ImportError, ImportProgress, ImportStage, ImportedImage, Refusal};
 pub use layers::LayerGraph;
 pub use network::{NetworkError, Networks, Tap, TapName};

@@ -34,7 +34,8 @@ pub enum ProcessError {
     Io { program: String, source: io::Error },
 }
 
-/// The confinement of a program that reads untrusted bytes.
+/// The confinement of a program that reads untrusted bytes. It ends with this process, also when that
+/// is killed.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Sandbox {
     /// User and group.
@@ -204,6 +205,9 @@ fn enter(sandbox: Sandbox) -> io::Result<()> {
     // the change of user, which would take it away again.
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
     rustix::thread::set_no_new_privs(true)?;
+    // Changing the user takes this away, so it comes after it. The thread that spawns lives as long
+    // as the process: it is one of the runtime's own.
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
     Ok(())
 }
 

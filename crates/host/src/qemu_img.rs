@@ -145,6 +145,26 @@ impl QemuImg {
         Ok(())
     }
 
+    /// Copies a disk of ours, with all that lies beneath it, into a new qcow2 that needs no other
+    /// file. Whose headers the chain has was looked at by the caller.
+    ///
+    /// # Errors
+    /// The disk is in use or damaged, or there is no room.
+    pub async fn flatten(
+        &self,
+        source: &Path,
+        target: &Path,
+        allocated: ByteSize,
+    ) -> Result<(), QemuImgError> {
+        let arguments = ["convert", "-q", "-f", "qcow2", "-O", "qcow2", "--"].map(OsString::from);
+        let tail = [absolute(source)?, absolute(target)?];
+        // At least 4 MiB/s, and some for the holes of a large disk.
+        let limit = Duration::from_secs(1200 + (allocated.bytes() >> 22));
+        let run = Run::new(&self.program, arguments.into_iter().chain(tail), limit);
+        run.output().await?;
+        Ok(())
+    }
+
     /// Grows a disk of ours. Shrinking is refused by QEMU.
     ///
     /// # Errors
@@ -205,6 +225,48 @@ impl QemuImg {
         let timeout = Duration::from_secs(1200 + mib / 4);
         let arguments = ["convert", "-q", "-f", format.driver(), "-O", "qcow2", "--"];
         self.confined(&arguments, &[source, target], sandbox, timeout)?.output().await?;
+        Ok(())
+    }
+
+    /// Copies a VM's disk, `source` and all beneath it, into the (empty) file `target` as a qcow2
+    /// that holds only what is not zero. `size` is the disk's as its guest sees it, `max_size` what
+    /// the target's file may become. Works as `owner`, whose `target` is, and may read what all VMs
+    /// may read.
+    ///
+    /// # Errors
+    /// The source cannot be read or is being written to, or the target would become larger than
+    /// `max_size`.
+    pub async fn copy(
+        &self,
+        source: &Path,
+        target: &Path,
+        size: ByteSize,
+        max_size: ByteSize,
+        owner: VmUid,
+    ) -> Result<(), QemuImgError> {
+        // Out of order: the target's clusters lie as they are written.
+        let arguments = ["convert", "-q", "-W", "-m", "8", "-f", "qcow2", "-O", "qcow2", "--"];
+        let (sandbox, timeout) = at_work(size, max_size, owner);
+        self.confined(&arguments, &[source, target], sandbox, timeout)?.output().await?;
+        Ok(())
+    }
+
+    /// Copies into a VM's disk file what it shows of the files beneath, and takes its reference to
+    /// them away at the end. Content and meaning are the same at every instant, so an interrupted one
+    /// is done again. Works as `owner`.
+    ///
+    /// # Errors
+    /// The disk is in use, cannot be read, or its file would become larger than `max_size`.
+    pub async fn make_alone(
+        &self,
+        disk: &Path,
+        size: ByteSize,
+        max_size: ByteSize,
+        owner: VmUid,
+    ) -> Result<(), QemuImgError> {
+        let arguments = ["rebase", "-q", "-f", "qcow2", "-b", "", "--"];
+        let (sandbox, timeout) = at_work(size, max_size, owner);
+        self.confined(&arguments, &[disk], sandbox, timeout)?.output().await?;
         Ok(())
     }
 
@@ -284,6 +346,16 @@ fn of_vm(owner: VmUid, cpu_seconds: u64) -> Sandbox {
 
 fn sandbox(cpu_seconds: u64, file_size: u64) -> Sandbox {
     Sandbox { uid: IMPORT_UID, group: None, memory: MEMORY, cpu_seconds, file_size }
+}
+
+/// Of a program that goes through a whole disk, as the VM's own user: what it may use, and how long
+/// it may take. At least 4 MiB/s of the clock and 20 MiB/s of a CPU.
+fn at_work(size: ByteSize, max_size: ByteSize, owner: VmUid) -> (Sandbox, Duration) {
+    let mib = size.bytes() >> 20;
+    let (uid, group) = (owner.uid(), Some(IMAGE_GID));
+    let (cpu_seconds, file_size) = (600 + mib / 20, max_size.bytes());
+    let sandbox = Sandbox { uid, group, memory: MEMORY, cpu_seconds, file_size };
+    (sandbox, Duration::from_secs(1200 + mib / 4))
 }
 
 /// A name that starts with `/` is never a protocol's.

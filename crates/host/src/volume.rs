@@ -9,13 +9,13 @@ use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use hostler_types::{ByteSize, DatastoreId, DiskSpec, LayerFile, Provisioning};
+use hostler_types::{ByteSize, DatastoreId, DiskSpec, LayerFile, Provisioning, Sha256};
 
 use crate::datastore::{DatastoreError, VmDir, is_full};
 use crate::file::{Access, is_not_plain, open_plain, set_access, sync_directory, temporary_in};
 use crate::qcow2::{Header, HeaderError, empty};
 use crate::qemu_img::{QemuImg, QemuImgError};
-use crate::uid::VmUid;
+use crate::uid::{IMAGE_GID, VmUid};
 
 #[derive(Debug, thiserror::Error)]
 pub enum VolumeError {
@@ -33,6 +33,8 @@ pub enum VolumeError {
     NotAFile(PathBuf),
     #[error("cannot write the whole of {}", .path.display())]
     Fill { path: PathBuf, source: QemuImgError },
+    #[error("cannot copy {}", .path.display())]
+    Copy { path: PathBuf, source: QemuImgError },
     #[error("cannot grow {}", .path.display())]
     Grow { path: PathBuf, source: QemuImgError },
     #[error("{} is not a usable qcow2 disk: {reason}", .path.display())]
@@ -138,6 +140,49 @@ pub async fn grow(qemu_img: &QemuImg, disk: &Path, size: ByteSize) -> Result<(),
     qemu_img.resize(disk, size).await.map_err(grow)
 }
 
+/// Copies a disk with all beneath it into the new file `target`, and flushes it. The caller has
+/// made sure that the chain is what it should be.
+///
+/// # Errors
+/// [`VolumeError::Full`], or the copy does not work.
+///
+/// # Cancel safety
+/// Dropping the future ends the copy and leaves what was written.
+pub async fn flatten(
+    qemu_img: &QemuImg,
+    vm: &VmDir,
+    source: &Path,
+    target: &Path,
+) -> Result<(), VolumeError> {
+    vm.datastore().check()?;
+    let most = vm.datastore().space()?.free;
+    if let Err(error) = qemu_img.flatten(source, target, most).await {
+        let free = vm.datastore().space().map_or(ByteSize(0), |space| space.free);
+        return Err(match free < ByteSize::mib(1) {
+            true => {
+                let (datastore, path) = (vm.datastore().id(), target.to_owned());
+                VolumeError::Full { datastore, free, path }
+            }
+            false => VolumeError::Copy { path: source.to_owned(), source: error },
+        });
+    }
+    let file = File::open(target).map_err(|source| io_error("open", target, source))?;
+    file.sync_all().map_err(|source| io_error("flush", target, source))
+}
+
+/// The SHA-256 of a file.
+///
+/// # Errors
+/// It cannot be read.
+///
+/// # Cancel safety
+/// Dropping the future ends the reading.
+pub async fn sha256(path: &Path) -> Result<Sha256, VolumeError> {
+    let file = open_disk(path)?;
+    let hashed = crate::image::hash(file).await;
+    hashed.map_err(|source| io_error("read", path, source))
+}
+
 /// The size of a disk as its guest sees it.
 ///
 /// # Errors
@@ -148,7 +193,13 @@ pub fn virtual_size(disk: &Path) -> Result<ByteSize, VolumeError> {
 
 /// The name of the file beneath a disk, as its header has it.
 pub(crate) fn backing_of(disk: &Path) -> Result<Option<String>, VolumeError> {
-    Ok(read_header(disk)?.backing)
+    let header = read_header(disk)?;
+    // A guest that has broken out of QEMU can write this into its own disk.
+    if header.data_file.is_some() || header.incompatible & Header::DATA_FILE != 0 {
+        let reason = "it keeps its data in another file".to_owned();
+        return Err(VolumeError::Damaged { path: disk.to_owned(), reason });
+    }
+    Ok(header.backing)
 }
 
 /// Bytes that a file has on its file system; 0 when it is not there.
@@ -170,6 +221,52 @@ pub fn allocated(path: &Path) -> Result<ByteSize, VolumeError> {
 pub fn set_owner(path: &Path, owner: VmUid) -> Result<(), VolumeError> {
     let file = open_disk(path)?;
     set_access(&file, private(owner)).map_err(|source| io_error("give away", path, source))
+}
+
+/// Lends a layer that nothing writes to any more: every VM may read it, and none may write to it,
+/// its own one neither. On disk when this returns, because whoever starts its VM after a power loss
+/// must see it.
+///
+/// # Errors
+/// As [`set_owner`].
+pub fn lend(path: &Path) -> Result<(), VolumeError> {
+    let file = open_disk(path)?;
+    let lent = || {
+        if file.metadata().is_ok_and(|metadata| is_access_of_lent(&metadata)) {
+            return Ok(());
+        }
+        set_access(&file, LENT)?;
+        file.sync_all()
+    };
+    lent().map_err(|source| io_error("lend", path, source))
+}
+
+/// Lets other VMs read a layer that its own VM still writes to, but will not much longer.
+///
+/// # Errors
+/// As [`set_owner`].
+pub fn show(path: &Path, owner: VmUid) -> Result<(), VolumeError> {
+    let access = Access { mode: 0o640, uid: owner.uid(), gid: IMAGE_GID };
+    set_access(&open_disk(path)?, access).map_err(|source| io_error("show", path, source))
+}
+
+/// Whether a layer is lent; one that is not there is not.
+///
+/// # Errors
+/// It cannot be looked at.
+pub fn is_lent(path: &Path) -> Result<bool, VolumeError> {
+    match fs::symlink_metadata(path) {
+        Ok(metadata) => Ok(is_access_of_lent(&metadata)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(source) => Err(io_error("look at", path, source)),
+    }
+}
+
+/// As images have it.
+const LENT: Access = Access { mode: 0o640, uid: 0, gid: IMAGE_GID };
+
+fn is_access_of_lent(metadata: &fs::Metadata) -> bool {
+    metadata.is_file() && metadata.uid() == LENT.uid && metadata.gid() == LENT.gid
 }
 
 /// Removes a file of a VM. That it is not there is as good.
@@ -224,7 +321,7 @@ fn write_empty(
 }
 
 /// A disk that is there is taken only if it is what would have been made.
-fn adopt(
+pub(crate) fn adopt(
     path: &Path,
     size: ByteSize,
     backing: Option<&str>,
@@ -257,6 +354,6 @@ fn private(owner: VmUid) -> Access {
     Access { mode: 0o600, uid: owner.uid(), gid: owner.gid() }
 }
 
-fn io_error(action: &'static str, path: &Path, source: io::Error) -> VolumeError {
+pub(crate) fn io_error(action: &'static str, path: &Path, source: io::Error) -> VolumeError {
     VolumeError::Io { action, path: path.to_owned(), source }
 }

@@ -15,6 +15,7 @@ pub(crate) fn run(options: AgentOptions) -> Result<()> {
         state_dir: options.state_dir,
         runtime_dir: options.runtime_dir,
         listen: options.listen,
+        appliance: options.appliance,
     };
     Ok(hostler_agent::run_until_signalled(config)?)
 }

@@ -64,6 +64,8 @@ fn spawn(options: &ServerOptions) -> Result<Child> {
         .arg(&options.runtime_dir)
         .arg("--listen")
         .arg(options.agent_listen.to_string())
+        .arg("--appliance")
+        .arg(&options.appliance)
         .arg("--log")
         .arg(&options.log.filter)
         .stdin(Stdio::piped())

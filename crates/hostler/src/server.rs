@@ -15,12 +15,12 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use hostler_cli::ServerOptions;
 use hostler_control::{
-    LocalHost, RemoteConnector, Settings, World, WorldOptions, ensure_local_host,
+    LocalHost, RemoteConnector, Settings, WebhookRules, World, WorldOptions, ensure_local_host,
 };
 use hostler_pki::{Ca, CredentialFile, Credentials, Identity, KeyRequest, Vault, tls};
 use hostler_server::{Server, bind_tcp, bind_unix};
 use hostler_store::SqliteStore;
-use hostler_types::{HostId, HostKind, Name};
+use hostler_types::{ApprovalNeed, HostId, HostKind, Name};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -110,7 +110,11 @@ fn settings(options: &ServerOptions) -> Result<Settings> {
     let retention =
         options.recycle_retention.try_into().context("--recycle-retention is too long")?;
     let lease_grace = options.lease_grace.try_into().context("--lease-grace is too long")?;
-    Ok(Settings { retention, lease_grace })
+    let approval_wait = options.approval_wait.try_into().context("--approval-wait is too long")?;
+    let approval = ApprovalNeed { approvals: options.approvals, ..ApprovalNeed::default() };
+    let (plain_http, networks) = (options.webhook_http, options.webhook_networks.clone());
+    let webhooks = WebhookRules { plain_http, networks };
+    Ok(Settings { retention, lease_grace, approval, approval_wait, webhooks })
 }
 
 /// What clients may call this machine.

@@ -32,6 +32,9 @@ pub struct Wish {
     pub host: Option<HostId>,
     /// Only this datastore.
     pub datastore: Option<DatastoreId>,
+    /// The template that its disks are made from, and where it lies.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template: Option<(String, DatastoreId)>,
     /// Images that must be readable, with their names and where they lie.
     pub images: Vec<(ImageId, String, DatastoreId)>,
     /// Linux bridges that must exist.
@@ -151,6 +154,9 @@ fn datastore_on<'a>(
     let elsewhere = |at: DatastoreId| host.datastores.iter().all(|datastore| datastore.id != at);
     if let Some((_, image, _)) = wish.images.iter().find(|(_, _, at)| elsewhere(*at)) {
         return Err(format!("has no datastore with the image `{image}`"));
+    }
+    if let Some((template, _)) = wish.template.as_ref().filter(|(_, at)| elsewhere(*at)) {
+        return Err(format!("does not reach the datastore of template `{template}`"));
     }
     let mut reasons = Vec::new();
     let mut possible = Vec::new();

@@ -217,7 +217,7 @@ async fn disk_aio(qmp: &Qmp) -> Result<DiskAio, QmpError> {
 
 /// Kills, and waits for the end as long as that is reasonable. Afterwards a task waits, so that
 /// no zombie is left.
-async fn end(process: &Process) {
+pub(crate) async fn end(process: &Process) {
     if let Err(error) = process.kill() {
         debug!(error = &error as &dyn std::error::Error, "cannot kill the probe");
     }
@@ -232,7 +232,7 @@ fn prepare(
     options: &ProbeOptions,
     log: &File,
 ) -> io::Result<(Spawn, UnixStream)> {
-    let (listener, stream) = monitor_socket()?;
+    let (listener, stream) = listening_socket("probe")?;
     let mut blob = memory_file("probe-firmware")?;
     blob.write_all(&firmware())?;
     let mut fds = InheritedFds::default();
@@ -276,11 +276,11 @@ fn prepare(
 
 /// A listening socket and a client connected to it. The kernel chooses an abstract name, so
 /// nothing is left in any directory.
-fn monitor_socket() -> io::Result<(UnixListener, UnixStream)> {
+pub(crate) fn listening_socket(what: &str) -> io::Result<(UnixListener, UnixStream)> {
     use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen};
     let flags = SocketFlags::CLOEXEC;
     let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-    let name = format!("hostler-probe-{}", uuid::Uuid::now_v7());
+    let name = format!("hostler-{what}-{}", uuid::Uuid::now_v7());
     bind(&socket, &SocketAddrUnix::new_abstract_name(name.as_bytes())?)?;
     listen(&socket, 1)?;
     let listener = UnixListener::from(socket);
@@ -289,15 +289,15 @@ fn monitor_socket() -> io::Result<(UnixListener, UnixStream)> {
     Ok((listener, UnixStream::from_std(client)?))
 }
 
-fn memory_file(name: &str) -> io::Result<File> {
+pub(crate) fn memory_file(name: &str) -> io::Result<File> {
     let file = File::from(rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC)?);
-    // The probe's user opens it by name.
+    // QEMU's user opens it by name.
     rustix::fs::fchmod(&file, rustix::fs::Mode::from_raw_mode(0o666))?;
     Ok(file)
 }
 
 /// The beginning of what QEMU wrote.
-fn read_log(log: &mut File) -> String {
+pub(crate) fn read_log(log: &mut File) -> String {
     let mut bytes = Vec::new();
     // What cannot be read is not shown.
     let _ = log.seek(SeekFrom::Start(0));

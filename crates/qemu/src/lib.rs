@@ -35,15 +35,19 @@
 //! * [`LaunchPlan`], [`command_line`]: the machine, device by device.
 //! * [`Spawn`], [`Process`]: a detached process, found again by pid and start time.
 //! * [`probe`]: which accelerator really runs guests here.
+//! * [`Appliance`]: a machine of our own that works on a guest's disks.
 //! * [`hotplug`]: what is changed in a running machine.
 //! * [`add_layers`], [`add_layers_and_save`], [`BlockJob`]: its disks' layers, put on and merged.
+//! * [`fork`]: other machines go on from where one is.
 //! * [`power_off`], [`suspend_to`], [`resume_from`], [`screenshot`]: what a running machine can do.
 
 mod accel;
+mod appliance;
 mod argument;
 mod block_job;
 mod command_line;
 mod devices;
+pub mod fork;
 pub mod hotplug;
 mod machine;
 mod names;
@@ -54,13 +58,14 @@ mod spawn;
 mod vm;
 
 pub use accel::{Probe, ProbeError, ProbeOptions, probe};
+pub use appliance::{Appliance, ApplianceError};
 pub use block_job::{BlockJob, Commit, Copied, Stream, jobs};
 pub use command_line::command_line;
 pub use machine::MACHINE_TYPE;
 pub use names::{cdrom_id, disk_id, layer_file_node, layer_node, netdev_id, nic_id};
 pub use plan::{
-    CdromPlan, DiskAio, DiskCache, DiskPlan, FirmwarePlan, LaunchPlan, LayerPlan, NicPlan,
-    PlanError, PortPlan, Room, Start,
+    CdromPlan, DiskAio, DiskCache, DiskPlan, FirmwarePlan, LaunchPlan, LayerPlan, MemoryPlan,
+    NicPlan, PlanError, PortPlan, Room, Start,
 };
 pub use process::{Exit, Process, ProcessError, start_time};
 pub use snapshot::{

@@ -1,18 +1,18 @@
 //! The machine itself: process-wide options, board, CPUs, memory, firmware.
 
 use hostler_types::{Accelerator, ByteSize, MEMORY_STEP};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{
     argument::{Arguments, escape, path_text},
     hotplug::MEMORY_DEVICE,
-    plan::{FirmwarePlan, LaunchPlan, MAX_CPUS, PlanError, Start, pluggable},
+    plan::{FirmwarePlan, LaunchPlan, MAX_CPUS, MemoryPlan, PlanError, Start, pluggable},
 };
 
 /// The versioned board. A guest keeps it over QEMU updates, so a saved state stays loadable.
 pub const MACHINE_TYPE: &str = "pc-q35-10.0";
 
-/// What QEMU keeps itself from.
+/// What QEMU itself forbids its process.
 pub(crate) const SANDBOX: &str =
     "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
 
@@ -31,11 +31,7 @@ pub(crate) fn process(args: &mut Arguments, plan: &LaunchPlan) {
 /// Board, accelerator, CPUs, memory and identity.
 pub(crate) fn machine(args: &mut Arguments, plan: &LaunchPlan) -> Result<(), PlanError> {
     let memory = plan.memory.bytes();
-    // Shared, so that a vhost-user back end can join later; a memfd, so that nothing is left of
-    // it when the process ends.
-    args.object(&json!({
-        "qom-type": "memory-backend-memfd", "id": "ram0", "size": memory, "share": true,
-    }));
+    args.object(&memory_backend(plan.memory_file, memory));
     let mut machine = format!("{MACHINE_TYPE},memory-backend=ram0,vmport=off,dump-guest-core=off");
     if let FirmwarePlan::Uefi { .. } = plan.firmware {
         machine.push_str(",pflash0=uefi-code,pflash1=uefi-vars");
@@ -55,6 +51,26 @@ pub(crate) fn machine(args: &mut Arguments, plan: &LaunchPlan) -> Result<(), Pla
     let generation = plan.generation_id;
     args.device(&json!({ "driver": "vmgenid", "id": "vmgenid0", "guid": generation.to_string() }));
     Ok(())
+}
+
+/// The memory is a file by name, though nobody but this process and root finds it by that: QEMU
+/// leaves nothing but named files out of a saved state. It is a memfd, so nothing is left of it when
+/// its last user ends; and shared, so that it can be frozen, and that a vhost-user back end can join.
+fn memory_backend(file: MemoryPlan, size: u64) -> Value {
+    let path = format!("/proc/self/fd/{}", file.file().number());
+    let mut backend = json!({
+        "qom-type": "memory-backend-file", "id": "ram0", "size": size, "mem-path": path,
+        "share": true,
+    });
+    if let MemoryPlan::Frozen(_) = file {
+        backend["share"] = false.into();
+        backend["readonly"] = true.into();
+        // The file is read-only, the guest's memory is not.
+        backend["rom"] = "off".into();
+        // A clone that writes little needs little.
+        backend["reserve"] = false.into();
+    }
+    backend
 }
 
 fn cpu(plan: &LaunchPlan) -> Result<String, PlanError> {
@@ -126,7 +142,13 @@ pub(crate) fn firmware(args: &mut Arguments, plan: &LaunchPlan) -> Result<(), Pl
 /// crashed or was killed.
 pub(crate) fn start(args: &mut Arguments, plan: &LaunchPlan) {
     args.plain("-action", "shutdown=pause");
-    if plan.start == Start::Resume {
-        args.plain("-incoming", "defer");
+    match plan.start {
+        Start::Boot => {}
+        Start::Resume => args.plain("-incoming", "defer"),
+        Start::Fork => {
+            args.plain("-incoming", "defer");
+            // Whoever loads it says when it runs.
+            args.flag("-S");
+        }
     }
 }

@@ -34,6 +34,8 @@ pub struct LaunchPlan {
     pub cpus: Cores,
     /// A multiple of 1 MiB.
     pub memory: ByteSize,
+    /// The file that it lies in, of this size.
+    pub memory_file: MemoryPlan,
     /// The size that memory can be hot-added up to; see [`LaunchPlan::free_max_memory`].
     pub max_memory: Option<ByteSize>,
     /// What may be added while it runs, and what has been.
@@ -261,6 +263,26 @@ pub struct NicPlan {
     pub tap: ChildFd,
 }
 
+/// Where the guest's memory lies. Always in a file, so that a clone can go on from it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MemoryPlan {
+    /// In this file, made by [`memory_file`](crate::fork::memory_file): what the guest writes is in
+    /// it, and can be frozen later.
+    Shared(ChildFd),
+    /// It begins with what is in this file, which is never written to: what the guest writes is its
+    /// own.
+    Frozen(ChildFd),
+}
+
+impl MemoryPlan {
+    /// The file.
+    #[must_use]
+    pub const fn file(self) -> ChildFd {
+        let (Self::Shared(file) | Self::Frozen(file)) = self;
+        file
+    }
+}
+
 /// How the guest begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Start {
@@ -268,6 +290,8 @@ pub enum Start {
     Boot,
     /// Nothing runs until [`resume_from`](crate::resume_from) has loaded a state.
     Resume,
+    /// As [`Self::Resume`]; and it stands still also after [`fork::load`](crate::fork::load).
+    Fork,
 }
 
 /// Why no command line can be made of a plan.

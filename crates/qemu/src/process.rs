@@ -5,13 +5,14 @@
 
 use std::{
     fs, io,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, OwnedFd, RawFd},
     process::Child,
     sync::{Arc, Mutex, PoisonError},
 };
 
 use rustix::process::{
-    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid,
+    Pid, PidfdFlags, PidfdGetfdFlags, Signal, WaitId, WaitIdOptions, pidfd_getfd, pidfd_open,
+    pidfd_send_signal, waitid,
 };
 use thiserror::Error;
 use tokio::io::{Interest, unix::AsyncFd};
@@ -164,6 +165,14 @@ impl Process {
             Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
             Err(error) => Err(ProcessError::Kill { pid, source: error.into() }),
         }
+    }
+
+    /// A descriptor of its own, shared with it. Needs the right to trace it.
+    ///
+    /// # Errors
+    /// It has no such descriptor, or has ended.
+    pub fn share_fd(&self, number: RawFd) -> io::Result<OwnedFd> {
+        Ok(pidfd_getfd(&self.inner.pidfd, number, PidfdGetfdFlags::empty())?)
     }
 
     /// `None` if it runs, or is not our child.

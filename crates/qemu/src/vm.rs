@@ -14,8 +14,8 @@ use hostler_qmp::{
     Events, EventsError, Qmp, QmpError,
     command::{
         AddFd, AddedFd, Cont, ImageFormat, Migrate, MigrateCancel, MigrateIncoming,
-        MigrateSetCapabilities, MigrateSetParameters, MigrationAddress, MigrationStatus,
-        QueryMigrate, QueryStatus, Quit, RemoveFd, RunState, Screendump, Stop,
+        MigrateSetCapabilities, MigrateSetParameters, MigrationAddress, MigrationCapability,
+        MigrationStatus, QueryMigrate, QueryStatus, Quit, RemoveFd, RunState, Screendump, Stop,
     },
     event::Event,
 };
@@ -169,7 +169,21 @@ pub(crate) async fn go_on(qmp: &Qmp) -> Result<(), MonitorError> {
 /// RAM at fixed places in the file, so that its size is bounded; no limit on speed, QEMU's own is
 /// for networks.
 async fn prepare_transfer(qmp: &Qmp) -> Result<(), MonitorError> {
-    qmp.execute(MigrateSetCapabilities::on(&["events", "mapped-ram"])).await?;
+    set_transfer(qmp, &["events", "mapped-ram"]).await
+}
+
+/// Sets what a transfer is like; what an earlier one has left set is taken back.
+pub(crate) async fn set_transfer(qmp: &Qmp, on: &[&'static str]) -> Result<(), MonitorError> {
+    const USED: [&str; 5] = [
+        "events",
+        "mapped-ram",
+        "x-ignore-shared",
+        "background-snapshot",
+        "pause-before-switchover",
+    ];
+    let state = |capability| MigrationCapability { capability, state: on.contains(&capability) };
+    let capabilities = USED.into_iter().map(state).collect();
+    qmp.execute(MigrateSetCapabilities { capabilities }).await?;
     let fast = MigrateSetParameters { max_bandwidth: Some(1 << 50), ..Default::default() };
     qmp.execute(fast).await?;
     Ok(())

@@ -7,20 +7,24 @@ use hostler_endpoint::Routes;
 use crate::app::App;
 use crate::gate::gate;
 
+mod approval_rule;
 mod console;
 mod customization_spec;
 mod datastore;
 mod disk;
 mod event;
+mod export;
 mod host;
 mod image;
 mod naming_rule;
 mod network;
 mod recycle_bin;
+mod request;
 mod snapshot;
 mod snapshot_policy;
 mod system;
 mod task;
+mod template;
 mod token;
 mod user;
 mod vm;
@@ -30,7 +34,9 @@ fn routes(app: App) -> Routes<App> {
     let routes = Routes::new(app).gate(gate);
     let routes = datastore::add(image::add(console::add(vm::add(routes))));
     let routes = customization_spec::add(disk::add(naming_rule::add(recycle_bin::add(routes))));
+    let routes = approval_rule::add(request::add(routes));
     let routes = snapshot_policy::add(snapshot::add(routes));
+    let routes = template::add(export::add(routes));
     let routes = task::add(host::add(network::add(routes)));
     system::add(token::add(user::add(event::add(routes))))
 }

@@ -4,7 +4,9 @@ use std::fmt;
 use std::sync::Arc;
 
 use hostler_store::{Store, StoreError};
-use hostler_types::{ObjectId, OperationId, Progress, StepState, Task, TaskId, TaskState};
+use hostler_types::{
+    KindName, ObjectId, OperationId, Progress, StepState, Task, TaskId, TaskKind, TaskState,
+};
 use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
@@ -132,14 +134,49 @@ impl<C: Send + Sync + 'static> StepContext<C> {
     /// # Errors
     /// The child could not be submitted, failed (with its code), was cancelled or is stuck.
     pub async fn run_child(&self, label: &str, submit: Submit) -> Result<Task, StepError> {
-        let child = ids::child(self.task.id(), self.step, self.undo, label);
-        let mut submit = Submit { id: child, parent: Some(self.task.id()), ..submit };
+        self.submit_child(label, submit).await?;
+        self.wait_child(label).await
+    }
+
+    /// The task below this one that this step has submitted under `label` on its way forward, if
+    /// it has: then the world has changed already, and the order must not be planned again. Also
+    /// for its undo.
+    ///
+    /// # Errors
+    /// What the store met.
+    pub async fn child(&self, label: &str) -> Result<Option<Task>, StepError> {
+        let id = ids::child(self.task.id(), self.step, false, label);
+        let record = self.engine.store().get(KindName::Task, id.untyped()).await?;
+        let task = record.map(|record| record.object::<TaskKind>()).transpose()?;
+        Ok(task.filter(|task| task.spec.parent == Some(self.task.id())))
+    }
+
+    /// The first half of [`Self::run_child`]; `None` if the child was submitted before.
+    ///
+    /// # Errors
+    /// The child could not be submitted.
+    pub async fn submit_child(
+        &self,
+        label: &str,
+        submit: Submit,
+    ) -> Result<Option<Task>, StepError> {
+        let id = self.child_id(label);
+        let mut submit = Submit { id, parent: Some(self.task.id()), ..submit };
         submit.deadline = submit.deadline.or(self.task.spec.deadline);
         match self.engine.submit_below(submit, &self.task.spec.objects).await {
+            Ok(task) => Ok(Some(task)),
             // There already: this step is being repeated.
-            Ok(_) | Err(TaskError::Store(StoreError::Exists { .. })) => {}
-            Err(error) => return Err(refused(error)),
+            Err(TaskError::Store(StoreError::Exists { .. })) => Ok(None),
+            Err(error) => Err(refused(error)),
         }
+    }
+
+    /// The second half of [`Self::run_child`].
+    ///
+    /// # Errors
+    /// The child failed (with its code), was cancelled, is stuck, or was never submitted.
+    pub async fn wait_child(&self, label: &str) -> Result<Task, StepError> {
+        let child = self.child_id(label);
         let ended = tokio::select! {
             ended = self.engine.wait(child) => ended,
             () = self.cancelled.cancelled() => {
@@ -153,6 +190,18 @@ impl<C: Send + Sync + 'static> StepContext<C> {
             return Err(StepError::cancelled());
         }
         succeeded(child)
+    }
+
+    fn child_id(&self, label: &str) -> TaskId {
+        ids::child(self.task.id(), self.step, self.undo, label)
+    }
+
+    /// For an undo: the step that failed, the stable code and why.
+    pub fn failure(&self) -> Option<(&str, &str, &str)> {
+        let status = &self.task.status;
+        let begun = status.steps.iter().rfind(|step| step.state != StepState::Waiting)?;
+        let (code, error) = (status.error_code.as_deref()?, status.error.as_deref()?);
+        Some((&begun.name, code, error))
     }
 
     /// The progress of this task as it was last reported.

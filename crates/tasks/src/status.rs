@@ -33,10 +33,12 @@ pub(crate) enum Position {
 }
 
 /// A task as it is submitted: the intent of its first step is written.
-pub(crate) fn submitted(steps: &[&str]) -> TaskStatus {
+pub(crate) fn submitted(steps: &[&str], now: Timestamp) -> TaskStatus {
     let step = |(index, name): (usize, &&str)| StepRecord {
         name: (*name).to_owned(),
         state: if index == 0 { StepState::Doing } else { StepState::Waiting },
+        started_at: (index == 0).then_some(now),
+        ended_at: None,
         result: Value::Null,
     };
     TaskStatus {
@@ -68,9 +70,13 @@ pub(crate) fn position(status: &TaskStatus) -> Position {
 /// The step `index` is done: on to the next one.
 pub(crate) fn complete(status: &mut TaskStatus, index: usize, result: Value, now: Timestamp) {
     status.steps[index].state = StepState::Done;
+    status.steps[index].ended_at = Some(now);
     status.steps[index].result = result;
     match status.steps.get_mut(index + 1) {
-        Some(next) => next.state = StepState::Doing,
+        Some(next) => {
+            next.state = StepState::Doing;
+            next.started_at = Some(now);
+        }
         None => finish(status, TaskState::Done, now),
     }
 }
@@ -93,6 +99,7 @@ pub(crate) fn fail(
 /// The step `index` is undone: on to the one before it.
 pub(crate) fn undone(status: &mut TaskStatus, index: usize, undoable: &[bool], now: Timestamp) {
     status.steps[index].state = StepState::Undone;
+    status.steps[index].ended_at = Some(now);
     descend(status, undoable, now);
 }
 
@@ -107,6 +114,7 @@ fn descend(status: &mut TaskStatus, undoable: &[bool], now: Timestamp) {
             }
             StepState::Doing | StepState::Done | StepState::Undoing => {
                 step.state = StepState::Undone;
+                step.ended_at = Some(now);
             }
         }
     }
@@ -167,7 +175,7 @@ mod tests {
     #[test]
     fn a_task_runs_from_the_first_step_to_the_last() {
         let now = Timestamp::UNIX_EPOCH;
-        let mut status = submitted(&["a", "b"]);
+        let mut status = submitted(&["a", "b"], now);
         assert_eq!((states(&status), position(&status)), ("running dw".into(), Position::Run(0)));
         complete(&mut status, 0, Value::from(7), now);
         assert_eq!((states(&status), position(&status)), ("running Dd".into(), Position::Run(1)));
@@ -181,7 +189,7 @@ mod tests {
     fn a_failed_task_is_undone_backwards_past_steps_without_undo() {
         let now = Timestamp::UNIX_EPOCH;
         let undoable = [true, false, true, true];
-        let mut status = submitted(&["a", "b", "c", "d"]);
+        let mut status = submitted(&["a", "b", "c", "d"], now);
         complete(&mut status, 0, Value::Null, now);
         complete(&mut status, 1, Value::Null, now);
         fail(&mut status, "no_space", "the disk is full", &undoable, now);
@@ -207,7 +215,7 @@ mod tests {
             (true, "no_space", "failed U"),
             (false, StepError::CANCELLED, "failed U"),
         ] {
-            let mut status = submitted(&["a"]);
+            let mut status = submitted(&["a"], now);
             status.cancel_requested = requested;
             fail(&mut status, code, "", &[false], now);
             assert_eq!(states(&status), end);
@@ -217,7 +225,7 @@ mod tests {
     #[test]
     fn a_stuck_task_goes_on_where_it_got_stuck_or_is_given_up() {
         let now = Timestamp::UNIX_EPOCH;
-        let mut backward = submitted(&["a", "b"]);
+        let mut backward = submitted(&["a", "b"], now);
         fail(&mut backward, "no_space", "the disk is full", &[true, true], now);
         stuck(&mut backward, "no answer".to_owned());
         assert_eq!(position(&backward), Position::Rest);
@@ -232,7 +240,7 @@ mod tests {
         let error = abandoned.error.unwrap();
         assert_eq!(error, "the disk is full (abandoned; not undone: `a`)");
 
-        let mut forward = submitted(&["a"]);
+        let mut forward = submitted(&["a"], now);
         stuck(&mut forward, "no answer".to_owned());
         retry(&mut forward);
         assert_eq!(states(&forward), "running d");

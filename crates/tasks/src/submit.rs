@@ -87,7 +87,7 @@ impl Submit {
             deadline: self.deadline,
             input: self.input.clone(),
         };
-        Object { metadata, spec, status: status::submitted(steps) }
+        Object { metadata, spec, status: status::submitted(steps, now) }
     }
 }
 

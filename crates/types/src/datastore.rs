@@ -119,13 +119,16 @@ pub struct DatastoreStatus {
     pub usage: Option<DatastoreUsage>,
 }
 
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct DatastoreUsage {
     /// The sizes of all disks together, as the guests see them.
     pub provisioned: ByteSize,
     /// VMs, with those in the recycle bin.
     pub vms: u64,
     pub images: u64,
+    /// What to worry about: it fills up, takes no new disks, or has promised more than it holds.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 /// How one host finds a shared datastore.

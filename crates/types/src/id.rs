@@ -30,6 +30,8 @@ pub type UserId = Id<crate::UserKind>;
 pub type TokenId = Id<crate::TokenKind>;
 pub type JoinTokenId = Id<crate::JoinTokenKind>;
 pub type CustomizationSpecId = Id<crate::CustomizationSpecKind>;
+pub type TemplateId = Id<crate::TemplateKind>;
+pub type RequestId = Id<crate::RequestKind>;
 
 /// Marks the identifier of one command to an agent; the same operation is carried out once.
 #[derive(Debug, Clone, Copy)]

@@ -39,6 +39,8 @@ pub enum ImageSource {
     Url(String),
     /// The client sends the bytes; this many in all.
     Upload(ByteSize),
+    /// It lay on the datastore and was adopted. Not for new images.
+    Found,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

@@ -5,9 +5,12 @@
 //! the store, on the wire and on the screen. Nothing here does I/O or reads a clock.
 
 mod address;
+mod approval_rule;
 mod customization;
 mod customization_validate;
 mod datastore;
+mod datastore_check;
+mod export;
 mod host;
 mod id;
 mod image;
@@ -20,6 +23,9 @@ mod naming_rule;
 mod network;
 mod object;
 mod operations;
+mod request;
+mod request_work;
+mod seal;
 mod size;
 mod snapshot;
 mod snapshot_measure;
@@ -27,13 +33,19 @@ mod snapshot_plan;
 mod snapshot_policy;
 mod snapshot_views;
 mod task;
+mod template;
 mod user;
 mod vm;
 mod vm_change;
+mod vm_clone;
 mod vm_requests;
 
 pub use address::{
     AddressPool, AddressRange, AddressRangeError, NicAddress, NicAddressing, StaticAddress,
+};
+pub use approval_rule::{
+    ApprovalConditions, ApprovalDecision, ApprovalNeed, ApprovalRule, ApprovalRuleKind,
+    ApprovalRuleSpec, ApprovalRuleStatus, RuleVerdict,
 };
 pub use customization::{
     ComputerName, Customization, CustomizationOrigin, CustomizationRules, CustomizationSpec,
@@ -44,13 +56,15 @@ pub use datastore::{
     Datastore, DatastoreKind, DatastoreLimits, DatastoreOnHost, DatastoreSpec, DatastoreState,
     DatastoreStatus, DatastoreUsage, StorageKind,
 };
+pub use datastore_check::{Damage, DamageKind, DatastoreFindings, Orphan, OrphanKind, is_vm_file};
+pub use export::{ExportManifest, ExportedDisk, ExportedNetwork};
 pub use host::{
     Accelerator, Host, HostFacts, HostKind, HostSpec, HostState, HostStatus, Join, JoinAnswer,
     JoinToken, JoinTokenKind, JoinTokenSpec, JoinTokenStatus,
 };
 pub use id::{
     CustomizationSpecId, DatastoreId, HostId, Id, ImageId, JoinTokenId, NetworkId, ObjectId,
-    OperationId, SnapshotId, TaskId, TokenId, UserId, VmId,
+    OperationId, RequestId, SnapshotId, TaskId, TemplateId, TokenId, UserId, VmId,
 };
 pub use image::{
     Image, ImageCreate, ImageFormat, ImageKind, ImageMedia, ImageSource, ImageSpec, ImageState,
@@ -68,6 +82,15 @@ pub use network::{
 };
 pub use object::{Kind, KindName, Labels, Metadata, Object, validate_labels};
 pub use operations::{Epoch, Revision, Role};
+pub use request::{
+    Approval, IllegalRequestEvent, OnFailure, Request, RequestEvent, RequestImage, RequestKind,
+    RequestOrder, RequestProgress, RequestSpec, RequestState, RequestStatus, RequestTemplate,
+    Requester,
+};
+pub use request_work::{
+    GuestCommand, GuestScript, HttpCheck, Probe, ProbeCheck, RequestAction, Webhook,
+};
+pub use seal::{Removed, Seal, SealWay};
 pub use size::{ByteSize, SizeError};
 pub use snapshot::{Consistency, Snapshot, SnapshotDisk, SnapshotTree};
 pub use snapshot_plan::{KeptFile, KeptWhy, Merge, MergePlan, PlannedFile, plan_merges};
@@ -79,13 +102,18 @@ pub use snapshot_views::{MergeEstimate, SnapshotDeletionPlan, VmSnapshots};
 pub use task::{
     Progress, StepRecord, StepState, Task, TaskKind, TaskMessage, TaskSpec, TaskState, TaskStatus,
 };
+pub use template::{
+    Template, TemplateCreate, TemplateKind, TemplateRef, TemplateRefError, TemplateSpec,
+    TemplateStatus, TemplateUpdate, TemplateVersion, VersionOf,
+};
 pub use user::{Token, TokenKind, TokenSpec, TokenStatus, User, UserKind, UserSpec, UserStatus};
 pub use vm::{
-    BootDevice, CdromSpec, Cores, DiskBus, DiskSource, DiskSpec, DiskStatus, Firmware, GuestNic,
-    GuestReport, IllegalTransition, LinkState, NicSpec, NicStatus, PowerState, Provisioning,
-    RestartPolicy, Vm, VmKind, VmSpec, VmStatus, disk_serial,
+    BootDevice, CdromSpec, CopySource, Cores, DiskBus, DiskSource, DiskSpec, DiskStatus, Firmware,
+    GuestNic, GuestReport, IllegalTransition, LinkState, NicSpec, NicStatus, PowerState,
+    Provisioning, RestartPolicy, Vm, VmKind, VmSpec, VmStatus, disk_serial,
 };
 pub use vm_change::{ChangeWhen, Hardware, MEMORY_STEP, VmChange, plan_changes};
+pub use vm_clone::{CloneMode, NamePattern, VmClone};
 pub use vm_requests::{
     DiskUpdate, ExecAnswer, ExecRequest, SpecError, StopMode, VmCreate, VmDisk, VmNic, VmUpdate,
 };

@@ -52,13 +52,16 @@ impl Vm {
     pub fn next_deadline(&self) -> Option<Timestamp> {
         match &self.spec.recycled {
             Some(recycled) => Some(recycled.until),
+            None if self.is_template() => None,
             None => self.spec.lease.as_ref().map(Lease::next),
         }
     }
 
-    /// What people call it: in the recycle bin, the name it had before.
+    /// What people call it: in the recycle bin, or as a template, the name it had before.
     pub fn called(&self) -> &Name {
-        self.spec.recycled.as_ref().map_or(self.name(), |recycled| &recycled.name)
+        let recycled = self.spec.recycled.as_ref().map(|recycled| &recycled.name);
+        let version = self.spec.template.as_ref().map(|version| &version.name);
+        recycled.or(version).unwrap_or(self.name())
     }
 }
 

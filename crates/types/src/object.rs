@@ -33,10 +33,13 @@ pub enum KindName {
     CustomizationSpec,
     NamingRule,
     SnapshotPolicy,
+    Template,
+    Request,
+    ApprovalRule,
 }
 
 impl KindName {
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 15] = [
         Self::Vm,
         Self::Host,
         Self::Image,
@@ -49,6 +52,9 @@ impl KindName {
         Self::CustomizationSpec,
         Self::NamingRule,
         Self::SnapshotPolicy,
+        Self::Template,
+        Self::Request,
+        Self::ApprovalRule,
     ];
 
     pub const fn as_str(self) -> &'static str {
@@ -65,6 +71,9 @@ impl KindName {
             Self::CustomizationSpec => "customization-spec",
             Self::NamingRule => "naming-rule",
             Self::SnapshotPolicy => "snapshot-policy",
+            Self::Template => "template",
+            Self::Request => "request",
+            Self::ApprovalRule => "approval-rule",
         }
     }
 }

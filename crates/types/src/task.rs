@@ -120,6 +120,13 @@ impl fmt::Display for TaskState {
 pub struct StepRecord {
     pub name: String,
     pub state: StepState,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub started_at: Option<Timestamp>,
+    /// When it was done, or undone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub ended_at: Option<Timestamp>,
     /// What the step found out, for the steps after it and for its undo; not shown by the API.
     #[serde(default, skip_serializing_if = "serde_json::Value::is_null")]
     #[schema(ignore)]

@@ -30,9 +30,11 @@ use crate::name::{Name, shorten};
 use crate::network::MacAddress;
 use crate::object::{Kind, KindName, Object};
 use crate::operations::Epoch;
+use crate::seal::Seal;
 use crate::size::ByteSize;
 use crate::snapshot::SnapshotTree;
 use crate::snapshot_policy::SnapshotLimits;
+use crate::template::VersionOf;
 use crate::vm_change::{Hardware, VmChange};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -133,6 +135,9 @@ pub struct VmSpec {
     /// What it says of its snapshots itself, before any policy.
     #[serde(default, skip_serializing_if = "SnapshotLimits::is_empty")]
     pub snapshot_limits: SnapshotLimits,
+    /// It is a version of a template. Set and taken away by making it one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template: Option<VersionOf>,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -252,6 +257,8 @@ pub enum DiskSource {
     /// An overlay on a file of another VM's disk, on the same datastore: a linked clone. Nothing
     /// writes to that file as long as anything lies on it.
     Linked(LayerFile),
+    /// A copy of another VM's disk, its file and all beneath it: a full clone.
+    Copy(CopySource),
 }
 
 impl DiskSource {
@@ -259,9 +266,17 @@ impl DiskSource {
     pub const fn image(&self) -> Option<ImageId> {
         match self {
             Self::Image(image) => Some(*image),
-            Self::Blank | Self::Linked(_) => None,
+            Self::Blank | Self::Linked(_) | Self::Copy(_) => None,
         }
     }
+}
+
+/// A disk to be copied: its active file, and where that lies.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CopySource {
+    pub datastore: DatastoreId,
+    pub file: LayerFile,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -468,6 +483,9 @@ pub struct VmStatus {
     /// What its snapshot policy has to say of them, in sentences; empty: nothing.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub snapshot_warnings: Vec<String>,
+    /// What was taken out of the guest; absent: nothing, or it has run since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seal: Option<Seal>,
     /// Why this host and datastore: the decision's explanation.
     #[serde(default)]
     pub placement: Vec<String>,

@@ -11,6 +11,7 @@ use crate::network::MacAddress;
 use crate::object::Labels;
 use crate::size::ByteSize;
 use crate::snapshot_policy::SnapshotLimits;
+use crate::template::TemplateRef;
 use crate::vm::{
     BootDevice, Cores, DiskBus, DiskSource, Firmware, LinkState, Provisioning, RestartPolicy,
     VmSpec,
@@ -41,35 +42,48 @@ pub struct VmCreate {
     pub labels: Labels,
     #[serde(default)]
     pub description: String,
-    #[serde(default = "VmCreate::default_cpus")]
-    pub cpus: Cores,
-    #[serde(default = "VmCreate::default_memory")]
-    pub memory: ByteSize,
+    /// The version of a template that it is made from, such as `debian-12:3` or `debian-12`, its
+    /// latest. What is not said here is as the template has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub template: Option<TemplateRef>,
+    /// Copy the template's disks instead of laying overlays on them.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub full: bool,
+    /// Absent: the template's, or 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpus: Option<Cores>,
+    /// Absent: the template's, or 1 GiB.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<ByteSize>,
     /// How far memory may grow while it runs; absent: as far as costs the guest nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_memory: Option<ByteSize>,
     /// The most CPU time, in thousandths of a host CPU.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu_limit: Option<Millicpus>,
-    #[serde(default)]
-    pub firmware: Firmware,
+    /// Absent: the template's, or `bios`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub firmware: Option<Firmware>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu_model: Option<String>,
-    #[serde(default = "BootDevice::default_order")]
-    pub boot_order: Vec<BootDevice>,
+    /// Absent: the template's, or disks, then CD-ROMs, then the network.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot_order: Option<Vec<BootDevice>>,
     /// The first disk's image; short for a first disk with this image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<Ref>,
-    /// The first disk's size when `image` is given: at least the image's; absent: the image's.
+    /// The first disk's size when `image` or `template` is given: at least what it has there;
+    /// absent: just that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disk_size: Option<ByteSize>,
-    /// Further disks (all disks, when `image` is absent).
+    /// Further disks (all disks, when `image` and `template` are absent).
     #[serde(default)]
     pub disks: Vec<VmDisk>,
     /// An ISO image in a CD-ROM drive.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub iso: Option<Ref>,
-    /// Absent: one NIC on the network `default`. Empty: no NIC.
+    /// Absent: the template's, or one NIC on the network `default`. Empty: no NIC.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nics: Option<Vec<VmNic>>,
     /// A customization spec; what `customization` says is laid over it.

@@ -31,6 +31,19 @@ pub fn debian_image() -> &'static Path {
     IMAGE.get_or_init(|| build("debian"))
 }
 
+/// Where the machine lies that seals disks; built by [`build_appliance`].
+pub fn appliance_dir() -> PathBuf {
+    cache_dir().join("images/appliance")
+}
+
+/// Builds the machine that seals disks, if need be.
+///
+/// # Panics
+/// When it cannot be built.
+pub fn build_appliance() {
+    assert_eq!(build("appliance"), appliance_dir());
+}
+
 fn build(kind: &str) -> PathBuf {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/build-image");
     let output =

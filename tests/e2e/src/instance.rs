@@ -9,7 +9,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::leftovers::{Leftovers, processes};
-use crate::{Namespace, eventually, tiny_image};
+use crate::{Namespace, appliance_dir, eventually, tiny_image};
 
 /// What a test wants otherwise than usual.
 #[derive(Debug, Default)]
@@ -71,6 +71,8 @@ impl Instance {
             .arg(self.runtime())
             .arg("--datastore")
             .arg(self.datastore())
+            .arg("--appliance")
+            .arg(appliance_dir())
             .envs(self.settings.environment.iter().map(|(name, value)| (name, value)))
             .env_remove("HOSTLER_SERVER")
             .stdin(Stdio::null())
@@ -131,6 +133,26 @@ impl Instance {
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = self.client(binary());
         command.args(arguments);
+        command
+    }
+
+    /// `hostler ARGUMENTS`, as someone with a token, over the network.
+    ///
+    /// # Panics
+    /// When the CA's certificate is not there.
+    pub fn command_with_token(&self, token: &str, arguments: &[&str]) -> Command {
+        let files = fs::read_dir(self.state().join("ca")).expect("the CA").flatten();
+        let is_certificate = |path: &PathBuf| {
+            path.extension().is_some_and(|ending| ending == "pem")
+                && !path.to_string_lossy().contains("key")
+        };
+        let ca = files.map(|file| file.path()).find(is_certificate).expect("its certificate");
+        let mut command = self.command(arguments);
+        command
+            .env_remove("HOSTLER_SOCKET")
+            .env("HOSTLER_SERVER", "https://127.0.0.1:8443")
+            .env("HOSTLER_CA", ca)
+            .env("HOSTLER_TOKEN", token);
         command
     }
 

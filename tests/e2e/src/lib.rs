@@ -8,7 +8,7 @@ mod instance;
 mod leftovers;
 mod namespace;
 
-pub use guest_image::{cache_dir, debian_image, tiny_image};
+pub use guest_image::{appliance_dir, build_appliance, cache_dir, debian_image, tiny_image};
 pub use instance::{Instance, Settings};
 pub use leftovers::Leftovers;
 pub use namespace::Namespace;

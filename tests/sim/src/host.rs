@@ -3,11 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use hostler_agent_api::{AgentEvent, DatastoreReport, Inventory, VmDefinition, VmReport, code};
+use hostler_agent_api::{
+    AgentEvent, DatastoreReport, FileOwner, FileUser, FoundFile, Inventory, VmDefinition, VmReport,
+    code,
+};
 use hostler_endpoint::Problem;
 use hostler_types::{
     Accelerator, ByteSize, DatastoreId, DatastoreState, Epoch, GuestReport, Hardware, HostFacts,
-    HostId, ImageId, NetworkId, OperationId, PowerState, Vm, VmId,
+    HostId, ImageId, NetworkId, OperationId, PowerState, Seal, Vm, VmId,
 };
 use jiff::Timestamp;
 use serde_json::Value;
@@ -36,7 +39,14 @@ pub(crate) struct State {
     /// What lies on the datastores: survives `remove` with `keep_files`.
     pub(crate) files: BTreeMap<(DatastoreId, VmId), Vm>,
     pub(crate) images: BTreeMap<ImageId, ByteSize>,
+    /// Files that belong to nothing.
+    pub(crate) strays: BTreeMap<(DatastoreId, String), FoundFile>,
+    /// Files that are not there though they should be.
+    pub(crate) lost: BTreeSet<String>,
+    /// What lies on whose files.
+    pub(crate) users: HashMap<FileOwner, Vec<FileUser>>,
     pub(crate) uploads: BTreeMap<ImageId, u64>,
+    pub(crate) exports: BTreeSet<VmId>,
     pub(crate) datastores: BTreeMap<DatastoreId, (DatastoreReport, String)>,
     /// Directories with a marker, also those that other hosts have made.
     pub(crate) marked: BTreeMap<String, DatastoreId>,
@@ -58,6 +68,7 @@ pub struct SimVm {
     pub message: Option<String>,
     pub guest: Option<GuestReport>,
     pub storage: SimStorage,
+    pub seal: Option<Seal>,
 }
 
 impl SimVm {
@@ -74,8 +85,9 @@ impl SimVm {
             guest: self.guest.clone(),
             hardware: self.power.is_live().then(|| hardware(&vm.spec)),
             pending: Vec::new(),
-            customization: None,
+            customization: vm.status.customization.clone(),
             snapshots: self.storage.told(vm.id(), &vm.spec),
+            seal: self.seal.clone(),
         }
     }
 
@@ -83,6 +95,9 @@ impl SimVm {
         self.power = power;
         self.since = Timestamp::now();
         self.message = None;
+        if power.is_live() {
+            self.seal = None;
+        }
     }
 }
 
@@ -121,7 +136,11 @@ impl SimHost {
             vms: BTreeMap::new(),
             files: BTreeMap::new(),
             images: BTreeMap::new(),
+            strays: BTreeMap::new(),
+            lost: BTreeSet::new(),
+            users: HashMap::new(),
             uploads: BTreeMap::new(),
+            exports: BTreeSet::new(),
             datastores: BTreeMap::new(),
             marked: BTreeMap::new(),
             networks: BTreeSet::new(),
@@ -192,6 +211,11 @@ impl SimHost {
         self.lock().marked.keys().cloned().collect()
     }
 
+    /// VMs of which there is an archive.
+    pub fn exports(&self) -> Vec<VmId> {
+        self.lock().exports.iter().copied().collect()
+    }
+
     pub fn networks(&self) -> Vec<NetworkId> {
         self.lock().networks.iter().copied().collect()
     }
@@ -229,6 +253,21 @@ impl SimHost {
         self.lock().images.insert(image, ByteSize::gib(2));
     }
 
+    /// A file that belongs to nothing.
+    pub fn plant_file(&self, datastore: DatastoreId, file: FoundFile) {
+        self.lock().strays.insert((datastore, file.path.clone()), file);
+    }
+
+    /// Somebody deletes a file by hand.
+    pub fn lose_file(&self, path: &str) {
+        self.lock().lost.insert(path.to_owned());
+    }
+
+    /// Something that no inventory has lies on a VM's or an image's files.
+    pub fn plant_user(&self, owner: FileOwner, user: FileUser) {
+        self.lock().users.entry(owner).or_default().push(user);
+    }
+
     /// A datastore's free space as of now; told as an event.
     pub fn set_free(&self, datastore: DatastoreId, free: ByteSize) {
         let mut state = self.lock();
@@ -246,7 +285,8 @@ impl SimHost {
         };
         let vms: String = state.vms.values().map(vm).collect();
         let (files, images) = (state.files.len(), state.images.len());
-        format!("{vms}files {files} images {images} uploads {}\n", state.uploads.len())
+        let (strays, uploads) = (state.strays.len(), state.uploads.len());
+        format!("{vms}files {files} images {images} uploads {uploads} strays {strays}\n")
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
@@ -285,8 +325,8 @@ impl State {
         let vm = &definition.vm;
         self.files.insert((vm.status.datastore, vm.id()), vm.clone());
         let (message, guest, since) = (None, None, Timestamp::now());
-        let storage = SimStorage::default();
-        let placed = SimVm { definition, epoch, power, since, message, guest, storage };
+        let (seal, storage) = (None, SimStorage::of(vm.id(), &vm.spec));
+        let placed = SimVm { definition, epoch, power, since, message, guest, storage, seal };
         self.vms.insert(placed.definition.vm.id(), placed);
     }
 

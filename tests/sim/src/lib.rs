@@ -8,6 +8,7 @@
 //! What it deliberately does not do: time. Everything is instant unless a fault holds it up.
 
 mod faults;
+mod files;
 mod fleet;
 mod host;
 mod link;

@@ -3,17 +3,21 @@
 use async_trait::async_trait;
 use futures::StreamExt as _;
 use hostler_agent_api::{
-    AgentEvent, ConsoleKind, DatastoreCheck, DatastoreReport, FactsAnswer, ImageContentAnswer,
-    ImageImportRequest, ImageImportSource, ImageImported, ImageRemoveRequest, OperationProgress,
-    VERSION, VmCommand, VmCreateRequest, VmRemoveRequest, VmReport, VmRevertRequest,
-    VmSnapshotDeleteRequest, VmSnapshotRequest, VmSnapshotUpdateRequest, VmStopRequest, code,
+    AgentEvent, ConsoleKind, DatastoreCheck, DatastoreReport, FactsAnswer, FileOwner, FileUser,
+    FoundFiles, ImageContentAnswer, ImageImportRequest, ImageImportSource, ImageImported,
+    ImageRemoveRequest, OperationProgress, RemoveFilesRequest, RemovedFile, VERSION, VmCommand,
+    VmCreateRequest, VmExportRequest, VmFlattenRequest, VmForkAnswer, VmForkRequest,
+    VmFreezeRequest, VmFrozen, VmRemoveRequest, VmReport, VmRevertRequest, VmSnapshotDeleteRequest,
+    VmSnapshotRequest, VmSnapshotUpdateRequest, VmStopRequest, code,
 };
 use hostler_control::{AgentError, AgentLink};
 use hostler_endpoint::{ByteStream, EventStream, Item, Problem};
 use hostler_types::{
-    ByteSize, Consistency, DatastoreId, ExecAnswer, ExecRequest, ImageFormat, ImageId, ImageMedia,
-    NetworkId, NetworkSpec, OperationId, PowerState, Sha256, Snapshot, Vm, VmId, VmSpec,
+    ByteSize, Consistency, DatastoreId, DiskStatus, ExecAnswer, ExecRequest, ExportManifest,
+    ImageFormat, ImageId, ImageMedia, Name, NetworkId, NetworkSpec, OperationId, PowerState,
+    Removed, Seal, SealWay, Sha256, Snapshot, SnapshotDisk, Vm, VmId, VmSpec,
 };
+use jiff::Timestamp;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio_stream::wrappers::BroadcastStream;
@@ -132,6 +136,16 @@ impl SimHost {
         })
         .await
     }
+}
+
+/// The disks as they are at this instant.
+fn held(disks: Vec<DiskStatus>, spec: &VmSpec) -> Vec<SnapshotDisk> {
+    let held = |disk: DiskStatus| {
+        let size = spec.disks.iter().find(|spec| spec.name == disk.name)?.size;
+        let layers = disk.layers.into_iter().map(|layer| layer.file).collect();
+        Some(SnapshotDisk { name: disk.name, size, layers })
+    };
+    disks.into_iter().filter_map(held).collect()
 }
 
 impl SimVm {
@@ -289,8 +303,38 @@ impl AgentLink for SimHost {
         if self.vm(vm).is_some_and(|vm| vm.definition.vm.is_recycled()) {
             return Err(Problem::new(409, code::WRONG_STATE, "it is in the recycle bin").into());
         }
+        if self.vm(vm).is_some_and(|vm| vm.definition.vm.is_template()) {
+            return Err(Problem::new(409, code::WRONG_STATE, "it is a template").into());
+        }
         let from = [PowerState::Stopped, PowerState::Suspended, PowerState::Failed];
         self.power("vm_start", vm, command, &from, PowerState::Running).await
+    }
+
+    async fn vm_seal(&self, vm: VmId, command: VmCommand) -> Result<VmReport, AgentError> {
+        self.command("vm_seal", Some(command.op), |state| {
+            let vm = state.owned(vm, command.epoch)?;
+            let way = match vm.power {
+                PowerState::Running => SealWay::Guest,
+                PowerState::Stopped => SealWay::Offline,
+                power => {
+                    let detail = format!("the vm is {power}");
+                    return Err(Problem::new(409, code::WRONG_STATE, detail));
+                }
+            };
+            if vm.power == PowerState::Running {
+                vm.become_(PowerState::Stopped);
+            }
+            let removed = Removed {
+                what: "machine id".to_owned(),
+                path: "/etc/machine-id".to_owned(),
+                files: 1,
+                size: ByteSize(33),
+            };
+            let (at, os) = (jiff::Timestamp::now(), "Debian".to_owned());
+            vm.seal = Some(Seal { at, way, os, removed: vec![removed] });
+            Ok(vm.report())
+        })
+        .await
     }
 
     async fn vm_stop(&self, vm: VmId, request: VmStopRequest) -> Result<VmReport, AgentError> {
@@ -318,6 +362,27 @@ impl AgentLink for SimHost {
             let found = state.owned(vm, command.epoch)?;
             found.snapshot(request)?;
             Ok(found.report())
+        })
+        .await
+    }
+
+    async fn vm_export(
+        &self,
+        vm: VmId,
+        request: VmExportRequest,
+    ) -> Result<ExportManifest, AgentError> {
+        let VmCommand { op, epoch } = request.command;
+        self.command("vm_export", Some(op), |state| {
+            let found = state.owned(vm, epoch)?;
+            let manifest = ExportManifest {
+                format: ExportManifest::FORMAT.to_owned(),
+                at: Timestamp::UNIX_EPOCH,
+                vm: found.definition.vm.clone(),
+                networks: request.networks,
+                disks: Vec::new(),
+            };
+            state.exports.insert(vm);
+            Ok(manifest)
         })
         .await
     }
@@ -375,6 +440,78 @@ impl AgentLink for SimHost {
             let runs = request.start.unwrap_or(before || snapshot.memory.is_some());
             found.become_(if runs { PowerState::Running } else { PowerState::Stopped });
             Ok(found.report())
+        })
+        .await
+    }
+
+    async fn vm_freeze(&self, vm: VmId, request: VmFreezeRequest) -> Result<VmFrozen, AgentError> {
+        let command = request.command;
+        self.command("vm_freeze", Some(command.op), |state| {
+            let found = state.owned(vm, command.epoch)?;
+            let report = found.report();
+            let disks = match request.snapshot {
+                None => held(report.disks.clone(), &found.definition.vm.spec),
+                Some(id) => match report.snapshots.get(id) {
+                    Some(snapshot) => snapshot.disks.clone(),
+                    None => return Err(Problem::new(409, code::WRONG_STATE, "no such snapshot")),
+                },
+            };
+            Ok(VmFrozen { report, disks })
+        })
+        .await
+    }
+
+    async fn vm_flatten(
+        &self,
+        vm: VmId,
+        request: VmFlattenRequest,
+    ) -> Result<VmReport, AgentError> {
+        let command = request.command;
+        self.command("vm_flatten", Some(command.op), |state| {
+            let found = state.owned(vm, command.epoch)?;
+            let asked = |name: &Name| request.disks.is_empty() || request.disks.contains(name);
+            let disks = found.definition.vm.spec.disks.iter().map(|disk| disk.name.clone());
+            for name in disks.filter(asked).collect::<Vec<_>>() {
+                found.storage.flatten(vm, &name);
+            }
+            Ok(found.report())
+        })
+        .await
+    }
+
+    async fn vm_fork(&self, vm: VmId, request: VmForkRequest) -> Result<VmForkAnswer, AgentError> {
+        let command = request.command;
+        self.command("vm_fork", Some(command.op), |state| {
+            let parent = state.owned(vm, command.epoch)?;
+            if parent.power != PowerState::Running {
+                let detail = format!("the vm is {}", parent.power);
+                return Err(Problem::new(409, code::WRONG_STATE, detail));
+            }
+            let parent = parent.report();
+            let mut clones = Vec::new();
+            for clone in request.clones {
+                let (id, epoch) = (clone.definition.vm.id(), clone.command.epoch);
+                state.place(clone.definition, epoch, PowerState::Running);
+                clones.push(state.owned(id, epoch)?.report());
+            }
+            Ok(VmForkAnswer { parent, clones, paused_microseconds: 20_000 })
+        })
+        .await
+    }
+
+    async fn vm_export_content(&self, vm: VmId) -> Result<ByteStream, AgentError> {
+        self.command("vm_export_content", None, |state| match state.exports.contains(&vm) {
+            true => Ok(()),
+            false => Err(Problem::new(409, code::WRONG_STATE, "there is no finished export")),
+        })
+        .await?;
+        Ok(Box::pin(futures::stream::iter([Ok(bytes::Bytes::from_static(b"archive"))])))
+    }
+
+    async fn vm_export_remove(&self, vm: VmId) -> Result<(), AgentError> {
+        self.command("vm_export_remove", None, |state| {
+            state.exports.remove(&vm);
+            Ok(())
         })
         .await
     }
@@ -522,6 +659,33 @@ impl AgentLink for SimHost {
                 .iter()
                 .filter(|((at, vm), _)| *at == datastore && !state.vms.contains_key(vm));
             Ok(files.map(|(_, vm)| vm.clone()).collect())
+        })
+        .await
+    }
+
+    async fn datastore_users(
+        &self,
+        _: DatastoreId,
+        owner: FileOwner,
+    ) -> Result<Vec<FileUser>, AgentError> {
+        self.command("datastore_users", None, |state| {
+            Ok(state.users.get(&owner).cloned().unwrap_or_default())
+        })
+        .await
+    }
+
+    async fn datastore_files(&self, datastore: DatastoreId) -> Result<FoundFiles, AgentError> {
+        self.command("datastore_files", None, |state| Ok(state.found(datastore))).await
+    }
+
+    async fn datastore_remove_files(
+        &self,
+        datastore: DatastoreId,
+        request: RemoveFilesRequest,
+    ) -> Result<Vec<RemovedFile>, AgentError> {
+        self.command("datastore_remove_files", Some(request.op), |state| {
+            let paths = request.paths.into_iter();
+            Ok(paths.map(|path| state.remove_file(datastore, path)).collect())
         })
         .await
     }

@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use hostler_types::{
-    ByteSize, Consistency, DiskStatus, Layer, LayerFile, Name, Snapshot, SnapshotDisk, SnapshotId,
-    SnapshotTree, VmId, VmSpec, plan_merges,
+    ByteSize, Consistency, DiskSource, DiskStatus, Layer, LayerFile, LayerOwner, Name, Snapshot,
+    SnapshotDisk, SnapshotId, SnapshotTree, VmId, VmSpec, plan_merges,
 };
 use jiff::Timestamp;
 
@@ -36,6 +36,27 @@ pub(crate) struct Taking {
 }
 
 impl SimStorage {
+    /// Of a VM that was just made.
+    pub(crate) fn of(vm: VmId, spec: &VmSpec) -> Self {
+        let mut storage = Self::default();
+        for disk in spec.own_disks() {
+            if let DiskSource::Linked(file) = &disk.source {
+                storage.lie_on(vm, &disk.name, file.clone());
+            }
+        }
+        storage
+    }
+
+    /// A disk needs nothing of others any more.
+    pub(crate) fn flatten(&mut self, vm: VmId, disk: &Name) {
+        let own = |file: &LayerFile| file.owner() == LayerOwner::Vm(vm);
+        let mut chain = self.chain(vm, disk);
+        chain.retain(own);
+        self.chains.insert(disk.clone(), chain);
+        let held = self.tree.snapshots.iter_mut().flat_map(|snapshot| &mut snapshot.disks);
+        held.filter(|held| held.name == *disk).for_each(|held| held.layers.retain(own));
+    }
+
     /// Of a VM that has had these snapshots taken, one after the other.
     ///
     /// # Panics

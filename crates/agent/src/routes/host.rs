@@ -3,13 +3,17 @@
 use std::path::PathBuf;
 
 use hostler_agent_api as api;
-use hostler_agent_api::{AgentEvent, DatastoreReport, FactsAnswer, Inventory};
+use hostler_agent_api::{
+    AgentEvent, DatastoreReport, FactsAnswer, FileOwner, FileUser, FoundFiles, Inventory,
+    RemovedFile,
+};
 use hostler_endpoint::{Call, EventStream, Problem};
-use hostler_types::{DatastoreSpec, HostId, Vm};
+use hostler_types::{DatastoreSpec, HostId, LayerFile, Vm};
 
 use super::Service;
 use crate::blocking::blocking;
 use crate::fault::{Fault, chain};
+use crate::references::users;
 
 impl Service {
     fn current_inventory(&self) -> Inventory {
@@ -40,7 +44,10 @@ pub(super) async fn operation_cancel(
     service: Service,
     call: Call<api::OperationCancel>,
 ) -> Result<(), Problem> {
-    if !service.images.cancel(call.path.op) {
+    let op = call.path.op;
+    let known =
+        service.images.cancel(op) || service.exports.cancel(op) || service.host.cancels.cancel(op);
+    if !known {
         service.vms.cancel(call.path.op);
     }
     Ok(())
@@ -67,6 +74,37 @@ pub(super) async fn datastore_remove(
         return Err(Fault::WrongState(format!("the VM {vm} lies on this datastore")).into());
     }
     Ok(service.host.datastores.remove(id, call.query.release).await?)
+}
+
+pub(super) async fn datastore_users(
+    service: Service,
+    call: Call<api::DatastoreUsers>,
+) -> Result<Vec<FileUser>, Problem> {
+    let (id, owner) = (call.path.datastore, call.body);
+    let users = blocking(move || {
+        let datastore = service.host.datastores.get(id)?;
+        let files = match owner {
+            FileOwner::Vm(vm) => datastore.vm(vm).layer_files()?,
+            FileOwner::Image(image) => vec![LayerFile::image(image)],
+        };
+        users(&datastore, &files)
+    });
+    Ok(users.await?)
+}
+
+pub(super) async fn datastore_files(
+    service: Service,
+    call: Call<api::DatastoreFiles>,
+) -> Result<FoundFiles, Problem> {
+    Ok(blocking(move || service.files(call.path.datastore)).await?)
+}
+
+pub(super) async fn datastore_remove_files(
+    service: Service,
+    call: Call<api::DatastoreRemoveFiles>,
+) -> Result<Vec<RemovedFile>, Problem> {
+    let (id, paths) = (call.path.datastore, call.body.paths);
+    Ok(blocking(move || service.remove_files(id, &paths)).await?)
 }
 
 pub(super) async fn datastore_unregistered(

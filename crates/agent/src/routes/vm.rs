@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use hostler_agent_api as api;
-use hostler_agent_api::VmReport;
+use hostler_agent_api::{VmFrozen, VmReport};
 use hostler_endpoint::{ByteStream, Call, Problem};
-use hostler_types::ExecAnswer;
+use hostler_types::{ExecAnswer, ExportManifest};
 
 use super::Service;
 use crate::fault::Fault;
-use crate::vm::Action;
+use crate::vm::{Action, frozen};
 
 /// A guest that needs longer to shut down is not shutting down.
 const LONGEST_STOP: u32 = 24 * 3600;
@@ -43,6 +43,26 @@ pub(super) async fn vm_register(
 
 pub(super) async fn vm_remove(service: Service, call: Call<api::VmRemove>) -> Result<(), Problem> {
     service.vms.remove(call.path.vm, call.body).await
+}
+
+pub(super) async fn vm_freeze(
+    service: Service,
+    call: Call<api::VmFreeze>,
+) -> Result<VmFrozen, Problem> {
+    let (vm, request) = (call.path.vm, call.body);
+    let action = Action::Freeze { snapshot: request.snapshot };
+    let report = service.vms.command(vm, request.command, action).await?;
+    let answer = move || frozen(&service.host, report, request.snapshot);
+    Ok(crate::blocking::blocking(answer).await?)
+}
+
+pub(super) async fn vm_flatten(
+    service: Service,
+    call: Call<api::VmFlatten>,
+) -> Result<VmReport, Problem> {
+    let request = call.body;
+    let action = Action::Flatten { disks: request.disks, rate: request.max_rate };
+    service.vms.command(call.path.vm, request.command, action).await
 }
 
 pub(super) async fn vm_start(
@@ -108,6 +128,41 @@ pub(super) async fn vm_snapshot_delete(
     let api::VmSnapshotDeleteRequest { command, snapshots, max_rate } = call.body;
     let action = Action::SnapshotDelete { snapshots, max_rate };
     service.vms.command(call.path.vm, command, action).await
+}
+
+pub(super) async fn vm_fork(
+    service: Service,
+    call: Call<api::VmFork>,
+) -> Result<api::VmForkAnswer, Problem> {
+    Box::pin(service.vms.fork(call.path.vm, call.body)).await
+}
+
+pub(super) async fn vm_seal(
+    service: Service,
+    call: Call<api::VmSeal>,
+) -> Result<VmReport, Problem> {
+    service.vms.command(call.path.vm, call.body, Action::Seal).await
+}
+
+pub(super) async fn vm_export(
+    service: Service,
+    call: Call<api::VmExport>,
+) -> Result<ExportManifest, Problem> {
+    service.exports.export(call.path.vm, call.body).await
+}
+
+pub(super) async fn vm_export_content(
+    service: Service,
+    call: Call<api::VmExportContent>,
+) -> Result<ByteStream, Problem> {
+    Ok(service.exports.content(call.path.vm).await?)
+}
+
+pub(super) async fn vm_export_remove(
+    service: Service,
+    call: Call<api::VmExportRemove>,
+) -> Result<(), Problem> {
+    Ok(service.exports.remove(call.path.vm).await?)
 }
 
 pub(super) async fn vm_exec(

@@ -6,11 +6,13 @@ use hostler_agent_api::{
     VmCommand, VmDefinition, VmReport, VmSnapshotRequest, VmSnapshotUpdateRequest,
 };
 use hostler_endpoint::Problem;
-use hostler_types::{GuestReport, NetworkId, OperationId, PowerState, SnapshotId, StopMode};
+use hostler_types::{GuestReport, Name, NetworkId, OperationId, PowerState, SnapshotId, StopMode};
 use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
+use super::flatten::{Flattened, Flattening};
+use super::fork::{ForkOrder, ForkSeat, IdentityStep};
 use super::machine::{Live, Machine, MachineEvent};
 use super::proof::Verdict;
 use super::record::VmRecord;
@@ -34,8 +36,12 @@ pub(crate) enum Message {
     Guest(GuestReport),
     /// From who asks the guest for proof of its customization.
     Customization(Verdict),
+    /// From who gives the guest of an instant clone its own identity: what it is about to do next.
+    Identity(IdentityStep),
     /// Gives up waiting for a guest that is to stop, or merging.
     Cancel(OperationId),
+    /// From who copies into a disk.
+    Flattened(Flattened),
 }
 
 /// A command to a VM.
@@ -45,14 +51,37 @@ pub(crate) enum Action {
     Register,
     Define(Box<VmDefinition>),
     Start,
-    Stop { mode: StopMode, timeout: std::time::Duration },
+    Stop {
+        mode: StopMode,
+        timeout: std::time::Duration,
+    },
     Reset,
     Suspend,
-    Remove { keep_files: bool, force: bool },
+    Seal,
+    Fork(Box<ForkOrder>),
+    /// The first of an instant clone.
+    BeForked(Box<ForkSeat>),
+    Remove {
+        keep_files: bool,
+        force: bool,
+    },
+    Freeze {
+        snapshot: Option<SnapshotId>,
+    },
+    Flatten {
+        disks: Vec<Name>,
+        rate: Option<u64>,
+    },
     Snapshot(Box<VmSnapshotRequest>),
     SnapshotUpdate(Box<VmSnapshotUpdateRequest>),
-    Revert { snapshot: SnapshotId, start: Option<bool> },
-    SnapshotDelete { snapshots: Vec<SnapshotId>, max_rate: Option<u64> },
+    Revert {
+        snapshot: SnapshotId,
+        start: Option<bool>,
+    },
+    SnapshotDelete {
+        snapshots: Vec<SnapshotId>,
+        max_rate: Option<u64>,
+    },
 }
 
 impl Action {
@@ -62,12 +91,17 @@ impl Action {
             Self::Define(_)
             | Self::Start
             | Self::Suspend
+            | Self::Seal
             | Self::Remove { .. }
             | Self::Snapshot(_)
-            | Self::Revert { .. } => true,
+            | Self::Revert { .. }
+            | Self::Freeze { .. }
+            | Self::Fork(_)
+            | Self::Flatten { .. } => true,
             // QEMU's end ends a merge by itself.
             Self::Create
             | Self::Register
+            | Self::BeForked(_)
             | Self::Stop { .. }
             | Self::Reset
             | Self::SnapshotUpdate(_)
@@ -99,6 +133,7 @@ pub(crate) struct Actor {
     pub(super) restart_at: Option<Instant>,
     /// When a QEMU that did not answer is tried again.
     pub(super) retry_at: Option<Instant>,
+    pub(super) flattening: Option<Flattening>,
     pub(super) inbox: mpsc::Receiver<Message>,
     pub(super) to_self: mpsc::WeakSender<Message>,
     pub(super) report: watch::Sender<Arc<VmReport>>,
@@ -156,9 +191,17 @@ impl Actor {
                 self.customized(verdict).await;
                 Next::Go
             }
+            Message::Identity(step) => {
+                Box::pin(self.identity(step)).await;
+                Next::Go
+            }
             Message::Cancel(op) => {
                 self.cancel_stop(op).await;
                 self.cancel_merge(op).await;
+                Next::Go
+            }
+            Message::Flattened(flattened) => {
+                self.flattened(flattened).await;
                 Next::Go
             }
         }
@@ -171,12 +214,17 @@ impl Actor {
         }
         self.record.epoch = self.record.epoch.max(command.epoch);
         let op = command.op;
+        if let Err(fault) = self.require_possible(&action) {
+            self.finish(op, Err(fault), reply).await;
+            return Next::Go;
+        }
         if action.needs_disks() {
             self.halt_merge().await;
         }
         let result = match action {
             Action::Create => return self.create(op, reply).await,
             Action::Register => return self.register(op, reply).await,
+            Action::BeForked(seat) => return Box::pin(self.be_forked(op, *seat, reply)).await,
             Action::Remove { keep_files, force } => {
                 return self.remove(op, keep_files, force, reply).await;
             }
@@ -184,20 +232,68 @@ impl Actor {
                 self.stop(op, mode, timeout, reply).await;
                 return Next::Go;
             }
+            Action::Flatten { disks, rate } => {
+                self.flatten(op, disks, rate, reply).await;
+                return Next::Go;
+            }
             Action::SnapshotDelete { snapshots, max_rate } => {
                 self.snapshot_delete(op, &snapshots, max_rate, reply).await;
                 return Next::Go;
             }
-            Action::Define(definition) => self.define(*definition).await,
-            Action::Snapshot(request) => self.snapshot(op, &request).await,
+            // Those that start a QEMU, or change much, hold much between their steps: on the heap, as
+            // a thread's stack is small.
+            Action::Define(definition) => Box::pin(self.define(*definition)).await,
+            Action::Snapshot(request) => Box::pin(self.snapshot(op, &request)).await,
             Action::SnapshotUpdate(request) => self.snapshot_update(*request).await,
-            Action::Revert { snapshot, start } => self.revert(op, snapshot, start).await,
-            Action::Start => self.start().await,
+            Action::Revert { snapshot, start } => Box::pin(self.revert(op, snapshot, start)).await,
+            Action::Start => Box::pin(self.start()).await,
             Action::Reset => self.reset().await,
-            Action::Suspend => self.suspend(op).await,
+            Action::Suspend => Box::pin(self.suspend(op)).await,
+            Action::Seal => Box::pin(self.seal(op)).await,
+            Action::Freeze { snapshot } => self.freeze(snapshot).await,
+            Action::Fork(order) => Box::pin(self.fork(op, *order)).await,
         };
         self.finish(op, result, reply).await;
         Next::Go
+    }
+
+    /// While disks are made independent, the VM can be brought down, and little else. A template
+    /// neither runs nor writes.
+    fn require_possible(&self, action: &Action) -> Result<(), Fault> {
+        let runs = matches!(
+            action,
+            Action::Start
+                | Action::Flatten { .. }
+                | Action::Snapshot(_)
+                | Action::Revert { .. }
+                | Action::SnapshotDelete { .. }
+        );
+        if runs && self.record.definition.vm.is_template() {
+            let text = "it is a template: it is not started, and its disks stay as they are";
+            return Err(Fault::WrongState(text.to_owned()));
+        }
+        match action {
+            Action::Create
+            | Action::Register
+            | Action::BeForked(_)
+            | Action::Stop { .. }
+            | Action::Reset
+            | Action::Flatten { .. } => Ok(()),
+            Action::Remove { .. } => {
+                self.stop_flattening();
+                Ok(())
+            }
+            // The one waits, the other has nothing to do with files.
+            Action::SnapshotDelete { .. } | Action::SnapshotUpdate(_) => Ok(()),
+            Action::Define(_)
+            | Action::Start
+            | Action::Suspend
+            | Action::Seal
+            | Action::Snapshot(_)
+            | Action::Revert { .. }
+            | Action::Fork(_)
+            | Action::Freeze { .. } => self.require_not_flattening(),
+        }
     }
 
     /// The answer that the journal or the epoch dictates, before anything is done.

@@ -4,6 +4,7 @@
 //! |-------------|--------------------------|---------------------------------------------------|
 //! | creating    | -                        | complete: `stopped`; else taken back, forgotten   |
 //! | registering | -                        | forgotten; its files stay                         |
+//! | forking     | any                      | ended, taken back, forgotten                      |
 //! | any other   | runs                     | taken over: `running`                             |
 //! | suspended   | stands still, memory saved | ended: the suspension had come this far         |
 //! | any         | has shut its guest down  | ended: `stopped`                                  |
@@ -44,16 +45,30 @@ impl Actor {
                 undo_register(&self.host, &self.record).await;
                 return None;
             }
+            RecordedState::Forking => {
+                Box::pin(self.undo_fork()).await;
+                return None;
+            }
             _ => {}
         }
+        if let Err(error) = self.settle_flattening().await {
+            tracing::warn!(vm = %self.record.id(), %error, "cannot look at what was flattened");
+        }
         self.adopt_process().await;
+        if !self.record.forking.is_empty() {
+            if !self.power.is_live() {
+                self.keep_forked_layers().await;
+            }
+            self.settle_forking().await;
+            self.publish();
+        }
         self.forget_secrets().await;
         Some(self)
     }
 
     pub(super) async fn adopt_process(&mut self) {
         match self.find_process().await {
-            Ok(Some(process)) => self.take_over(process).await,
+            Ok(Some((process, place))) => self.take_over(process, place).await,
             Ok(None) => self.without_process().await,
             Err(error) => self.unknown(error.to_string()),
         }
@@ -78,32 +93,41 @@ impl Actor {
 
     /// The process of the record, or whatever runs in the VM's group: a start that the record does
     /// not know of yet.
-    async fn find_process(&self) -> Result<Option<Process>, Fault> {
+    ///
+    /// While a VM is cloned it has two: the one of the record is the VM's, and the other is ended,
+    /// whichever of them is the older. If that of the record is gone, so is the guest: the other's
+    /// memory does not fit the disks.
+    async fn find_process(&self) -> Result<Option<(Process, u32)>, Fault> {
         let (host, record) = (self.host.clone(), self.record.clone());
         blocking(move || {
             let failed = |error: hostler_qemu::ProcessError| Fault::internal("processes", &error);
-            if let RecordedState::Running { process } = record.state
-                && let Some(found) =
-                    Process::attach(process.pid, process.start_time).map_err(failed)?
-            {
-                return Ok(Some(found));
-            }
             let pids = host.cgroups.pids(record.id());
             let pids = pids.map_err(|error| Fault::internal("cgroup", &error))?;
+            let mut others = Vec::new();
             for pid in pids.into_iter().filter_map(|pid| u32::try_from(pid).ok()) {
                 if let Some(start_time) = hostler_qemu::start_time(pid).map_err(failed)?
                     && let Some(found) = Process::attach(pid, start_time).map_err(failed)?
                 {
-                    return Ok(Some(found));
+                    others.push(found);
                 }
             }
-            Ok(None)
+            let RecordedState::Running { process } = record.state else {
+                return Ok(others.pop().map(|found| (found, 0)));
+            };
+            let found = Process::attach(process.pid, process.start_time).map_err(failed)?;
+            let succession = process.place > 0 || !record.forking.is_empty();
+            if found.is_none() && !succession {
+                return Ok(others.pop().map(|found| (found, 0)));
+            }
+            others.retain(|other| other.pid() != process.pid);
+            others.iter().try_for_each(Process::kill).map_err(failed)?;
+            Ok(found.map(|found| (found, process.place)))
         })
         .await
     }
 
-    async fn take_over(&mut self, process: Process) {
-        match self.attach(process.clone()).await {
+    async fn take_over(&mut self, process: Process, place: u32) {
+        match self.attach(process.clone(), place).await {
             Ok(()) => {
                 self.find_hardware().await;
                 tracing::info!(vm = %self.record.id(), power = %self.power, "found again");
@@ -141,11 +165,11 @@ impl Actor {
         }
     }
 
-    async fn attach(&mut self, process: Process) -> Result<(), Fault> {
+    async fn attach(&mut self, process: Process, place: u32) -> Result<(), Fault> {
         let (host, record) = (self.host.clone(), self.record.clone());
         // The console's log lies on the datastore; a guest runs on without it.
         let log = blocking(move || Ok(vm_dir(&host, &record)?.console_log())).await;
-        let sockets = Sockets::new(self.host.vm_runtime(self.record.id()));
+        let sockets = Sockets::new(self.host.vm_runtime(self.record.id()), place);
         let log = log.unwrap_or_else(|_| sockets.screen().join("none"));
         let machine = Machine::attach(process, sockets, log).await?;
         let status = machine.live.qmp.execute(QueryStatus).await;
@@ -223,6 +247,7 @@ impl Actor {
             }
             RecordedState::Stopped
             | RecordedState::Creating { .. }
+            | RecordedState::Forking
             | RecordedState::Registering => {
                 self.set_power(PowerState::Stopped, None);
             }

@@ -35,7 +35,6 @@ const INPUT: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone)]
 pub(crate) struct Console {
     shared: Arc<Mutex<Shared>>,
-    typed: mpsc::Sender<Bytes>,
 }
 
 #[derive(Debug)]
@@ -43,6 +42,10 @@ struct Shared {
     backlog: Vec<u8>,
     /// `None` once QEMU is gone.
     viewers: Option<broadcast::Sender<Bytes>>,
+    /// To the QEMU that has the guest.
+    typed: mpsc::Sender<Bytes>,
+    /// How often another QEMU has taken the place of the one before.
+    successions: u32,
     log: Log,
 }
 
@@ -53,12 +56,33 @@ impl Console {
         let (output, input) = socket.into_split();
         let (viewers, _) = broadcast::channel(KEPT);
         let (typed, queue) = mpsc::channel(TYPED);
-        let shared = Shared { backlog: Vec::new(), viewers: Some(viewers), log: Log::open(log) };
+        let shared = Shared {
+            backlog: Vec::new(),
+            viewers: Some(viewers),
+            typed,
+            successions: 0,
+            log: Log::open(log),
+        };
         let shared = Arc::new(Mutex::new(shared));
         // Both end by themselves: with the socket, or with the last handle.
-        tokio::spawn(read(output, shared.clone()));
+        tokio::spawn(read(output, shared.clone(), 0));
         tokio::spawn(write(input, queue));
-        Self { shared, typed }
+        Self { shared }
+    }
+
+    /// Goes on with the serial socket of a QEMU that has taken the first one's place; nobody who
+    /// looks at the console or types into it sees more than that.
+    pub(crate) fn go_on(&self, socket: UnixStream) {
+        let (output, input) = socket.into_split();
+        let (typed, queue) = mpsc::channel(TYPED);
+        let successions = {
+            let mut shared = lock(&self.shared);
+            shared.typed = typed;
+            shared.successions += 1;
+            shared.successions
+        };
+        tokio::spawn(read(output, self.shared.clone(), successions));
+        tokio::spawn(write(input, queue));
     }
 
     /// What the console shows: the last lines first, then what comes, until QEMU ends.
@@ -80,8 +104,13 @@ impl Console {
     /// Types what a viewer sends, until it ends or QEMU does.
     pub(crate) async fn type_all(&self, mut input: ByteStream) {
         while let Some(Ok(bytes)) = input.next().await {
-            if self.typed.send(bytes).await.is_err() {
-                return;
+            let typed = lock(&self.shared).typed.clone();
+            if let Err(unsent) = typed.send(bytes).await {
+                // Another QEMU may just have taken the place.
+                let typed = lock(&self.shared).typed.clone();
+                if typed.send(unsent.0).await.is_err() {
+                    return;
+                }
             }
         }
     }
@@ -131,13 +160,16 @@ impl Shared {
     }
 }
 
-async fn read(mut output: OwnedReadHalf, shared: Arc<Mutex<Shared>>) {
+async fn read(mut output: OwnedReadHalf, shared: Arc<Mutex<Shared>>, succession: u32) {
     let mut chunk = vec![0; CHUNK];
     // Writing to the log blocks for the time of a copy into the page cache.
     while let Ok(length @ 1..) = output.read(&mut chunk).await {
         lock(&shared).show(&chunk[..length]);
     }
-    lock(&shared).viewers = None;
+    let mut shared = lock(&shared);
+    if shared.successions == succession {
+        shared.viewers = None;
+    }
 }
 
 async fn write(mut input: OwnedWriteHalf, mut queue: mpsc::Receiver<Bytes>) {

@@ -14,11 +14,14 @@ use std::time::Duration;
 
 use super::actor::{Actor, Next, Reply};
 use super::layers;
+use super::lend::{give_back, lend_all, require_lent};
 use super::nics::{plug_all, unplug_all};
 use super::record::{RecordedState, VmRecord};
 use crate::blocking::blocking;
 use crate::context::HostContext;
+use crate::datastores::Condemned;
 use crate::fault::{Fault, chain};
+use crate::references::require_unused;
 
 /// How long a killed QEMU may take to be gone: its memory is given back, its disks are flushed.
 const KILL: Duration = Duration::from_secs(30);
@@ -30,7 +33,7 @@ impl Actor {
             self.finish(op, Err(fault), reply).await;
             return Next::Go;
         }
-        match self.make_files().await {
+        match self.make_files(op).await {
             Ok(()) => self.made(op, reply).await,
             Err(fault) => {
                 if !matches!(fault, Fault::DatastoreMissing(_)) {
@@ -99,7 +102,13 @@ impl Actor {
         Next::Go
     }
 
-    async fn make_files(&mut self) -> Result<(), Fault> {
+    async fn make_files(&mut self, op: OperationId) -> Result<(), Fault> {
+        let (host, mut record) = (self.host.clone(), self.record.clone());
+        self.record = blocking(move || {
+            layers::complete(&host, &mut record)?;
+            Ok(record)
+        })
+        .await?;
         // First of all, so that whatever follows is known to be ours.
         self.save().await?;
         let (host, record) = (self.host.clone(), self.record.clone());
@@ -120,12 +129,24 @@ impl Actor {
         let (files, plugged) = tokio::join!(files, plug_all(&self.host, &self.record));
         files.and(plugged)?;
         let record = self.record.clone();
-        let whole = record.definition.vm.spec.disks.iter().filter(|d| !d.provisioning.is_thin());
-        for disk in whole {
+        let disks = &record.definition.vm.spec.disks;
+        for disk in disks.iter().filter(|disk| !disk.provisioning.is_thin()) {
             self.ensure_disk(&record, disk).await?;
         }
+        self.copy_disks(op).await?;
         let (host, record) = (self.host.clone(), self.record.clone());
-        blocking(move || Ok(vm_dir(&host, &record)?.write_definition(&record.definition.vm)?)).await
+        blocking(move || {
+            let dir = vm_dir(&host, &record)?;
+            if record.definition.vm.is_template() {
+                // VMs are made from it as soon as it is there.
+                for disk in &record.definition.vm.status.disks {
+                    let files: Vec<_> = disk.layers.iter().map(|l| l.file.clone()).collect();
+                    lend_all(&dir, &files)?;
+                }
+            }
+            Ok(dir.write_definition(&record.definition.vm)?)
+        })
+        .await
     }
 
     async fn take_files(&mut self) -> Result<(), Fault> {
@@ -156,7 +177,12 @@ impl Actor {
                     .map(|layer| hostler_host::layers::path(dir.datastore(), &layer.file))
                     .collect();
                 // The new user may be another than the one before; also proves that it is a file.
-                paths.iter().try_for_each(|path| volume::set_owner(path, record.uid))?;
+                // What is lent stays so: others lie on it.
+                for path in &paths {
+                    if !volume::is_lent(path)? {
+                        volume::set_owner(path, record.uid)?;
+                    }
+                }
                 let Some(active) = paths.first() else { continue };
                 let found = volume::virtual_size(active)?;
                 if found > disk.size {
@@ -185,6 +211,13 @@ impl Actor {
     }
 
     async fn remove_all(&mut self, keep_files: bool, force: bool) -> Result<(), Fault> {
+        // Before anything is undone: is the datastore there at all, and needs nobody the files?
+        let (host, record) = (self.host.clone(), self.record.clone());
+        let condemned = blocking(move || {
+            let dir = vm_dir(&host, &record)?;
+            (!keep_files).then(|| condemn(&host, &dir)).transpose()
+        })
+        .await?;
         // `unknown` means that a QEMU is there which does not answer.
         if self.power.is_live() {
             if !force {
@@ -197,9 +230,6 @@ impl Actor {
             self.power_off().await?;
         }
         self.restart_at = None;
-        let (host, record) = (self.host.clone(), self.record.clone());
-        // Before anything is undone: is the datastore there at all?
-        blocking(move || vm_dir(&host, &record).map(drop)).await?;
         unplug_all(&self.host, &self.record).await;
         let (host, record) = (self.host.clone(), self.record.clone());
         blocking(move || {
@@ -208,8 +238,14 @@ impl Actor {
             match keep_files {
                 true if dir.exists() => dir.unregister()?,
                 true => {}
-                false => dir.remove()?,
+                false => {
+                    dir.remove()?;
+                    for disk in &record.definition.vm.status.disks {
+                        give_back(&host, &record, &disk.layers);
+                    }
+                }
             }
+            drop(condemned);
             host.records.remove(record.id())
         })
         .await
@@ -225,12 +261,29 @@ fn take_snapshots(dir: &VmDir, record: &VmRecord) -> Result<(), Fault> {
             for file in &disk.layers {
                 if file.owner() == LayerOwner::Vm(dir.id()) {
                     let path = hostler_host::layers::path(dir.datastore(), file);
-                    volume::set_owner(&path, record.uid)?;
+                    if !volume::is_lent(&path)? {
+                        volume::set_owner(&path, record.uid)?;
+                    }
                 }
             }
         }
     }
     Ok(())
+}
+
+/// Lets nobody build on the disks of a VM from now on, having made sure that nobody has. Blocks.
+fn condemn(host: &HostContext, dir: &VmDir) -> Result<Condemned, Fault> {
+    let files = dir.layer_files()?;
+    let condemned =
+        host.datastores.condemn(dir.datastore().id(), files.clone(), "it is being removed")?;
+    require_unused(dir.datastore(), &files)?;
+    Ok(condemned)
+}
+
+/// Removes a VM's directory, unless somebody needs a file in it. Blocks.
+pub(super) fn remove_files(host: &HostContext, dir: &VmDir) -> Result<(), Fault> {
+    let _condemned = condemn(host, dir)?;
+    Ok(dir.remove()?)
 }
 
 /// Takes back what a creation made. What fails is logged: the record stays then, and the agent's
@@ -244,7 +297,7 @@ pub(super) async fn undo_create(host: &std::sync::Arc<HostContext>, record: &VmR
         let dir = vm_dir(&host, &record)?;
         let foreign = dir.read_definition().ok().flatten();
         if foreign.is_none_or(|found| found == VmDir::stored(&record.definition.vm)) {
-            dir.remove()?;
+            remove_files(&host, &dir)?;
         }
         host.records.remove(record.id())
     });
@@ -301,18 +354,32 @@ pub(super) fn make_disk(
     match &disk.source {
         DiskSource::Blank => volume::create_blank(dir, disk, record.uid)?,
         DiskSource::Linked(beneath) => {
+            let what = in_the_making(record, disk);
+            let _held = host.datastores.hold(record.datastore(), [beneath.clone()], what)?;
+            require_lent(dir.datastore(), beneath)?;
             let file = LayerFile::disk(dir.id(), &disk.name, 0);
-            // Its VM may be about to merge, or to remove, what is beneath.
-            let _acting = super::snapshot::acting();
             volume::create_layer(dir, &file, disk.size, beneath, record.uid)?;
         }
+        // Takes long, and has been done when the VM was made.
+        DiskSource::Copy(_) => {}
         DiskSource::Image(image) => {
+            let (beneath, what) = (LayerFile::image(*image), in_the_making(record, disk));
+            let _held = host.datastores.hold(record.datastore(), [beneath], what)?;
             let path = image_path(host, record, *image)?;
             let size = volume::virtual_size(&path)?;
             volume::create_overlay(dir, disk, &path, size, record.uid)?;
         }
     }
     Ok(())
+}
+
+/// For whoever wants to delete what a disk is made of.
+fn in_the_making(record: &VmRecord, disk: &DiskSpec) -> String {
+    format!(
+        "the disk {} of the VM `{}` is just being made of it",
+        disk.name,
+        record.definition.vm.name()
+    )
 }
 
 fn make_disks(host: &HostContext, dir: &VmDir, record: &VmRecord) -> Result<(), Fault> {

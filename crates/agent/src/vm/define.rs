@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use hostler_agent_api::VmDefinition;
 use hostler_host::volume;
-use hostler_types::{DiskSpec, RestartPolicy, SnapshotLimits, Vm, VmSpec};
+use hostler_types::{DiskSource, DiskSpec, RestartPolicy, SnapshotLimits, Vm, VmSpec};
 
 use super::actor::Actor;
 use super::create::{make_disk, vm_dir, write_seed};
@@ -18,6 +18,11 @@ impl Actor {
     /// While there is no QEMU, files and networks are made to fit. A guest that runs gets what it
     /// can get; the rest is pending until its next start from nothing.
     pub(super) async fn define(&mut self, mut definition: VmDefinition) -> Result<(), Fault> {
+        self.own_grown(&definition.vm).await?;
+        if definition.vm.is_template() {
+            // Also when it is one already: a crash may have come in between.
+            self.freeze(None).await?;
+        }
         let before = &self.record.definition;
         let running = self.record.running.as_ref().map(|running| &running.spec);
         definition.vm.status.snapshots = before.vm.status.snapshots.clone();
@@ -42,7 +47,7 @@ impl Actor {
         blocking(move || {
             let dir = vm_dir(&host, &written)?;
             // First, so that nothing is left that no record knows of.
-            layers::discard(&dir, &discarded, &written)?;
+            layers::discard(&host.datastores, &dir, &discarded, &written)?;
             Ok(dir.write_definition(&written.definition.vm)?)
         })
         .await?;
@@ -87,7 +92,10 @@ impl Actor {
         let discarded = layers::discarded(&known, &record.definition.vm);
         if !discarded.is_empty() {
             let (host, old) = (self.host.clone(), record.clone());
-            blocking(move || layers::discard(&vm_dir(&host, &old)?, &discarded, &old)).await?;
+            blocking(move || {
+                layers::discard(&host.datastores, &vm_dir(&host, &old)?, &discarded, &old)
+            })
+            .await?;
         }
         self.fit_files(&record).await?;
         record.plugs = Some(nics::settle(&self.host, &record).await?);
@@ -102,9 +110,13 @@ impl Actor {
         disk: &DiskSpec,
     ) -> Result<PathBuf, Fault> {
         let (host, owned, spec) = (self.host.clone(), record.clone(), disk.clone());
+        let making = matches!(record.state, RecordedState::Creating { .. });
         let dir = blocking(move || {
             let dir = vm_dir(&host, &owned)?;
-            if !dir.disk(&spec.name).exists() && spec.provisioning.is_thin() {
+            if !dir.disk(&spec.name).exists()
+                && spec.provisioning.is_thin()
+                && (making || !of_another_vm(&spec.source))
+            {
                 make_disk(&host, &dir, &owned, &spec)?;
             }
             Ok(dir)
@@ -128,6 +140,11 @@ impl Actor {
     }
 }
 
+/// Such a disk comes into being with its VM only: what it was made of has gone on since.
+fn of_another_vm(source: &DiskSource) -> bool {
+    matches!(source, DiskSource::Linked(_) | DiskSource::Copy(_))
+}
+
 /// The part of a spec that a running QEMU depends on.
 fn hardware(spec: &VmSpec) -> VmSpec {
     VmSpec {
@@ -137,6 +154,7 @@ fn hardware(spec: &VmSpec) -> VmSpec {
         recycled: None,
         lease: None,
         snapshot_limits: SnapshotLimits::default(),
+        template: None,
         ..spec.clone()
     }
 }

@@ -28,6 +28,8 @@ pub(crate) struct Running {
     /// How the disks' files are opened, for as long as this QEMU runs.
     #[serde(default)]
     pub(crate) disk_aio: DiskAio,
+    #[serde(default)]
+    pub(crate) memory: MemoryKind,
     /// What it was started with.
     pub(crate) boot_memory: ByteSize,
     pub(crate) max_memory: Option<ByteSize>,
@@ -45,6 +47,18 @@ pub(crate) struct Running {
     pub(crate) refused: BTreeMap<String, String>,
 }
 
+/// What the guest's memory is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum MemoryKind {
+    /// Its process's own: that of an instant clone, of a VM that has been cloned, or of one that an
+    /// older agent started.
+    #[default]
+    Own,
+    /// A file, which can be frozen.
+    File,
+}
+
 impl Running {
     /// Of a QEMU that starts with all that is asked for.
     pub(super) fn fresh(spec: &VmSpec, accelerator: Accelerator, disk_aio: DiskAio) -> Self {
@@ -53,6 +67,7 @@ impl Running {
         Self {
             accelerator,
             disk_aio,
+            memory: MemoryKind::File,
             boot_memory: spec.memory,
             max_memory: spec.max_memory.or_else(|| LaunchPlan::free_max_memory(spec.memory)),
             max_cpus: Room::for_cpus(spec.cpus).max_cpus,
@@ -160,7 +175,9 @@ impl VmRecord {
         resume: bool,
     ) -> Running {
         match &self.running {
-            Some(running) if resume => Running { disk_aio, ..running.clone() },
+            Some(running) if resume => {
+                Running { disk_aio, memory: MemoryKind::File, ..running.clone() }
+            }
             _ => Running::fresh(&self.definition.vm.spec, accelerator, disk_aio),
         }
     }

@@ -4,7 +4,6 @@
 //! recorded VM, so that it goes into the definition beside the disks too; what a server sends as
 //! status is never taken for it.
 
-use hostler_host::layers::LayerGraph;
 use hostler_host::{VmDir, VolumeError};
 use hostler_qemu::{LayerPlan, layer_node};
 use hostler_types::{
@@ -12,12 +11,43 @@ use hostler_types::{
 };
 
 use super::record::VmRecord;
+use crate::context::HostContext;
+use crate::datastores::Datastores;
 use crate::fault::{Fault, chain};
+use crate::references::require_unused;
 
 /// The files of a disk, the active one first.
 pub(super) fn of<'a>(record: &'a VmRecord, disk: &Name) -> &'a [Layer] {
     let disks = &record.definition.vm.status.disks;
     disks.iter().find(|status| status.name == *disk).map_or(&[], |status| &status.layers)
+}
+
+/// Completes the chains of disks that are to lie on another VM's file: all that lies beneath it, as
+/// the headers say. Blocks.
+pub(super) fn complete(host: &HostContext, record: &mut VmRecord) -> Result<(), Fault> {
+    let datastore = record.datastore();
+    let linked = |disk: &DiskSpec| match &disk.source {
+        DiskSource::Linked(beneath) => Some((disk.name.clone(), beneath.clone())),
+        _ => None,
+    };
+    let linked: Vec<_> = record.definition.vm.spec.own_disks().filter_map(linked).collect();
+    if linked.is_empty() {
+        return Ok(());
+    }
+    let datastore = host.datastores.get(datastore)?;
+    for (name, beneath) in linked {
+        if matches!(beneath.owner(), LayerOwner::Vm(vm) if vm == record.id()) {
+            return Err(Fault::Invalid(format!("disk `{name}` cannot lie on the VM's own files")));
+        }
+        let files = hostler_host::layers::chain(&datastore, &beneath)?;
+        let disks = &mut record.definition.vm.status.disks;
+        if let Some(disk) = disks.iter_mut().find(|disk| disk.name == name) {
+            let layer = |file| Layer { file, allocated: ByteSize(0) };
+            disk.layers.truncate(1);
+            disk.layers.extend(files.into_iter().map(layer));
+        }
+    }
+    Ok(())
 }
 
 /// Gives each disk of the spec a chain: the one that `known` has, or that of a disk just made; and
@@ -54,7 +84,12 @@ pub(super) fn discarded(before: &Vm, after: &Vm) -> Vec<DiskStatus> {
 /// Removes the files of disks, the active ones first; what a snapshot in `record` holds stays.
 /// Refuses, and removes nothing, when anything else on the datastore lies on one of them: the disks
 /// say so themselves. Blocks.
-pub(super) fn discard(dir: &VmDir, disks: &[DiskStatus], record: &VmRecord) -> Result<(), Fault> {
+pub(super) fn discard(
+    datastores: &Datastores,
+    dir: &VmDir,
+    disks: &[DiskStatus],
+    record: &VmRecord,
+) -> Result<(), Fault> {
     if disks.is_empty() {
         return Ok(());
     }
@@ -62,18 +97,13 @@ pub(super) fn discard(dir: &VmDir, disks: &[DiskStatus], record: &VmRecord) -> R
     let own = |layer: &&Layer| {
         layer.file.owner() == LayerOwner::Vm(dir.id()) && !known.contains(&layer.file)
     };
-    let _acting = super::snapshot::acting();
     let layers = disks.iter().flat_map(|disk| &disk.layers).filter(own);
-    let files: Vec<&LayerFile> = layers.map(|layer| &layer.file).collect();
-    let graph = LayerGraph::read(dir.datastore())?;
-    for file in &files {
-        if let Some(user) = graph.dependents(file).find(|user| !files.contains(user)) {
-            let text = format!("{user} lies on {file}, which therefore stays");
-            return Err(Fault::WrongState(text));
-        }
-    }
+    let files: Vec<LayerFile> = layers.map(|layer| layer.file.clone()).collect();
+    let _condemned =
+        datastores.condemn(dir.datastore().id(), files.clone(), "it is being removed")?;
+    require_unused(dir.datastore(), &files)?;
     for file in files {
-        let path = hostler_host::layers::path(dir.datastore(), file);
+        let path = hostler_host::layers::path(dir.datastore(), &file);
         hostler_host::volume::remove(dir, &path)?;
     }
     Ok(())
@@ -85,7 +115,7 @@ fn fresh(vm: hostler_types::VmId, disk: &DiskSpec) -> Vec<Layer> {
     let beneath = match &disk.source {
         DiskSource::Image(image) => Some(LayerFile::image(*image)),
         DiskSource::Linked(file) => Some(file.clone()),
-        DiskSource::Blank => None,
+        DiskSource::Blank | DiskSource::Copy(_) => None,
     };
     let layer = |file| Layer { file, allocated: ByteSize(0) };
     [own].into_iter().chain(beneath).map(layer).collect()

@@ -20,6 +20,7 @@ use tokio::sync::watch;
 use super::console::Console;
 use super::exit::Ending;
 use super::guest::Port;
+use super::record::ProcessId;
 use crate::fault::{Fault, chain};
 
 /// Connecting to a QEMU that runs already.
@@ -45,6 +46,32 @@ pub(crate) struct Machine {
     expected_pauses: u32,
 }
 
+/// A process whose monitor answers.
+#[derive(Debug)]
+pub(super) struct Launched {
+    pub(super) process: Process,
+    pub(super) monitor: (Qmp, Events),
+    pub(super) guest_agent: UnixStream,
+    pub(super) serial: UnixStream,
+    pub(super) sockets: Sockets,
+    pub(super) console_log: PathBuf,
+}
+
+impl Launched {
+    pub(super) fn id(&self) -> ProcessId {
+        process_id(&self.process, &self.sockets)
+    }
+
+    pub(super) fn qmp(&self) -> &Qmp {
+        &self.monitor.0
+    }
+}
+
+fn process_id(process: &Process, sockets: &Sockets) -> ProcessId {
+    let (pid, start_time, place) = (process.pid(), process.start_time(), sockets.place);
+    ProcessId { pid, start_time, place }
+}
+
 /// What others than the actor may use of a running VM.
 #[derive(Debug)]
 pub(crate) struct Live {
@@ -64,18 +91,32 @@ pub(super) enum MachineEvent {
 
 impl Machine {
     /// Takes over the connections to a process.
-    pub(super) fn new(
-        process: Process,
-        (qmp, events): (Qmp, Events),
-        (guest, serial): (UnixStream, UnixStream),
-        sockets: Sockets,
-        console_log: PathBuf,
+    pub(super) fn new(launched: Launched, port_open: Option<bool>) -> Self {
+        let console = |serial, log| Console::open(serial, log);
+        Self::with_console(launched, port_open, console)
+    }
+
+    /// Takes over the connections to a process that has taken this one's place: who looks at the
+    /// console goes on looking at it.
+    pub(super) fn succeeded_by(&self, launched: Launched) -> Self {
+        let console = |serial, _| {
+            self.live.console.go_on(serial);
+            self.live.console.clone()
+        };
+        Self::with_console(launched, self.port_open(), console)
+    }
+
+    fn with_console(
+        launched: Launched,
         port_open: Option<bool>,
+        console: impl FnOnce(UnixStream, PathBuf) -> Console,
     ) -> Self {
+        let Launched { process, monitor, guest_agent, serial, sockets, console_log } = launched;
+        let (qmp, events) = monitor;
         let live = Live {
             qmp,
-            agent: GuestAgent::new(guest, GuestOptions::default()),
-            console: Console::open(serial, console_log),
+            agent: GuestAgent::new(guest_agent, GuestOptions::default()),
+            console: console(serial, console_log),
             vnc: sockets.vnc(),
         };
         let (port, _) = watch::channel(Port { open: port_open, hints: 0 });
@@ -99,9 +140,10 @@ impl Machine {
         console_log: PathBuf,
     ) -> Result<Self, Fault> {
         let monitor = sockets.monitor().await?;
-        let guest = connect(&sockets.guest_agent()).await?;
+        let guest_agent = connect(&sockets.guest_agent()).await?;
         let serial = connect(&sockets.serial()).await?;
-        Ok(Self::new(process, monitor, (guest, serial), sockets, console_log, None))
+        let launched = Launched { process, monitor, guest_agent, serial, sockets, console_log };
+        Ok(Self::new(launched, None))
     }
 
     /// What happens next. Cancel safe.
@@ -172,6 +214,10 @@ impl Machine {
         expected
     }
 
+    pub(super) fn id(&self) -> ProcessId {
+        process_id(&self.process, &self.sockets)
+    }
+
     pub(super) fn port(&self) -> watch::Receiver<Port> {
         self.port.subscribe()
     }
@@ -226,10 +272,12 @@ async fn connect_without_links(path: &Path) -> Result<UnixStream, Fault> {
 /// <vm-id>/            root, others may pass
 ///   monitor/          root alone: qmp.sock, qga.sock, serial.sock, qemu.log
 ///   screen/           the VM's user alone: vnc.sock, screenshots
+///   1/                the same for a process that took the first one's place, and so on
 /// ```
 #[derive(Debug, Clone)]
 pub(super) struct Sockets {
     dir: PathBuf,
+    place: u32,
 }
 
 /// The listening ends that QEMU gets, each with a connection that is made already: QEMU answers on
@@ -241,8 +289,10 @@ pub(super) struct Bound {
 }
 
 impl Sockets {
-    pub(super) fn new(dir: PathBuf) -> Self {
-        Self { dir }
+    /// In the VM's directory, for its process of this place.
+    pub(super) fn new(vm: PathBuf, place: u32) -> Self {
+        let dir = if place == 0 { vm } else { vm.join(place.to_string()) };
+        Self { dir, place }
     }
 
     /// Makes the directories anew. Blocks.
@@ -333,7 +383,7 @@ mod tests {
     #[test]
     fn last_words_are_short_and_clean() {
         let dir = tempfile::tempdir().unwrap();
-        let sockets = Sockets::new(dir.path().join("vm"));
+        let sockets = Sockets::new(dir.path().join("vm"), 0);
         assert_eq!(sockets.last_words(), "");
         sockets.create(VmUid::from_slot(0).unwrap()).unwrap();
         let noise = format!("{}\x1b[31mqemu: no such disk\x1b[0m\n", "x\n".repeat(10_000));
@@ -360,7 +410,7 @@ mod tests {
     #[test]
     fn only_root_reaches_the_monitor() {
         let dir = tempfile::tempdir().unwrap();
-        let sockets = Sockets::new(dir.path().join("vm"));
+        let sockets = Sockets::new(dir.path().join("vm"), 0);
         sockets.create(VmUid::from_slot(0).unwrap()).unwrap();
         sockets.bind(&sockets.qmp()).unwrap();
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;

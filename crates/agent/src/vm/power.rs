@@ -3,14 +3,18 @@
 //! Everything QEMU needs is opened here, before and for it; what a failed start has made is gone
 //! when it is answered.
 
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use hostler_host::uid::{IMAGE_GID, USERFAULT_GID};
-use hostler_host::{Tap, TapName, VmDir, VmUid};
+use hostler_host::{TapName, VmDir, VmUid};
+use hostler_qemu::fork::memory_file;
 use hostler_qemu::{
     CdromPlan, ChildFd, Credentials, DiskAio, DiskCache, DiskPlan, FirmwarePlan, InheritedFds,
-    LaunchPlan, Lifetime, NicPlan, Process, QEMU, Spawn, Start, command_line, disk_id,
+    LaunchPlan, Lifetime, MemoryPlan, NicPlan, Process, QEMU, Spawn, Start, command_line, disk_id,
 };
 use hostler_qmp::command::{Cont, QueryStatus, SystemReset};
 use hostler_qmp::{Events, Options, Qmp};
@@ -24,9 +28,9 @@ use super::create::{end_processes, image_path, vm_dir};
 use super::guest::watch_guest;
 use super::hardware::Running;
 use super::layers;
-use super::machine::{Bound, Machine, Sockets};
+use super::machine::{Bound, Launched, Machine, Sockets};
 use super::proof::prove;
-use super::record::{ProcessId, RecordedState, VmRecord};
+use super::record::{RecordedState, VmRecord};
 use crate::blocking::blocking;
 use crate::context::HostContext;
 use crate::fault::{Fault, chain};
@@ -92,10 +96,14 @@ impl Actor {
     async fn come_up(&mut self, resume: bool) -> Result<(), Fault> {
         // A header that says otherwise than the record, after a merge that was cut off.
         self.finish_recovery().await;
+        self.require_not_flattening()?;
+        let disks = self.record.definition.vm.spec.disks.iter().map(|disk| disk.name.clone());
+        self.own_active(disks.collect()).await?;
         if !resume {
             self.settle().await?;
         }
-        let (machine, running) = self.launch(resume).await?;
+        self.break_seal().await?;
+        let (machine, running) = Box::pin(self.launch(resume)).await?;
         self.record.running = Some(running);
         if resume {
             self.resume(machine).await?;
@@ -127,13 +135,15 @@ impl Actor {
 
     /// Takes a machine whose guest may not run yet.
     pub(super) fn hold(&mut self, machine: Machine) {
-        let process = process_id(&machine.process);
+        let process = machine.id();
         self.record.state = RecordedState::Running { process };
         self.record.since = Timestamp::now();
         self.record.begin_customization();
         if let Some(to_self) = self.to_self.upgrade() {
             let (agent, port) = (machine.live.agent.clone(), machine.port());
-            if let Some(expected) = self.record.expected() {
+            if self.record.identity_due {
+                self.begin_identity(agent.clone(), port.clone(), to_self.clone());
+            } else if let Some(expected) = self.record.expected() {
                 tokio::spawn(prove(agent.clone(), port.clone(), to_self.clone(), expected));
             }
             tokio::spawn(watch_guest(agent, port, to_self, self.guest.clone()));
@@ -145,21 +155,57 @@ impl Actor {
     async fn launch(&self, resume: bool) -> Result<(Machine, Running), Fault> {
         let (accelerator, disk_aio) = self.host.facts.engines().await?;
         let running = self.record.to_launch(accelerator, disk_aio, resume);
-        let (host, record, machine) = (self.host.clone(), self.record.clone(), running.clone());
-        let prepare = blocking(move || prepare(&host, &record, &machine));
-        let taps = open_taps(&self.host, &self.record, &running.spec);
-        let (prepared, taps) = tokio::try_join!(prepare, taps)?;
-        let (record, machine) = (self.record.clone(), running.clone());
-        let start = if resume { Start::Resume } else { Start::Boot };
-        let (process, connected) =
-            blocking(move || spawn(&record, &machine, prepared, taps, accelerator, start)).await?;
-        let Connected { sockets, dir, qmp, guest_agent, serial } = connected;
-        let monitor = greet(&process, qmp, &sockets).await?;
+        let how = if resume { Launch::RESUME } else { Launch::BOOT };
+        let launched = launch(&self.host, &self.record, &running, how).await?;
         let port_open = (!resume).then_some(false);
-        let streams = (guest_agent, serial);
-        let log = dir.console_log();
-        Ok((Machine::new(process, monitor, streams, sockets, log, port_open), running))
+        Ok((Machine::new(launched, port_open), running))
     }
+}
+
+/// How a process is started.
+#[derive(Debug)]
+pub(super) struct Launch {
+    pub(super) start: Start,
+    /// See [`Sockets`].
+    pub(super) place: u32,
+    /// What its memory begins with; `None`: nothing.
+    pub(super) memory: Option<Arc<OwnedFd>>,
+    /// Taps by their names, where another process of the VM has them open.
+    pub(super) taps: BTreeMap<String, OwnedFd>,
+}
+
+impl Launch {
+    const BOOT: Self = Self::first(Start::Boot);
+    const RESUME: Self = Self::first(Start::Resume);
+
+    /// For a VM that has no process.
+    pub(super) const fn first(start: Start) -> Self {
+        Self { start, place: 0, memory: None, taps: BTreeMap::new() }
+    }
+}
+
+/// Starts a QEMU, which answers when this returns. What a failure leaves in the VM's group the
+/// caller ends.
+pub(super) async fn launch(
+    host: &Arc<HostContext>,
+    record: &VmRecord,
+    running: &Running,
+    how: Launch,
+) -> Result<Launched, Fault> {
+    let Launch { start, place, memory, taps } = how;
+    let prepare = {
+        let (host, record, running) = (host.clone(), record.clone(), running.clone());
+        blocking(move || prepare(&host, &record, &running, place))
+    };
+    let taps = open_taps(host, record, &running.spec, taps);
+    let (prepared, taps) = tokio::try_join!(prepare, taps)?;
+    let (record, running) = (record.clone(), running.clone());
+    let (process, connected) =
+        blocking(move || spawn(&record, &running, prepared, taps, memory, start)).await?;
+    let Connected { sockets, dir, qmp, guest_agent, serial } = connected;
+    let monitor = greet(&process, qmp, &sockets).await?;
+    let console_log = dir.console_log();
+    Ok(Launched { process, monitor, guest_agent, serial, sockets, console_log })
 }
 
 struct Connected {
@@ -171,17 +217,22 @@ struct Connected {
 }
 
 /// Checks and opens all that does not need the network. Blocks.
-fn prepare(host: &HostContext, record: &VmRecord, running: &Running) -> Result<Prepared, Fault> {
+fn prepare(
+    host: &HostContext,
+    record: &VmRecord,
+    running: &Running,
+    place: u32,
+) -> Result<Prepared, Fault> {
     let spec = &running.spec;
     let id = record.id();
     let failed = |error: std::io::Error| Fault::internal("prepare QEMU's sockets", &error);
     let dir = vm_dir(host, record)?;
     let processes = host.cgroups.pids(id).map_err(|error| Fault::internal("cgroup", &error))?;
-    if !processes.is_empty() {
+    if place == 0 && !processes.is_empty() {
         let text = format!("processes of the VM run already: {processes:?}");
         return Err(Fault::WrongState(text));
     }
-    let sockets = Sockets::new(host.vm_runtime(id));
+    let sockets = Sockets::new(host.vm_runtime(id), place);
     sockets.create(record.uid).map_err(failed)?;
     let disks = disk_plans(&dir, record, running)?;
     let cdroms = cdrom_plans(host, record, spec)?;
@@ -212,14 +263,18 @@ async fn open_taps(
     host: &HostContext,
     record: &VmRecord,
     spec: &VmSpec,
-) -> Result<Vec<Tap>, Fault> {
+    mut known: BTreeMap<String, OwnedFd>,
+) -> Result<Vec<OwnedFd>, Fault> {
     let mut taps = Vec::new();
     let plugs = record.plugs();
     for nic in &spec.nics {
         let found = plugs.iter().find(|p| p.nic == nic.name && p.network.id == nic.network);
         let plug = found.ok_or(Fault::NoNetwork(nic.network))?;
         let (network, tap) = (&plug.network, TapName::of(record.id(), plug.slot));
-        taps.push(host.networks.open_tap(network.id, &network.spec, &tap).await?);
+        taps.push(match known.remove(tap.as_str()) {
+            Some(tap) => tap,
+            None => host.networks.open_tap(network.id, &network.spec, &tap).await?.fd,
+        });
     }
     Ok(taps)
 }
@@ -229,8 +284,8 @@ fn spawn(
     record: &VmRecord,
     running: &Running,
     prepared: Prepared,
-    taps: Vec<Tap>,
-    accelerator: Accelerator,
+    taps: Vec<OwnedFd>,
+    memory: Option<Arc<OwnedFd>>,
     start: Start,
 ) -> Result<(Process, Connected), Fault> {
     let mut fds = InheritedFds::default();
@@ -240,8 +295,16 @@ fn spawn(
     let serial = inherit(prepared.serial.listener)?;
     let mut nics = Vec::new();
     for (nic, tap) in running.spec.nics.iter().zip(taps) {
-        nics.push(NicPlan { name: nic.name.clone(), mac: nic.mac, tap: inherit(tap.fd)? });
+        nics.push(NicPlan { name: nic.name.clone(), mac: nic.mac, tap: inherit(tap)? });
     }
+    let no_memory = |error: std::io::Error| Fault::internal("make the guest's memory", &error);
+    let memory = match memory {
+        Some(frozen) => MemoryPlan::Frozen(inherit(frozen.try_clone().map_err(no_memory)?)?),
+        None => {
+            let file = memory_file(running.boot_memory, Some(record.uid.uid()));
+            MemoryPlan::Shared(inherit(file.map_err(no_memory)?)?)
+        }
+    };
     let channels = [qmp, guest_agent, serial];
     let files = Files {
         disks: prepared.disks,
@@ -249,13 +312,14 @@ fn spawn(
         firmware: prepared.firmware,
         seed: prepared.seed,
         vnc: prepared.sockets.vnc(),
+        memory,
     };
-    let plan = launch_plan(record, running, files, channels, nics, accelerator, start);
+    let plan = launch_plan(record, running, files, channels, nics, start);
     let args = command_line(&plan).map_err(|error| Fault::Invalid(chain(&error)))?;
     let spawn = Spawn {
         program: PathBuf::from(QEMU),
         args,
-        credentials: credentials(record.uid, accelerator),
+        credentials: credentials(record.uid, running.accelerator),
         lifetime: Lifetime::Detached,
         fds,
         cgroup_procs: prepared.cgroup_procs,
@@ -277,7 +341,7 @@ fn spawn(
 
 /// The VM's own user, which may read images, write protect its memory, and use KVM if that is what
 /// runs guests.
-fn credentials(uid: VmUid, accelerator: Accelerator) -> Credentials {
+pub(super) fn credentials(uid: VmUid, accelerator: Accelerator) -> Credentials {
     let mut groups = vec![IMAGE_GID, USERFAULT_GID];
     if accelerator == Accelerator::Kvm {
         groups.extend(crate::facts::kvm_group());
@@ -292,6 +356,7 @@ struct Files {
     firmware: FirmwarePlan,
     seed: Option<PathBuf>,
     vnc: PathBuf,
+    memory: MemoryPlan,
 }
 
 fn launch_plan(
@@ -300,17 +365,17 @@ fn launch_plan(
     files: Files,
     [qmp, guest_agent, serial]: [ChildFd; 3],
     nics: Vec<NicPlan>,
-    accelerator: Accelerator,
     start: Start,
 ) -> LaunchPlan {
     let (vm, spec) = (&record.definition.vm, &running.spec);
     LaunchPlan {
         vm: vm.id(),
         name: vm.name().clone(),
-        accelerator,
+        accelerator: running.accelerator,
         cpu_model: spec.cpu_model.clone(),
         cpus: spec.cpus,
         memory: running.boot_memory,
+        memory_file: files.memory,
         max_memory: running.max_memory,
         room: running.room(),
         firmware: files.firmware,
@@ -385,10 +450,6 @@ fn firmware_plan(
         hostler_host::write_atomic(&vars, &bytes, access).map_err(failed)?;
     }
     Ok(FirmwarePlan::Uefi { code, vars })
-}
-
-pub(super) fn process_id(process: &Process) -> ProcessId {
-    ProcessId { pid: process.pid(), start_time: process.start_time() }
 }
 
 /// Waits for QEMU's greeting, or for its end.

@@ -10,8 +10,10 @@ use std::path::{Path, PathBuf};
 
 use hostler_agent_api::VmDefinition;
 use hostler_endpoint::Problem;
-use hostler_host::VmUid;
-use hostler_types::{CustomizationStatus, DatastoreId, Epoch, OperationId, VmId};
+use hostler_host::{Replacement, VmUid};
+use hostler_types::{
+    CustomizationStatus, DatastoreId, Epoch, LayerFile, Name, OperationId, Seal, VmId,
+};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -38,6 +40,9 @@ pub(crate) struct VmRecord {
     /// What the guest has said of its customization, in the run that it names.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) customization: Option<CustomizationStatus>,
+    /// What was taken out of the guest, which has not run since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) seal: Option<Seal>,
     #[serde(default)]
     pub(crate) journal: Journal,
     /// What QEMU runs with, or what a suspended VM is to resume with.
@@ -52,6 +57,16 @@ pub(crate) struct VmRecord {
     /// What of its snapshots, and the files beneath its disks, is on its way.
     #[serde(default)]
     pub(crate) layering: Layering,
+    /// The disk that is being made independent: what its header says of the files beneath is so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) flattening: Option<Name>,
+    /// Files of disks that another process of the VM may be about to write to. They are the VM's
+    /// once its chains have them; until then nobody needs them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) forking: Vec<LayerFile>,
+    /// It is an instant clone whose guest still has to take its own identity.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) identity_due: bool,
 }
 
 /// What the VM should be doing, as far as the agent knows.
@@ -65,6 +80,8 @@ pub(crate) enum RecordedState {
     },
     /// Its files are being taken in; they were there before and stay if this does not end.
     Registering,
+    /// It is becoming an instant clone. Until it runs nothing of it is of use.
+    Forking,
     Stopped,
     Running {
         process: ProcessId,
@@ -81,6 +98,9 @@ pub(crate) struct ProcessId {
     pub(crate) pid: u32,
     /// Clock ticks after the host's boot, from `/proc/PID/stat`.
     pub(crate) start_time: u64,
+    /// Where its sockets are: 0 for one that was started, more for one that took another's place.
+    #[serde(default)]
+    pub(crate) place: u32,
 }
 
 /// The last operations and how they ended.
@@ -154,9 +174,19 @@ impl Records {
         Ok(records)
     }
 
+    /// One record, if there is such a VM. Blocks.
+    pub(crate) fn get(&self, vm: VmId) -> Result<Option<VmRecord>, Fault> {
+        state_file::read(&self.path(vm))
+    }
+
     /// Blocks for two flushes.
     pub(crate) fn save(&self, record: &VmRecord) -> Result<(), Fault> {
         state_file::write(&self.path(record.id()), record)
+    }
+
+    /// Blocks for a flush.
+    pub(crate) fn prepare(&self, record: &VmRecord) -> Result<Replacement, Fault> {
+        state_file::prepare(&self.path(record.id()), record)
     }
 
     pub(crate) fn remove(&self, vm: VmId) -> Result<(), Fault> {

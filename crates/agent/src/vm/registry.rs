@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::task::TaskTracker;
 
 use super::actor::{Action, Actor, Message};
-use super::create::end_processes;
+use super::create::{end_processes, remove_files};
 use super::layers;
 use super::machine::Live;
 use super::nics::assign;
@@ -48,6 +48,17 @@ pub(crate) struct Handle {
     pub(super) datastore: DatastoreId,
     networks: watch::Receiver<Vec<NetworkId>>,
     uid: VmUid,
+}
+
+impl Handle {
+    pub(crate) fn datastore(&self) -> DatastoreId {
+        self.datastore
+    }
+
+    /// As last published.
+    pub(crate) fn report(&self) -> Arc<VmReport> {
+        self.report.borrow().clone()
+    }
 }
 
 impl Vms {
@@ -165,7 +176,7 @@ impl Vms {
             };
             match request.keep_files {
                 true => Ok(()),
-                false => Ok(dir.remove()?),
+                false => remove_files(&host, &dir),
             }
         });
         Ok(removed.await?)
@@ -178,23 +189,35 @@ impl Vms {
         request: VmCreateRequest,
         state: RecordedState,
     ) -> Result<VmReport, Problem> {
+        loop {
+            let action = match state {
+                RecordedState::Creating { .. } => Action::Create,
+                _ => Action::Register,
+            };
+            let begun = self.begin_once(vm, &request, state.clone(), action).await?;
+            // No answer: the actor was just ending. The next round makes a new one.
+            if let Some(answer) = begun {
+                return answer;
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// The answer of the VM's actor to its first command; `None` when it was just ending.
+    pub(super) async fn begin_once(
+        &self,
+        vm: VmId,
+        request: &VmCreateRequest,
+        state: RecordedState,
+        action: Action,
+    ) -> Result<Option<Result<VmReport, Problem>>, Problem> {
         if request.definition.vm.id() != vm {
             let text = "the definition is of another VM".to_owned();
             return Err(Fault::Invalid(text).into());
         }
         request.definition.vm.spec.validate().map_err(|e| Fault::Invalid(e.to_string()))?;
-        loop {
-            let handle = self.handle_or_new(vm, &request, state.clone())?;
-            let action = match state {
-                RecordedState::Creating { .. } => Action::Create,
-                _ => Action::Register,
-            };
-            // No answer: the actor was just ending. The next round makes a new one.
-            if let Some(answer) = send(&handle, request.command, action).await {
-                return answer;
-            }
-            tokio::task::yield_now().await;
-        }
+        let handle = self.handle_or_new(vm, request, state)?;
+        Ok(send(&handle, request.command, action).await)
     }
 
     fn handle_or_new(
@@ -217,15 +240,19 @@ impl Vms {
             definition,
             epoch: request.command.epoch,
             uid,
-            state,
             since: Timestamp::now(),
             restarts: Vec::new(),
             customization: None,
+            seal: None,
             journal: Journal::default(),
             running: None,
             plugs: Some(assign(&[], &request.definition)),
             unsettled: false,
+            flattening: None,
             layering: Layering::default(),
+            forking: Vec::new(),
+            identity_due: state == RecordedState::Forking,
+            state,
         };
         let (handle, actor) = self.actor(record);
         handles.insert(vm, handle.clone());
@@ -257,7 +284,9 @@ impl Vms {
         layers::settle(&mut record.definition.vm, &known, running.as_ref());
         let (to_self, inbox) = mpsc::channel(INBOX);
         let power = match record.state {
-            RecordedState::Creating { .. } | RecordedState::Registering => PowerState::Creating,
+            RecordedState::Creating { .. }
+            | RecordedState::Registering
+            | RecordedState::Forking => PowerState::Creating,
             _ => PowerState::Unknown,
         };
         let first = VmReport { power, ..report::report(&host, &record, false) };
@@ -282,6 +311,7 @@ impl Vms {
             merger: Merger::default(),
             restart_at: None,
             retry_at: None,
+            flattening: None,
             inbox,
             to_self: to_self.downgrade(),
             report,

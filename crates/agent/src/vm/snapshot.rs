@@ -20,6 +20,7 @@ mod describe;
 mod files;
 mod freeze;
 mod merge;
+mod nameless;
 mod recover;
 mod revert;
 mod take;
@@ -30,7 +31,7 @@ use hostler_types::{
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-pub(super) use files::{acting, measured};
+pub(super) use files::measured;
 pub(super) use merge::Merger;
 
 use super::hardware::Running;

@@ -76,7 +76,7 @@ async fn an_image_stays_while_a_disk_needs_it() {
     let definition = world.vm(DiskSource::Image(image));
     world.create(&definition).await.unwrap();
     let refusal = remove(&world, image).await.unwrap_err();
-    assert!(refusal.code == "wrong_state" && refusal.detail.contains("web01"), "{refusal}");
+    assert!(refusal.code == "in_use" && refusal.detail.contains("web01"), "{refusal}");
     // In no inventory, but still on the datastore.
     world.remove(definition.vm.id(), true, false).await.unwrap();
     assert!(remove(&world, image).await.is_err());

@@ -2,14 +2,18 @@
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 mod changes;
+mod clones;
 mod datastores;
 #[path = "../../../host/tests/it/enter.rs"]
 mod enter;
+mod files;
+mod fork;
 mod images;
 mod joining;
 mod peers;
 mod restarts;
 mod snapshot_model;
 mod snapshots;
+mod templates;
 mod vms;
 mod world;

@@ -113,6 +113,7 @@ impl<'a> Case<'a> {
             }
             Act::Clone(index) => {
                 let Some(id) = self.pick(&index) else { return };
+                self.report = self.world.freeze(self.vm, Some(id)).await.unwrap().report;
                 let file = self.report.snapshots.get(id).unwrap().disks[1].layers[0].clone();
                 let mut definition = self.world.vm(DiskSource::Linked(file));
                 definition.vm.spec.customization = None;

@@ -16,7 +16,7 @@ use hostler_endpoint::{ByteStream, CallOptions, Client, ClientError, NoParams, P
 use hostler_pki::{Ca, CredentialFile, Identity, KeyRequest, tls};
 use hostler_types::{
     ByteSize, DatastoreId, DiskBus, DiskSource, DiskSpec, Epoch, HostId, ImageId, NetworkSpec,
-    OperationId, PowerState, Vm, VmId, VmSpec, VmStatus,
+    OperationId, PowerState, SnapshotId, Vm, VmId, VmSpec, VmStatus,
 };
 use jiff::Timestamp;
 use tempfile::TempDir;
@@ -79,6 +79,7 @@ impl World {
             state_dir: self.folder.path().to_owned(),
             runtime_dir: self.folder.path().join("run"),
             listen: "127.0.0.1:0".parse().unwrap(),
+            appliance: appliance(),
         }
     }
 
@@ -240,6 +241,7 @@ impl World {
             guest: None,
             snapshots: hostler_types::SnapshotTree::default(),
             snapshot_warnings: Vec::new(),
+            seal: None,
             placement: Vec::new(),
         };
         let name = "web01".parse().unwrap();
@@ -278,6 +280,17 @@ impl World {
         let path = VmPath { vm };
         let answer = self.client.call_with::<api::VmStop>(&path, &NoParams {}, request, long());
         answer.await.map_err(problem)
+    }
+
+    /// Lends its disks, or those of a snapshot, to others.
+    pub(crate) async fn freeze(
+        &self,
+        vm: VmId,
+        snapshot: Option<SnapshotId>,
+    ) -> Result<api::VmFrozen, Problem> {
+        let (request, path) =
+            (api::VmFreezeRequest { command: command(1), snapshot }, VmPath { vm });
+        self.client.call::<api::VmFreeze>(&path, &NoParams {}, request).await.map_err(problem)
     }
 
     pub(crate) async fn remove(&self, vm: VmId, keep: bool, force: bool) -> Result<(), Problem> {
@@ -365,6 +378,7 @@ fn an_agent_process() {
         runtime_dir: folder.join("run"),
         state_dir: folder,
         listen: "127.0.0.1:0".parse().unwrap(),
+        appliance: appliance(),
     };
     hostler_agent::run_until_signalled(config).unwrap();
 }
@@ -417,8 +431,25 @@ pub(crate) fn nat(subnet: &str) -> NetworkSpec {
 }
 
 fn tiny_image() -> PathBuf {
+    built("tiny")
+}
+
+/// The machine that seals disks; only built by who calls [`build_appliance`].
+fn appliance() -> PathBuf {
+    let from = |variable: &str| std::env::var_os(variable).map(PathBuf::from);
+    let cache = from("HOSTLER_CACHE")
+        .or_else(|| from("XDG_CACHE_HOME").map(|cache| cache.join("hostler")))
+        .or_else(|| from("HOME").map(|home| home.join(".cache/hostler")));
+    cache.expect("somebody runs the tests").join("images/appliance")
+}
+
+pub(crate) fn build_appliance() {
+    assert_eq!(built("appliance"), appliance());
+}
+
+fn built(kind: &str) -> PathBuf {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/build-image");
-    let output = Command::new(script).arg("tiny").stderr(Stdio::inherit()).output().unwrap();
-    assert!(output.status.success(), "scripts/build-image tiny failed");
+    let output = std::process::Command::new(script).arg(kind).output().unwrap();
+    assert!(output.status.success(), "scripts/build-image {kind} failed");
     PathBuf::from(String::from_utf8_lossy(&output.stdout).trim())
 }

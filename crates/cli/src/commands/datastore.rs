@@ -1,5 +1,7 @@
 //! `hostler datastore`.
 
+mod check;
+
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
@@ -49,6 +51,8 @@ enum DatastoreCommand {
 
     Set(Set),
 
+    Check(check::Check),
+
     /// Forget a datastore that holds nothing of the inventory; its directory can be used again
     #[command(
         visible_alias = "rm",
@@ -69,6 +73,12 @@ struct Which {
     /// Name or id of the datastore
     #[arg(value_name = "DATASTORE")]
     datastore: Ref,
+}
+
+impl Which {
+    fn path(&self) -> DatastorePath {
+        DatastorePath { datastore: self.datastore.clone() }
+    }
 }
 
 /// Make a datastore of a host's directory
@@ -250,6 +260,7 @@ impl DatastoreArgs {
             }
             DatastoreCommand::Create(create) => create.run(session).await?,
             DatastoreCommand::Set(set) => set.run(session).await?,
+            DatastoreCommand::Check(check) => return check.run(session).await,
             DatastoreCommand::Delete(delete) => {
                 let name = delete.which.datastore.to_string();
                 confirm(
@@ -270,6 +281,15 @@ impl List {
         let query = DatastoreListQuery { host: self.host, ..DatastoreListQuery::default() };
         let page = session.call::<datastore::List>(&NoParams {}, &query, ());
         let (page, names) = futures::try_join!(page, Names::hosts(session))?;
+        if session.output.is_table() {
+            for datastore in &page.items {
+                let warnings = datastore.status.usage.iter().flat_map(|usage| &usage.warnings);
+                for warning in warnings {
+                    let name = &datastore.metadata.name;
+                    session.output.remark(&format!("warning: datastore {name} {warning}"));
+                }
+            }
+        }
         session.output.list(
             &page.items,
             &Listing {
@@ -336,7 +356,7 @@ fn used(datastore: &Datastore) -> Cell {
 
 /// The sizes of all disks together, and their part of the capacity.
 fn provisioned(datastore: &Datastore) -> Cell {
-    let Some(usage) = datastore.status.usage else { return Cell::maybe(None::<String>) };
+    let Some(usage) = &datastore.status.usage else { return Cell::maybe(None::<String>) };
     let capacity = u128::from(datastore.status.capacity.0.max(1));
     let percent = u128::from(usage.provisioned.0) * 100 / capacity;
     Cell::number(format!("{} ({percent}%)", usage.provisioned))
@@ -364,6 +384,7 @@ fn print(session: &Session, datastore: &Datastore, names: &Names) -> Result<(), 
             ("Used", vec![used(datastore)]),
             ("Provisioned", vec![provisioned(datastore)]),
             ("Holds", status.usage.iter().map(holds).collect()),
+            ("Warnings", warnings(datastore)),
             ("Limits", one(limits(datastore.spec.limits))),
             ("Created", one(time::show(datastore.metadata.created_at))),
         ];
@@ -383,6 +404,12 @@ fn on_host(datastore: &Datastore, host: HostId, names: &Names) -> Cell {
         }
         _ => Cell::new(name),
     }
+}
+
+/// What to worry about.
+fn warnings(datastore: &Datastore) -> Vec<Cell> {
+    let warnings = datastore.status.usage.iter().flat_map(|usage| &usage.warnings);
+    warnings.map(|warning| Cell::new(warning).tone(Tone::Busy)).collect()
 }
 
 fn holds(usage: &DatastoreUsage) -> Cell {

@@ -157,6 +157,7 @@ fn print(session: &Session, image: &Image, names: &Names) -> Result<(), CliError
         let source = match &image.spec.source {
             ImageSource::Url(url) => url.clone(),
             ImageSource::Upload(size) => format!("an upload of {size}"),
+            ImageSource::Found => "found on its datastore".to_owned(),
         };
         let status = &image.status;
         let labels = image.metadata.labels.iter();

@@ -2,6 +2,7 @@
 
 mod agent;
 mod apply;
+mod approval_rule;
 mod completion;
 mod context;
 mod customization;
@@ -15,10 +16,13 @@ mod manual;
 mod naming_rule;
 mod network;
 mod recycle_bin;
+mod request;
 mod server;
 mod snapshot_policy;
 mod task;
+mod template;
 mod token;
+mod upload;
 mod user;
 mod version;
 mod vm;
@@ -75,6 +79,7 @@ pub(crate) struct Cli {
 enum Command {
     Vm(vm::VmArgs),
     Image(image::ImageArgs),
+    Template(template::TemplateArgs),
     Apply(apply::Apply),
     Network(network::NetworkArgs),
     #[command(visible_alias = "spec", alias = "customization-spec")]
@@ -83,6 +88,8 @@ enum Command {
     RecycleBin(recycle_bin::RecycleBinArgs),
     NamingRule(naming_rule::NamingRuleArgs),
     SnapshotPolicy(snapshot_policy::SnapshotPolicyArgs),
+    Request(Box<request::RequestArgs>),
+    ApprovalRule(approval_rule::ApprovalRuleArgs),
     Host(host::HostArgs),
     Task(task::TaskArgs),
     Event(event::EventArgs),
@@ -130,6 +137,7 @@ async fn run_client(command: Command, globals: &GlobalOptions) -> Result<ExitCod
     match command {
         Command::Vm(command) => command.run(&open()?).await,
         Command::Image(command) => command.run(&open()?).await,
+        Command::Template(command) => command.run(&open()?).await,
         Command::Apply(command) => command.run(&open()?).await,
         Command::Network(command) => command.run(&open()?).await,
         Command::Customization(command) => command.run(&open()?).await,
@@ -137,6 +145,8 @@ async fn run_client(command: Command, globals: &GlobalOptions) -> Result<ExitCod
         Command::RecycleBin(command) => command.run(&open()?).await,
         Command::NamingRule(command) => command.run(&open()?).await,
         Command::SnapshotPolicy(command) => command.run(&open()?).await,
+        Command::Request(command) => command.run(&open()?).await,
+        Command::ApprovalRule(command) => command.run(&open()?).await,
         Command::Host(command) => command.run(&open()?).await,
         Command::Task(command) => command.run(&open()?).await,
         Command::Event(command) => command.run(&open()?).await,

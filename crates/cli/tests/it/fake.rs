@@ -519,7 +519,7 @@ fn images(routes: Routes<Shared>) -> Routes<Shared> {
             image.spec.source = call.body.source.clone();
             image.spec.sha256 = call.body.sha256;
             let task = match call.body.source {
-                ImageSource::Upload(_) => {
+                ImageSource::Upload(_) | ImageSource::Found => {
                     image.status.state = ImageState::Uploading;
                     None
                 }

@@ -127,11 +127,6 @@ fn create_asks_for_what_the_flags_say() {
         serde_json::from_str(asked.strip_prefix("vm_create ").unwrap()).unwrap();
     expect![[r##"
         {
-          "boot_order": [
-            "disk",
-            "cdrom",
-            "network"
-          ],
           "cpus": 4,
           "customization": {
             "hostname": "www",

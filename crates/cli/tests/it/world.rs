@@ -118,6 +118,7 @@ pub(crate) fn vm(name: &str, n: u8) -> Vm {
         recycled: None,
         lease: None,
         snapshot_limits: hostler_types::SnapshotLimits::default(),
+        template: None,
     };
     let status = VmStatus {
         hardware: None,
@@ -138,6 +139,7 @@ pub(crate) fn vm(name: &str, n: u8) -> Vm {
         guest: None,
         snapshots: hostler_types::SnapshotTree::default(),
         snapshot_warnings: Vec::new(),
+        seal: None,
         placement: vec!["host01 has 62GiB of memory free".to_owned()],
     };
     object(name, n, spec, status)

@@ -12,8 +12,9 @@ use hostler_agent_api::{
     AgentEvent, ConsoleKind, DatastoreCheck, DatastorePath, DatastoreReport, FactsAnswer,
     ImageContentAnswer, ImageContentQuery, ImageImportRequest, ImageImported, ImagePath,
     ImageRemoveRequest, NetworkPath, OperationPath, VmCommand, VmConsoleQuery, VmCreateRequest,
-    VmLogQuery, VmPath, VmRemoveRequest, VmReport, VmRevertRequest, VmSnapshotDeleteRequest,
-    VmSnapshotRequest, VmSnapshotUpdateRequest, VmStopRequest,
+    VmFlattenRequest, VmForkAnswer, VmForkRequest, VmFreezeRequest, VmFrozen, VmLogQuery, VmPath,
+    VmRemoveRequest, VmReport, VmRevertRequest, VmSnapshotDeleteRequest, VmSnapshotRequest,
+    VmSnapshotUpdateRequest, VmStopRequest,
 };
 use hostler_endpoint::{
     Answer, Body, ByteStream, CallOptions, Client, ClientError, Endpoint, EventStream, NoParams,
@@ -177,8 +178,37 @@ impl AgentLink for Remote {
     async fn vm_revert(&self, vm: VmId, request: VmRevertRequest) -> Result<VmReport, AgentError> {
         self.vm::<contract::VmRevert>(vm, request).await
     }
+    async fn vm_freeze(&self, vm: VmId, request: VmFreezeRequest) -> Result<VmFrozen, AgentError> {
+        self.vm::<contract::VmFreeze>(vm, request).await
+    }
+    async fn vm_flatten(
+        &self,
+        vm: VmId,
+        request: VmFlattenRequest,
+    ) -> Result<VmReport, AgentError> {
+        self.vm::<contract::VmFlatten>(vm, request).await
+    }
+    async fn vm_fork(&self, vm: VmId, request: VmForkRequest) -> Result<VmForkAnswer, AgentError> {
+        self.vm::<contract::VmFork>(vm, request).await
+    }
+    async fn vm_seal(&self, vm: VmId, command: VmCommand) -> Result<VmReport, AgentError> {
+        self.vm::<contract::VmSeal>(vm, command).await
+    }
     async fn vm_exec(&self, vm: VmId, request: ExecRequest) -> Result<ExecAnswer, AgentError> {
         self.vm::<contract::VmExec>(vm, request).await
+    }
+    async fn vm_export(
+        &self,
+        vm: VmId,
+        request: contract::VmExportRequest,
+    ) -> Result<hostler_types::ExportManifest, AgentError> {
+        self.vm::<contract::VmExport>(vm, request).await
+    }
+    async fn vm_export_content(&self, vm: VmId) -> Result<ByteStream, AgentError> {
+        self.vm::<contract::VmExportContent>(vm, ()).await
+    }
+    async fn vm_export_remove(&self, vm: VmId) -> Result<(), AgentError> {
+        self.vm::<contract::VmExportRemove>(vm, ()).await
     }
     async fn vm_screenshot(&self, vm: VmId) -> Result<ByteStream, AgentError> {
         self.vm::<contract::VmScreenshot>(vm, ()).await
@@ -249,6 +279,29 @@ impl AgentLink for Remote {
     async fn datastore_unregistered(&self, datastore: DatastoreId) -> Result<Vec<Vm>, AgentError> {
         let path = DatastorePath { datastore };
         self.call::<contract::DatastoreUnregistered>(&path, &NoParams {}, ()).await
+    }
+    async fn datastore_users(
+        &self,
+        datastore: DatastoreId,
+        owner: contract::FileOwner,
+    ) -> Result<Vec<contract::FileUser>, AgentError> {
+        let path = DatastorePath { datastore };
+        self.call::<contract::DatastoreUsers>(&path, &NoParams {}, owner).await
+    }
+    async fn datastore_files(
+        &self,
+        datastore: DatastoreId,
+    ) -> Result<contract::FoundFiles, AgentError> {
+        let path = DatastorePath { datastore };
+        self.call::<contract::DatastoreFiles>(&path, &NoParams {}, ()).await
+    }
+    async fn datastore_remove_files(
+        &self,
+        datastore: DatastoreId,
+        request: contract::RemoveFilesRequest,
+    ) -> Result<Vec<contract::RemovedFile>, AgentError> {
+        let path = DatastorePath { datastore };
+        self.call::<contract::DatastoreRemoveFiles>(&path, &NoParams {}, request).await
     }
     async fn network_ensure(
         &self,

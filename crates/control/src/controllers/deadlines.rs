@@ -29,7 +29,7 @@ const STOP_SECONDS: u32 = 120;
 /// No sleep is longer: the machine's clock may have been set.
 const LONGEST: Duration = Duration::from_secs(3600);
 
-pub(super) async fn run(core: Arc<Core>, engine: Engine<Core>, settings: Settings) {
+pub(super) async fn run(core: Arc<Core>, engine: Engine<Core>) {
     let mut revisions = core.inventory.revisions();
     let mut tried = Tried::default();
     loop {
@@ -40,7 +40,7 @@ pub(super) async fn run(core: Arc<Core>, engine: Engine<Core>, settings: Setting
             if tried.is_recent(vm) || snapshot.task_on(vm.id().untyped()).is_some() {
                 continue;
             }
-            match due(&snapshot, vm, &settings, now) {
+            match due(&snapshot, vm, &core.settings, now) {
                 Due::Note(batch) => {
                     // What has come between is seen at once: the revision has changed.
                     if let Err(error) = core.commit(batch).await {

@@ -1,11 +1,11 @@
-//! Removes what is over: old finished tasks, tokens and join tokens that have expired.
+//! Removes what is over: old finished tasks and requests, tokens and join tokens that have expired.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use hostler_store::{Batch, Write};
 use hostler_tasks::Engine;
-use hostler_types::{JoinTokenKind, TokenKind};
+use hostler_types::{JoinTokenKind, RequestKind, TokenKind};
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 
@@ -19,6 +19,8 @@ const TASK_LIFE: SignedDuration = SignedDuration::from_hours(24 * 30);
 const TASKS_KEPT: usize = 1000;
 /// What has expired stays visible for a while, so that people can see why something was refused.
 const GRACE: SignedDuration = SignedDuration::from_hours(24 * 7);
+/// Requests that have ended stay for so long.
+const REQUEST_LIFE: SignedDuration = SignedDuration::from_hours(24 * 180);
 /// Objects deleted in one transaction.
 const CHUNK: usize = 100;
 
@@ -34,17 +36,20 @@ pub(super) async fn run(core: Arc<Core>, engine: Engine<Core>) {
             Ok(count) => tracing::info!(count, "old tasks were deleted"),
             Err(error) => tracing::warn!(%error, "old tasks could not be deleted"),
         }
-        for chunk in expired(&core, now - GRACE).chunks(CHUNK) {
-            let batch = Batch::new("system", "expired tokens are deleted", now);
+        for chunk in expired(&core, now).chunks(CHUNK) {
+            let batch = Batch::new("system", "what is over is deleted", now);
             if let Err(error) = core.commit(batch.with_all(chunk.iter().cloned())).await {
-                tracing::warn!(%error, "expired tokens could not be deleted");
+                tracing::warn!(%error, "what is over could not be deleted");
             }
         }
     }
 }
 
-fn expired(core: &Core, before: Timestamp) -> Vec<Write> {
-    let snapshot = core.snapshot();
+fn expired(core: &Core, now: Timestamp) -> Vec<Write> {
+    let (snapshot, before) = (core.snapshot(), now - GRACE);
+    let requests = snapshot.all::<RequestKind>().iter().filter(|request| {
+        !request.status.state.is_open() && request.status.since < now - REQUEST_LIFE
+    });
     let tokens = snapshot.all::<TokenKind>().iter();
     let tokens = tokens.filter(|token| token.spec.expires_at.is_some_and(|at| at < before));
     let join_tokens = snapshot.all::<JoinTokenKind>().iter();
@@ -52,5 +57,6 @@ fn expired(core: &Core, before: Timestamp) -> Vec<Write> {
     tokens
         .map(|token| Write::delete(token))
         .chain(join_tokens.map(|token| Write::delete(token)))
+        .chain(requests.map(|request| Write::delete(request)))
         .collect()
 }

@@ -1,8 +1,9 @@
 //! Where each kind lies in a snapshot.
 
 use hostler_types::{
-    CustomizationSpecKind, DatastoreKind, HostKind, ImageKind, JoinTokenKind, NamingRuleKind,
-    NetworkKind, SnapshotPolicyKind, TaskKind, TokenKind, UserKind, VmKind,
+    ApprovalRuleKind, CustomizationSpecKind, DatastoreKind, HostKind, ImageKind, JoinTokenKind,
+    NamingRuleKind, NetworkKind, RequestKind, SnapshotPolicyKind, TaskKind, TemplateKind,
+    TokenKind, UserKind, VmKind,
 };
 
 use super::{Collection, Held, Snapshot};
@@ -97,6 +98,15 @@ impl Held for CustomizationSpecKind {
     }
 }
 
+impl Held for TemplateKind {
+    fn of(snapshot: &Snapshot) -> &Collection<Self> {
+        &snapshot.templates
+    }
+    fn of_mut(snapshot: &mut Snapshot) -> &mut Collection<Self> {
+        &mut snapshot.templates
+    }
+}
+
 impl Held for NamingRuleKind {
     fn of(snapshot: &Snapshot) -> &Collection<Self> {
         &snapshot.naming_rules
@@ -112,5 +122,23 @@ impl Held for SnapshotPolicyKind {
     }
     fn of_mut(snapshot: &mut Snapshot) -> &mut Collection<Self> {
         &mut snapshot.snapshot_policies
+    }
+}
+
+impl Held for RequestKind {
+    fn of(snapshot: &Snapshot) -> &Collection<Self> {
+        &snapshot.requests
+    }
+    fn of_mut(snapshot: &mut Snapshot) -> &mut Collection<Self> {
+        &mut snapshot.requests
+    }
+}
+
+impl Held for ApprovalRuleKind {
+    fn of(snapshot: &Snapshot) -> &Collection<Self> {
+        &snapshot.approval_rules
+    }
+    fn of_mut(snapshot: &mut Snapshot) -> &mut Collection<Self> {
+        &mut snapshot.approval_rules
     }
 }

@@ -19,9 +19,13 @@ use crate::error::ServiceError;
 use crate::inventory::Snapshot;
 use crate::world::{Core, World};
 
+mod check;
+mod judge;
 mod update;
 mod usage;
 
+pub(crate) use check::removable;
+pub use check::{adopt, check as check_files, remove_orphans};
 pub use update::{DatastoreUpdate, update};
 use usage::with_usage;
 pub(crate) use usage::{Usages, candidate, require_room};

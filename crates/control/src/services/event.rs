@@ -131,7 +131,10 @@ pub(super) fn may_see(actor: &Actor, kind: KindName) -> bool {
         | KindName::Network
         | KindName::CustomizationSpec
         | KindName::NamingRule
+        | KindName::Request
+        | KindName::ApprovalRule
         | KindName::SnapshotPolicy
+        | KindName::Template
         | KindName::Task => true,
     }
 }

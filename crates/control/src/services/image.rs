@@ -242,6 +242,11 @@ fn validate(request: &ImageCreate) -> Result<(), ServiceError> {
             Err(ServiceError::invalid("source.upload", reason))
         }
         ImageSource::Upload(_) => Ok(()),
+        ImageSource::Found => {
+            let reason = "an image that lies on a datastore is adopted, not imported";
+            Err(ServiceError::invalid("source", reason)
+                .hint("see `hostler datastore check --help`"))
+        }
     }
 }
 
@@ -274,7 +279,7 @@ fn plan(snapshot: &Snapshot, request: &ImageCreate) -> Result<(Image, Vec<String
     let (datastore, why) = choose_datastore(snapshot, request.datastore.as_ref())?;
     let source = request.source.clone();
     let state = match source {
-        ImageSource::Url(_) => ImageState::Importing,
+        ImageSource::Url(_) | ImageSource::Found => ImageState::Importing,
         ImageSource::Upload(_) => ImageState::Uploading,
     };
     let spec = ImageSpec { datastore: datastore.id(), source, sha256: request.sha256.clone() };

@@ -15,29 +15,40 @@ use crate::error::ServiceError;
 use crate::inventory::Snapshot;
 use crate::inventory::images;
 use crate::redact::Shown;
-use crate::tasks::{vm_reset, vm_start, vm_stop, vm_suspend};
+use crate::tasks::{vm_reset, vm_seal, vm_start, vm_stop, vm_suspend};
 use crate::world::World;
 
+mod clone;
 mod create;
 mod customize;
 mod delete;
 pub mod disk;
+mod export;
 mod files;
+mod flatten;
+mod fork;
 mod guest;
 mod lease;
 mod mac;
 pub mod snapshot;
+mod template;
 mod update;
 
+pub use clone::{Cloned, clone};
 pub use create::create;
+pub(super) use create::name_taken;
+pub(crate) use create::{planned, specified};
 pub use customize::{VmCustomize, customize};
 pub use delete::{VmDelete, delete, deletion_plan, purge, recycled, undelete};
-pub(crate) use delete::{require_deletable, told_names};
+pub(crate) use delete::{dependents, require_deletable, require_unused, told_names};
+pub use export::{export, exported, remove_export};
 pub(crate) use files::expect;
 pub use files::{VmRegister, register, unregister, unregistered};
+pub use flatten::{VmFlatten, flatten};
 pub use guest::{exec, log, screenshot};
 pub use lease::{Renewal, renew};
 pub(crate) use mac::MacReservations;
+pub(super) use template::copied;
 pub use update::{plan, rename, update};
 
 /// Which VMs a list is to hold; all that is given must fit.
@@ -67,7 +78,7 @@ pub fn list(
     let image = filter.image.as_ref().map(|r| snapshot.find::<ImageKind>(r)).transpose()?;
     let network = filter.network.as_ref().map(|r| snapshot.find::<NetworkKind>(r)).transpose()?;
     page::<VmKind>(&snapshot, request, |vm| {
-        !vm.is_recycled()
+        !(vm.is_recycled() || vm.is_template())
             && filter.power.is_none_or(|power| vm.status.power == power)
             && host.is_none_or(|host| vm.status.host == host)
             && datastore.is_none_or(|datastore| vm.status.datastore == datastore.id())
@@ -191,6 +202,30 @@ pub async fn suspend(
     .await
 }
 
+/// Takes out of a guest what must not be the same in two machines: one that runs through its agent,
+/// and it is off then; one that is off without starting it.
+///
+/// # Errors
+/// `forbidden`, `not_found`, `wrong_state`, `busy`.
+pub async fn seal(
+    world: &World,
+    actor: &Actor,
+    vm: &Ref,
+    options: &Options,
+) -> Result<Arc<Task>, ServiceError> {
+    authorize(actor, Role::Operator, "seal VMs")?;
+    power(world, actor, options, "seal", vm, &(), |vm| {
+        require_power(vm, "sealed", &[PowerState::Running, PowerState::Stopped])?;
+        if vm.spec.protected {
+            let message = format!("vm `{}` is protected, and would lose what it is", vm.name());
+            return Err(ServiceError::conflict("protected", message)
+                .hint(format!("first run `hostler vm set {} --no-protect`", vm.name())));
+        }
+        Ok(vm_seal::order(vm))
+    })
+    .await
+}
+
 /// Orders a change of one VM's power state.
 async fn power(
     world: &World,
@@ -211,19 +246,20 @@ async fn power(
     .await
 }
 
-/// Refuses what is in the recycle bin or is being worked on.
-fn require_idle(snapshot: &Snapshot, vm: &Vm) -> Result<(), ServiceError> {
+/// Refuses what is in the recycle bin, is a template, or is being worked on.
+pub(super) fn require_idle(snapshot: &Snapshot, vm: &Vm) -> Result<(), ServiceError> {
     delete::require_not_recycled(vm)?;
     require_free(snapshot, vm)
 }
 
 /// Refuses early, with names, what the lock would refuse.
-fn require_free(snapshot: &Snapshot, vm: &Vm) -> Result<(), ServiceError> {
+pub(super) fn require_free(snapshot: &Snapshot, vm: &Vm) -> Result<(), ServiceError> {
     let Some(task) = snapshot.task_on(vm.id().untyped()) else { return Ok(()) };
     let action = snapshot.get(task).map_or("a task", |task| task.spec.action.as_str());
+    let what = if vm.is_template() { "the template" } else { "vm" };
     Err(ServiceError::conflict(
         "busy",
-        format!("vm `{}` is being worked on: {action} (task {task})", vm.name()),
+        format!("{what} `{}` is being worked on: {action} (task {task})", vm.called()),
     )
     .hint(format!(
         "wait with `hostler task watch {task}`, or end it with `hostler task cancel {task}`"
@@ -231,12 +267,16 @@ fn require_free(snapshot: &Snapshot, vm: &Vm) -> Result<(), ServiceError> {
 }
 
 /// Refuses early what a host that does not answer could not carry out.
-fn require_host(snapshot: &Snapshot, vm: &Vm) -> Result<(), ServiceError> {
+pub(super) fn require_host(snapshot: &Snapshot, vm: &Vm) -> Result<(), ServiceError> {
     let host = snapshot.find::<HostKind>(&Ref::by_id(vm.status.host))?;
     super::host::require_connected(host)
 }
 
-fn require_power(vm: &Vm, past: &str, allowed: &[PowerState]) -> Result<(), ServiceError> {
+pub(super) fn require_power(
+    vm: &Vm,
+    past: &str,
+    allowed: &[PowerState],
+) -> Result<(), ServiceError> {
     let power = vm.status.power;
     if allowed.contains(&power) {
         return Ok(());

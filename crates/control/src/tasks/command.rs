@@ -4,12 +4,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt as _;
-use hostler_agent_api::{AgentEvent, NetworkDefinition, VmCommand, VmDefinition, VmReport};
+use hostler_agent_api::{
+    AgentEvent, FileOwner, NetworkDefinition, VmCommand, VmDefinition, VmReport, code,
+};
 use hostler_store::Write;
 use hostler_tasks::{StepContext, StepError};
-use hostler_types::{ImageKind, NetworkKind, OperationId, PowerState, Vm, VmId, VmKind};
+use hostler_types::{
+    DatastoreId, ImageKind, NetworkKind, OperationId, PowerState, Vm, VmId, VmKind,
+};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
 
 use crate::agents::{AgentError, AgentLink};
 use crate::customize;
@@ -57,7 +62,8 @@ pub(super) fn linked(
     step.world().link(host).map_err(from_service)
 }
 
-fn from_service(error: ServiceError) -> StepError {
+/// A service's refusal, for a step.
+pub(super) fn from_service(error: ServiceError) -> StepError {
     match error.code {
         "host_disconnected" | "host_unreachable" => StepError::retry(AGAIN, error.message),
         code => StepError::failed(code, error.message),
@@ -71,9 +77,14 @@ pub(super) fn command(step: &Step, vm: &Vm) -> VmCommand {
 
 /// The same until the agent has refused it; then another one.
 pub(super) fn operation(step: &Step) -> OperationId {
-    match step.world().attempts.count(step.operation_id()) {
-        0 => step.operation_id(),
-        refused => step.operation_id_for(&refused.to_string()),
+    operation_for(step, "")
+}
+
+/// As [`operation`], of a step that gives several commands: one for each `label`.
+pub(super) fn operation_for(step: &Step, label: &str) -> OperationId {
+    match step.world().attempts.count(step.operation_id_for(label)) {
+        0 => step.operation_id_for(label),
+        refused => step.operation_id_for(&format!("{label}{refused}")),
     }
 }
 
@@ -85,21 +96,34 @@ pub(super) async fn ask<T>(
     op: OperationId,
     call: impl Future<Output = Result<T, AgentError>>,
 ) -> Result<T, StepError> {
+    ask_for(step, "", step.cancelled(), link, op, call).await
+}
+
+/// As [`ask`], of a step that gives several commands, which stop when `stop` says so.
+pub(super) async fn ask_for<T>(
+    step: &Step,
+    label: &str,
+    stop: &CancellationToken,
+    link: &Arc<dyn AgentLink>,
+    op: OperationId,
+    call: impl Future<Output = Result<T, AgentError>>,
+) -> Result<T, StepError> {
+    let first = step.operation_id_for(label);
     let mut call = std::pin::pin!(tokio::time::timeout(PATIENCE, call));
     let answered = tokio::select! {
         answered = &mut call => answered,
-        () = step.cancelled().cancelled() => {
+        () = stop.cancelled() => {
             let _best_effort = tokio::time::timeout(AGAIN * 10, link.operation_cancel(op)).await;
             call.await
         }
     };
     match answered {
         Ok(Ok(answer)) => {
-            step.world().attempts.done(step.operation_id());
+            step.world().attempts.done(first);
             Ok(answer)
         }
         Ok(Err(AgentError::Refused(problem))) => {
-            step.world().attempts.refused(step.operation_id());
+            step.world().attempts.refused(first);
             let error = ServiceError::from(problem);
             let hint = error.hint.map(|hint| format!("; {hint}")).unwrap_or_default();
             let message = named(&step.world().snapshot(), &format!("{}{hint}", error.message));
@@ -110,6 +134,42 @@ pub(super) async fn ask<T>(
         }
         Err(_) => Err(StepError::retry(AGAIN, "the host takes very long to answer")),
     }
+}
+
+/// Refuses when anything lies on the files of an object, as the files say: for the last look before
+/// there is no way back, at which the host would refuse. A host that cannot tell says so then.
+pub(super) async fn require_unneeded(
+    step: &Step,
+    host: hostler_types::HostId,
+    datastore: DatastoreId,
+    owner: FileOwner,
+) -> Result<(), StepError> {
+    let link = linked(step, host)?;
+    let asked = tokio::time::timeout(AGAIN * 60, link.datastore_users(datastore, owner)).await;
+    let users = match asked {
+        Ok(Ok(users)) => users,
+        Ok(Err(AgentError::Refused(problem))) => {
+            // Without a record of it the host has nothing to remove either.
+            let away = problem.code == code::DATASTORE_MISSING
+                && matches!(owner, FileOwner::Vm(vm) if step.world().reports.last(vm).is_some());
+            if !away {
+                return Ok(());
+            }
+            let error = ServiceError::from(problem);
+            let message = named(&step.world().snapshot(), &error.message);
+            return Err(StepError::failed(error.code, message));
+        }
+        Ok(Err(error @ AgentError::Unreachable { .. })) => {
+            return Err(StepError::retry(AGAIN, error.to_string()));
+        }
+        Err(_) => return Err(StepError::retry(AGAIN, "the host takes very long to answer")),
+    };
+    if users.is_empty() {
+        return Ok(());
+    }
+    let texts: Vec<_> = users.into_iter().map(|user| user.text).collect();
+    let message = named(&step.world().snapshot(), &texts.join("; "));
+    Err(StepError::failed("in_use", message))
 }
 
 /// All that the agent needs to know of a VM.
@@ -147,6 +207,26 @@ pub(super) fn told(step: &Step, mut vm: Vm, report: &VmReport) -> Write {
     Write::update(&vm)
 }
 
+/// How an undo ends that has told the host again what a VM was before. A host whose datastore is away
+/// refuses that; but unless the step `forward` has come to its end, it has refused the change as well,
+/// and only the record is to be put back.
+pub(super) fn told_back(
+    step: &Step,
+    before: &Vm,
+    forward: &str,
+    told: hostler_tasks::StepResult,
+) -> hostler_tasks::StepResult {
+    match told {
+        Err(StepError::Failed { code, .. })
+            if code == code::DATASTORE_MISSING
+                && step.result_if_done::<serde_json::Value>(forward)?.is_none() =>
+        {
+            Ok(hostler_tasks::Outcome::none().with(Write::update(before)))
+        }
+        told => told,
+    }
+}
+
 /// After a command that did not work: the VM is what its host last said, or what it was before.
 pub(super) async fn settle(step: Step) -> hostler_tasks::StepResult {
     let settled = settled(&step).await?;
@@ -181,7 +261,7 @@ fn take_over(step: &Step, vm: &mut Vm, report: &VmReport) -> bool {
 }
 
 /// Asks the host about one of its VMs.
-async fn asked(step: &Step, vm: &Vm) -> Option<VmReport> {
+pub(super) async fn asked(step: &Step, vm: &Vm) -> Option<VmReport> {
     const LIMIT: Duration = Duration::from_secs(10);
     let link = link(step, vm).ok()?;
     let first = async { link.events().await.ok()?.next().await };

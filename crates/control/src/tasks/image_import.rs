@@ -46,6 +46,7 @@ async fn import(step: Step) -> StepResult {
         source: match &image.spec.source {
             ImageSource::Url(address) => ImageImportSource::Url(address.clone()),
             ImageSource::Upload(size) => ImageImportSource::Uploaded(*size),
+            ImageSource::Found => ImageImportSource::Found,
         },
         sha256: image.spec.sha256.clone(),
     };
@@ -57,7 +58,7 @@ async fn import(step: Step) -> StepResult {
     Ok(Outcome::none().with(Write::update(&ready(image, imported))))
 }
 
-fn ready(mut image: Image, imported: ImageImported) -> Image {
+pub(super) fn ready(mut image: Image, imported: ImageImported) -> Image {
     let status = &mut image.status;
     status.state = ImageState::Ready;
     status.message = None;
@@ -94,7 +95,7 @@ pub(super) async fn image_if_there(
     Ok(step.world().stored::<ImageKind>(image).await?)
 }
 
-fn host_of(step: &Step, datastore: DatastoreId) -> Result<HostId, StepError> {
+pub(super) fn host_of(step: &Step, datastore: DatastoreId) -> Result<HostId, StepError> {
     let snapshot = step.world().snapshot();
     let datastore = snapshot.get::<DatastoreKind>(datastore);
     let gone = || StepError::failed("not_found", "the image's datastore is gone");

@@ -12,7 +12,9 @@ use hostler_types::{StopMode, Vm, VmId, VmSpec};
 use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
 
-use super::command::{Step, ask, command, definition as define, link, told, vm, vm_if_there};
+use super::command::{
+    Step, ask, command, definition as define, link, told, told_back, vm, vm_if_there,
+};
 use super::vm_start;
 use crate::services::Order;
 use crate::world::Core;
@@ -57,7 +59,8 @@ async fn put_back(step: Step) -> StepResult {
     }
     let Some(mut vm) = vm_if_there(&step, input.vm).await? else { return Ok(Outcome::none()) };
     vm.spec = input.spec;
-    define_at_host(&step, vm).await
+    let told = define_at_host(&step, vm.clone()).await;
+    told_back(&step, &vm, "define", told)
 }
 
 async fn define_at_host(step: &Step, vm: Vm) -> StepResult {

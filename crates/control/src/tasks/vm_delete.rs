@@ -1,18 +1,19 @@
 //! `vm.delete`: Deletes a VM with its disks, for good.
 //!
 //! 1. `stop`: if it runs and may be stopped, a task `vm.stop` below this one.
-//! 2. `check`: looks once more that nobody needs its disks, now that the lock keeps new ones away.
+//! 2. `check`: looks once more that nobody needs its disks, now that the lock keeps new ones away: in
+//!    the inventory, and in the headers of the files on the datastore.
 //! 3. `remove`: the agent removes the files; the record goes with the step's end, and with it all
 //!    that refers to the VM: addresses, labels. There is no way back: a host that does not answer is
 //!    asked until it does. What is gone is told in the task's messages.
 
-use hostler_agent_api::VmRemoveRequest;
+use hostler_agent_api::{FileOwner, VmRemoveRequest};
 use hostler_store::Write;
 use hostler_tasks::{Definition, Outcome, Step as TaskStep, StepError, StepResult};
 use hostler_types::{KindName, Vm, VmId};
 use serde::{Deserialize, Serialize};
 
-use super::command::{Step, ask, command, link, vm_if_there};
+use super::command::{Step, ask, command, link, require_unneeded, vm_if_there};
 use super::vm_recycle::{Down, stop_first};
 use crate::services::Order;
 use crate::services::vm::require_deletable;
@@ -50,6 +51,8 @@ async fn check(step: Step) -> StepResult {
     let snapshot = world.inventory.at_least(world.store.revision().await?).await;
     require_deletable(&snapshot, &vm)
         .map_err(|error| StepError::failed(error.code, error.message))?;
+    let owner = FileOwner::Vm(vm.id());
+    require_unneeded(&step, vm.status.host, vm.status.datastore, owner).await?;
     Ok(Outcome::none())
 }
 
@@ -71,6 +74,9 @@ fn tell_what_went(step: &Step, vm: &Vm) {
         let told = vm.status.disks.iter().find(|told| told.name == disk.name);
         let freed = told.map(|told| format!(", {} freed", told.allocated)).unwrap_or_default();
         step.message(format!("removed disk {}: {}{freed}", disk.name, disk.size));
+    }
+    for snapshot in &vm.status.snapshots.snapshots {
+        step.message(format!("removed snapshot {}", snapshot.name));
     }
     for nic in &vm.spec.nics {
         let told = vm.status.nics.iter().find(|told| told.name == nic.name);

@@ -15,8 +15,11 @@ use hostler_tasks::{Definition, Outcome, Step as TaskStep, StepError, StepResult
 use hostler_types::{ExecRequest, Name, Vm, VmId, VmSpec};
 use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
-use super::command::{Step, ask, command, definition as define, link, told, vm, vm_if_there};
+use super::command::{
+    Step, ask, command, definition as define, link, told, told_back, vm, vm_if_there,
+};
 use super::naming::named_change;
 use crate::services::Order;
 use crate::world::Core;
@@ -77,7 +80,8 @@ async fn put_back(step: Step) -> StepResult {
     let input: Input = step.input()?;
     let Some(mut vm) = vm_if_there(&step, input.vm).await? else { return Ok(Outcome::none()) };
     vm.spec = input.spec;
-    define_at_host(&step, vm, None).await
+    let told = define_at_host(&step, vm.clone(), None).await;
+    told_back(&step, &vm, "define", told)
 }
 
 async fn define_at_host(step: &Step, vm: Vm, subject: Option<&str>) -> StepResult {
@@ -94,7 +98,7 @@ async fn define_at_host(step: &Step, vm: Vm, subject: Option<&str>) -> StepResul
         let why = missed.reason.unwrap_or_else(|| "the guest did not join in".to_owned());
         return Err(StepError::failed("guest_refused", format!("{}: {why}", missed.subject)));
     }
-    Ok(Outcome::none().with(told(step, vm, &report)))
+    Ok(Outcome::of(&json!({ "defined": true })).with(told(step, vm, &report)))
 }
 
 async fn discard(step: Step) -> StepResult {

@@ -12,7 +12,9 @@ use hostler_types::{Recycled, StopMode, Vm, VmId};
 use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
 
-use super::command::{Step, ask, command, definition as define, link, told, vm, vm_if_there};
+use super::command::{
+    Step, ask, command, definition as define, link, told, told_back, vm, vm_if_there,
+};
 use super::vm_stop;
 use crate::services::Order;
 use crate::world::Core;
@@ -101,7 +103,8 @@ async fn recycle(step: Step) -> StepResult {
 async fn put_back(step: Step) -> StepResult {
     let input: Input = step.input()?;
     let Some(vm) = vm_if_there(&step, input.vm).await? else { return Ok(Outcome::none()) };
-    match tell_host(&step, vm).await {
+    let told = tell_host(&step, vm.clone()).await;
+    match told_back(&step, &vm, "recycle", told) {
         // It has never been there: there is nothing to put back.
         Err(StepError::Failed { code, .. }) if code == "not_found" => Ok(Outcome::none()),
         told => told,

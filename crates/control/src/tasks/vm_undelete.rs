@@ -9,7 +9,7 @@ use hostler_types::{Lease, Name, Recycled, Vm, VmId};
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use super::command::{Step, vm, vm_if_there};
+use super::command::{Step, told_back, vm, vm_if_there};
 use super::vm_recycle::tell_host;
 use crate::services::Order;
 use crate::world::Core;
@@ -54,5 +54,6 @@ async fn put_back(step: Step) -> StepResult {
         vm.metadata.name = Recycled::bin_name(&recycled.name, vm.id());
         vm.spec.recycled = Some(recycled);
     }
-    tell_host(&step, vm).await
+    let told = tell_host(&step, vm.clone()).await;
+    told_back(&step, &vm, "restore", told)
 }

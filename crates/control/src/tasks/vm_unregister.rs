@@ -5,12 +5,12 @@
 
 use hostler_agent_api::{VmCreateRequest, VmRemoveRequest};
 use hostler_store::Write;
-use hostler_tasks::{Definition, Outcome, Step as TaskStep, StepResult};
+use hostler_tasks::{Definition, Outcome, Step as TaskStep, StepError, StepResult};
 use hostler_types::{KindName, Vm, VmId};
 use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
 
-use super::command::{Step, ask, command, definition as define, link, told, vm_if_there};
+use super::command::{Step, ask, asked, command, definition as define, link, told, vm_if_there};
 use crate::services::Order;
 use crate::world::Core;
 
@@ -46,6 +46,12 @@ async fn register(step: Step) -> StepResult {
     let Some(vm) = vm_if_there(&step, input.vm).await? else { return Ok(Outcome::none()) };
     let (link, command) = (link(&step, &vm)?, command(&step, &vm));
     let request = VmCreateRequest { command, definition: define(&step, &vm)? };
-    let report = ask(&step, &link, command.op, link.vm_register(vm.id(), request)).await?;
+    let registered = ask(&step, &link, command.op, link.vm_register(vm.id(), request)).await;
+    let report = match registered {
+        Ok(report) => report,
+        // It has refused to forget the VM as well, so it has it.
+        Err(error @ StepError::Failed { .. }) => asked(&step, &vm).await.ok_or(error)?,
+        Err(error) => return Err(error),
+    };
     Ok(Outcome::none().with(told(&step, vm, &report)))
 }

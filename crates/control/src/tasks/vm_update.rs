@@ -10,7 +10,9 @@ use hostler_types::{Labels, Name, Vm, VmId, VmSpec};
 use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
 
-use super::command::{Step, ask, command, definition as define, link, told, vm, vm_if_there};
+use super::command::{
+    Step, ask, command, definition as define, link, told, told_back, vm, vm_if_there,
+};
 use super::naming::named_change;
 use crate::services::Order;
 use crate::world::Core;
@@ -53,7 +55,8 @@ async fn put_back(step: Step) -> StepResult {
     vm.metadata.name = input.name;
     vm.metadata.labels = input.labels;
     vm.spec = input.spec;
-    define_at_host(&step, vm).await
+    let told = define_at_host(&step, vm.clone()).await;
+    told_back(&step, &vm, "define", told)
 }
 
 /// What has become of it, in the guest's own words where there are some.

@@ -4,19 +4,21 @@ use std::sync::Arc;
 
 use futures::StreamExt as _;
 use hostler_agent_api::ConsoleKind;
+use hostler_control::services::approval_rule::ApprovalRuleCreate;
 use hostler_control::services::datastore::DatastoreUpdate;
+use hostler_control::services::request::RequestFilter;
 use hostler_control::services::token::TokenCreate;
 use hostler_control::services::user::{UserCreate, UserUpdate};
 use hostler_control::services::vm::{VmDelete, VmFilter, VmRegister, VmStop, snapshot};
 use hostler_control::services::{
-    Options, PageRequest, console, datastore, event, host, image, join_token, naming_rule, network,
-    snapshot_policy, task, token, user, vm, watch,
+    Options, PageRequest, approval_rule, console, datastore, event, host, image, join_token,
+    naming_rule, network, request, snapshot_policy, task, template, token, user, vm, watch,
 };
 use hostler_control::{Actor, ServiceError, World, authenticate};
 use hostler_sim::{Fleet, vm_request};
 use hostler_types::{
-    DatastoreLimits, ExecRequest, ImageCreate, ImageSource, Join, Labels, NetworkSpec, Ref, Role,
-    StopMode, StorageKind, VmUpdate,
+    ApprovalNeed, ApprovalRuleSpec, DatastoreLimits, ExecRequest, ImageCreate, ImageSource, Join,
+    Labels, NetworkSpec, Ref, Role, StopMode, StorageKind, VmUpdate,
 };
 use jiff::SignedDuration;
 
@@ -198,9 +200,11 @@ fn said<T>(answer: Result<T, ServiceError>) -> Said {
 async fn all_services(world: &Arc<World>, actor: &Actor) -> Vec<(&'static str, Role, Said)> {
     let mut all = vm_services(world, actor).await;
     all.extend(snapshot_services(world, actor).await);
+    all.extend(template_services(world, actor).await);
     all.extend(guest_services(world, actor).await);
     all.extend(image_services(world, actor).await);
     all.extend(host_services(world, actor).await);
+    all.extend(request_services(world, actor).await);
     all.extend(people_services(world, actor).await);
     all
 }
@@ -236,6 +240,7 @@ async fn vm_services(w: &World, a: &Actor) -> Vec<(&'static str, Role, Said)> {
         ("vm::start", Operator, said(vm::start(w, a, vm, o).await)),
         ("vm::stop", Operator, said(vm::stop(w, a, vm, stop, o).await)),
         ("vm::reset", Operator, said(vm::reset(w, a, vm, o).await)),
+        ("vm::seal", Operator, said(vm::seal(w, a, vm, o).await)),
         ("vm::suspend", Operator, said(vm::suspend(w, a, vm, o).await)),
         ("vm::resume", Operator, said(vm::resume(w, a, vm, o).await)),
         ("vm::unregister", Operator, said(vm::unregister(w, a, vm, o).await)),
@@ -272,6 +277,28 @@ async fn snapshot_services(w: &World, a: &Actor) -> Vec<(&'static str, Role, Sai
             said(snapshot_policy::update(w, a, it, change, None).await),
         ),
         ("snapshot_policy::delete", Admin, said(snapshot_policy::delete(w, a, it).await)),
+    ]
+}
+
+async fn template_services(w: &World, a: &Actor) -> Vec<(&'static str, Role, Said)> {
+    use Role::{Operator, Viewer};
+    let (it, page, o) = (&"none:1".parse().unwrap(), PageRequest::default(), &Options::default());
+    let create = hostler_types::TemplateCreate {
+        name: "none".parse().unwrap(),
+        vm: none(),
+        moves: true,
+        description: String::new(),
+        labels: Labels::new(),
+    };
+    let update = hostler_types::TemplateUpdate::default();
+    vec![
+        ("template::list", Viewer, said(template::list(w, a, &page))),
+        ("template::show", Viewer, said(template::show(w, a, it))),
+        ("template::create", Operator, said(template::create(w, a, &create, o).await)),
+        ("template::update", Operator, said(template::update(w, a, &none(), &update, None).await)),
+        ("template::seal", Operator, said(template::seal(w, a, it, o).await)),
+        ("template::to_vm", Operator, said(template::to_vm(w, a, it, None, o).await)),
+        ("template::delete", Operator, said(template::delete(w, a, it, o).await)),
     ]
 }
 
@@ -359,6 +386,32 @@ async fn host_services(w: &World, a: &Actor) -> Vec<(&'static str, Role, Said)> 
         ("join_token::create", Admin, said(join_token::create(w, a, life).await)),
         ("join_token::list", Admin, said(join_token::list(w, a, &page))),
         ("join_token::delete", Admin, said(join_token::delete(w, a, it).await)),
+    ]
+}
+
+/// What only whom it concerns may do is tested with the requests.
+async fn request_services(w: &World, a: &Actor) -> Vec<(&'static str, Role, Said)> {
+    use Role::{Admin, Viewer};
+    let (it, page, text) = (&none(), PageRequest::default(), || "no".to_owned());
+    let wish = serde_json::json!({"vm": {"name": "none", "image": "none"}});
+    let wish = serde_json::from_value(wish).unwrap();
+    let need = ApprovalNeed { approvals: 99, ..ApprovalNeed::default() };
+    let bad = || ApprovalRuleSpec { need: need.clone(), ..ApprovalRuleSpec::default() };
+    let rule = ApprovalRuleCreate { name: "none".parse().unwrap(), spec: bad() };
+    vec![
+        ("request::list", Viewer, said(request::list(w, a, &RequestFilter::default(), &page))),
+        ("request::show", Viewer, said(request::show(w, a, it))),
+        ("request::why", Viewer, said(request::why(w, a, it))),
+        ("request::create", Viewer, said(request::create(w, a, wish).await)),
+        ("request::approve", Viewer, said(request::approve(w, a, it, None).await)),
+        ("request::reject", Viewer, said(request::reject(w, a, it, text()).await)),
+        ("request::cancel", Viewer, said(request::cancel(w, a, it).await)),
+        ("request::retry", Viewer, said(request::retry(w, a, it).await)),
+        ("approval_rule::list", Viewer, said(approval_rule::list(w, a, &page))),
+        ("approval_rule::show", Viewer, said(approval_rule::show(w, a, it))),
+        ("approval_rule::create", Admin, said(approval_rule::create(w, a, rule).await)),
+        ("approval_rule::update", Admin, said(approval_rule::update(w, a, it, bad(), None).await)),
+        ("approval_rule::delete", Admin, said(approval_rule::delete(w, a, it).await)),
     ]
 }
 

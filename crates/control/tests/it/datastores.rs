@@ -118,7 +118,8 @@ async fn new_disks_are_kept_away_by_maintenance_fullness_and_overcommitment() {
     .assert_eq(&text);
     let page =
         datastore::list(world, &root(), &DatastoreFilter::default(), &PageRequest::default());
-    let usage = page.unwrap().items[0].status.usage.unwrap();
+    let usage = page.unwrap().items[0].status.usage.clone().unwrap();
+    assert_eq!(usage.warnings.len(), 2, "it refuses, and it warns: {:?}", usage.warnings);
     assert_eq!((usage.vms, usage.images, usage.provisioned), (2, 1, ByteSize::gib(4)));
 }
 

@@ -13,10 +13,12 @@ use hostler_tasks::harness::{
 };
 use hostler_tasks::{Registry, Submit};
 use hostler_types::{
-    ByteSize, Customization, Datastore, DatastoreSpec, DatastoreState, DatastoreStatus, Epoch,
-    Host, HostSpec, HostState, HostStatus, Image, ImageFormat, ImageKind, ImageMedia, ImageSource,
-    ImageSpec, ImageState, ImageStatus, Kind, KindName, Labels, Network, NetworkSpec, NetworkState,
-    NetworkStatus, Object, PowerState, Recycled, StopMode, Vm, VmKind, VmSpec, VmStatus,
+    ByteSize, CopySource, Customization, Datastore, DatastoreSpec, DatastoreState, DatastoreStatus,
+    DiskSource, Epoch, Host, HostFacts, HostSpec, HostState, HostStatus, Image, ImageFormat,
+    ImageKind, ImageMedia, ImageSource, ImageSpec, ImageState, ImageStatus, Kind, KindName, Labels,
+    LayerFile, Network, NetworkSpec, NetworkState, NetworkStatus, Object, PowerState, Recycled,
+    Request, RequestKind, RequestState, StopMode, Template, TemplateSpec, TemplateStatus,
+    VersionOf, Vm, VmKind, VmSpec, VmStatus,
 };
 use jiff::Timestamp;
 use serde_json::json;
@@ -32,9 +34,19 @@ enum Given {
     Waiting,
     /// In the recycle bin.
     Recycled,
+    /// The version of a template.
+    Template,
     /// Its files lie on the datastore, and nobody knows it.
     Files,
     NoImage,
+    /// It lies on the datastore, and nobody knows it.
+    FoundImage,
+}
+
+impl Given {
+    fn knows_image(self) -> bool {
+        !matches!(self, Self::NoImage | Self::FoundImage)
+    }
 }
 
 /// What must be the same in the end.
@@ -54,6 +66,7 @@ struct Objects {
     vm: Vm,
     /// Of the VM at its host.
     storage: SimStorage,
+    template: Template,
 }
 
 struct Case {
@@ -80,12 +93,21 @@ fn object<K: Kind>(name: &str, spec: K::Spec, status: K::Status) -> Object<K> {
     Object::new(name.parse().unwrap(), Labels::new(), Timestamp::now(), spec, status)
 }
 
+fn facts() -> HostFacts {
+    serde_json::from_value(json!({
+        "hostname": "sim", "agent_version": "sim", "kernel": "sim", "cpu_model": "sim",
+        "cpus": 8, "memory": "64GiB", "qemu_version": "10.0.2", "accelerator": "tcg",
+        "cgroup_version": 2,
+    }))
+    .unwrap()
+}
+
 fn objects(given: Given) -> Objects {
     let now = Timestamp::now();
     let host: Host = object(
         "sim",
         HostSpec { address: "127.0.0.1:7444".to_owned() },
-        HostStatus { state: HostState::Connected, since: now, message: None, facts: None },
+        HostStatus { state: HostState::Connected, since: now, message: None, facts: Some(facts()) },
     );
     let (capacity, free) = (ByteSize::gib(100), ByteSize::gib(50));
     let datastore: Datastore = object(
@@ -113,7 +135,7 @@ fn objects(given: Given) -> Objects {
             sha256: None,
         },
         ImageStatus {
-            state: if given == Given::NoImage { ImageState::Importing } else { ImageState::Ready },
+            state: if given.knows_image() { ImageState::Ready } else { ImageState::Importing },
             message: None,
             format: Some(ImageFormat::Qcow2),
             media: Some(ImageMedia::Disk),
@@ -130,9 +152,9 @@ fn objects(given: Given) -> Objects {
     .unwrap();
     let power = match given {
         Given::Vm(power) => power,
-        Given::NoVm | Given::NoImage => PowerState::Creating,
+        Given::NoVm | Given::NoImage | Given::FoundImage => PowerState::Creating,
         Given::Snapshots | Given::Waiting => PowerState::Running,
-        Given::Recycled => PowerState::Stopped,
+        Given::Recycled | Given::Template => PowerState::Stopped,
         Given::Files => PowerState::Unknown,
     };
     let status = VmStatus {
@@ -150,6 +172,7 @@ fn objects(given: Given) -> Objects {
         pending: Vec::new(),
         snapshots: hostler_types::SnapshotTree::default(),
         snapshot_warnings: Vec::new(),
+        seal: None,
         placement: Vec::new(),
     };
     let mut vm: Vm = object("web01", spec, status);
@@ -166,7 +189,15 @@ fn objects(given: Given) -> Objects {
         storage.forget(&[first]);
     }
     vm.status.snapshots = storage.told(vm.id(), &vm.spec);
-    Objects { host, datastore, network, image, vm, storage }
+    let template: Template =
+        object("golden", TemplateSpec::default(), TemplateStatus { last: 1, versions: Vec::new() });
+    if given == Given::Template {
+        let (name, by) = (vm.name().clone(), "tester".to_owned());
+        vm.metadata.name = VersionOf::record_name(template.name(), 1, vm.id());
+        let (template, description) = (template.id(), String::new());
+        vm.spec.template = Some(VersionOf { template, version: 1, description, name, at: now, by });
+    }
+    Objects { host, datastore, network, image, vm, storage, template }
 }
 
 fn place(host: &SimHost, objects: &Objects, given: Given) {
@@ -178,15 +209,17 @@ fn place(host: &SimHost, objects: &Objects, given: Given) {
     };
     let power = objects.vm.status.power;
     let (message, guest, since) = (None, None, Timestamp::now());
-    let storage = objects.storage.clone();
-    let vm = SimVm { definition, epoch: Epoch(1), power, since, message, guest, storage };
+    let (seal, storage) = (None, objects.storage.clone());
+    let vm = SimVm { definition, epoch: Epoch(1), power, since, message, guest, storage, seal };
     match given {
-        Given::Vm(_) | Given::Snapshots | Given::Waiting | Given::Recycled => host.plant(vm),
+        Given::Vm(_) | Given::Snapshots | Given::Waiting | Given::Recycled | Given::Template => {
+            host.plant(vm);
+        }
         Given::Files => {
             host.plant(vm);
             host.lose(objects.vm.id());
         }
-        Given::NoVm | Given::NoImage => {}
+        Given::NoVm | Given::NoImage | Given::FoundImage => {}
     }
     if given != Given::NoImage {
         host.plant_image(objects.image.id());
@@ -203,11 +236,14 @@ impl Scenario for Case {
             .with(Write::create(&objects.host))
             .with(Write::create(&objects.datastore))
             .with(Write::create(&objects.network));
-        if self.given != Given::NoImage {
+        if self.given.knows_image() {
             batch = batch.with(Write::create(&objects.image));
         }
         if !matches!(self.given, Given::NoVm | Given::NoImage | Given::Files) {
             batch = batch.with(Write::create(&objects.vm));
+        }
+        if self.given == Given::Template {
+            batch = batch.with(Write::create(&objects.template));
         }
         store.commit(batch).await.unwrap();
         let connector = SimConnector::default();
@@ -246,7 +282,12 @@ impl Scenario for Case {
                         && describe_snapshots(&actual.storage.tree)
                             == describe_snapshots(&vm.status.snapshots)
                 });
-                let bin = if vm.is_recycled() { " in the bin" } else { "" };
+                let bin = match (vm.is_recycled(), vm.is_template()) {
+                    (true, _) => " in the bin",
+                    (_, true) => " as a template",
+                    _ if vm.name() != vm.called() => " under another name",
+                    _ => "",
+                };
                 text += &format!("vm {}{bin} {} agrees {agrees}", vm.called(), vm.spec.cpus);
                 if self.compare == Compare::Everything {
                     text += &format!(" {}", vm.status.power);
@@ -257,13 +298,25 @@ impl Scenario for Case {
                 }
                 text += "\n";
             }
+            if record.kind == KindName::Template {
+                text += &format!("template {}\n", record.name);
+            }
+            if record.kind == KindName::Request {
+                let request = record.object::<RequestKind>().unwrap();
+                if let RequestState::Delivered { vm } = request.status.state {
+                    let vm = snapshot.records.iter().find(|record| record.id == vm.untyped());
+                    let vm = vm.unwrap();
+                    text += &format!("delivered: {} {:?}\n", vm.name, vm.labels.get("owner"));
+                }
+            }
             if record.kind == KindName::Image {
                 let image = record.object::<ImageKind>().unwrap();
                 text += &format!("image {} {:?}\n", image.name(), image.status.state);
             }
         }
         let files = (host.files().len(), host.vms().len(), host.images().len());
-        text + &format!("files, VMs and images at the host: {files:?}\n")
+        let exports = host.exports().len();
+        text + &format!("files, VMs and images at the host: {files:?}, exports {exports}\n")
     }
 }
 
@@ -277,6 +330,9 @@ fn registry() -> Registry<Core> {
         if ["vm.create", "vm.customize"].contains(&action) {
             definition.steps.truncate(1);
         }
+        if action == "vm.clone" {
+            definition.steps.retain(|step| step.name != "start");
+        }
         registry = registry.with(definition);
     }
     registry
@@ -286,6 +342,46 @@ fn registry() -> Registry<Core> {
 async fn vm_create() {
     let submit = |objects: &Objects| testing::vm_create(&objects.vm, false);
     Case::new(Given::NoVm, Compare::Everything, submit).check().await;
+}
+
+/// Another VM, with disks made from `parent`'s.
+fn child(parent: &Vm, source: fn(&Vm) -> DiskSource) -> Vm {
+    let mut child: Vm = object("web02", parent.spec.clone(), parent.status.clone());
+    child.status.power = PowerState::Creating;
+    child.spec.disks[0].source = source(parent);
+    child.spec.nics[0].mac = "52:54:00:00:00:02".parse().unwrap();
+    child
+}
+
+fn file(vm: &Vm) -> LayerFile {
+    LayerFile::disk(vm.id(), &vm.spec.disks[0].name, 0)
+}
+
+#[tokio::test]
+async fn vm_clone_linked() {
+    let submit = |objects: &Objects| {
+        let clone = child(&objects.vm, |parent| DiskSource::Linked(file(parent)));
+        testing::vm_clone(&objects.vm, &clone, false)
+    };
+    Case::new(Given::Vm(PowerState::Stopped), Compare::Everything, submit).check().await;
+}
+
+#[tokio::test]
+async fn vm_clone_full_of_a_running_vm() {
+    let submit = |objects: &Objects| {
+        let source = |parent: &Vm| {
+            let datastore = parent.status.datastore;
+            DiskSource::Copy(CopySource { datastore, file: file(parent) })
+        };
+        testing::vm_clone(&objects.vm, &child(&objects.vm, source), true)
+    };
+    Case::new(Given::Vm(PowerState::Running), Compare::Everything, submit).check().await;
+}
+
+#[tokio::test]
+async fn vm_flatten() {
+    let submit = |objects: &Objects| testing::vm_flatten(&objects.vm);
+    Case::new(Given::Vm(PowerState::Running), Compare::Everything, submit).check().await;
 }
 
 #[tokio::test]
@@ -314,6 +410,22 @@ async fn vm_suspend() {
     let given = Given::Vm(PowerState::Running);
     let submit = |objects: &Objects| testing::vm_suspend(&objects.vm);
     Case::new(given, Compare::ButPower, submit).check().await;
+}
+
+#[tokio::test]
+async fn vm_fork() {
+    let submit = |objects: &Objects| {
+        let clone = |name: &str| {
+            let mut spec = objects.vm.spec.clone();
+            spec.disks[0].source =
+                DiskSource::Linked(LayerFile::disk(objects.vm.id(), &spec.disks[0].name, 0));
+            let status = VmStatus { power: PowerState::Creating, ..objects.vm.status.clone() };
+            object(name, spec, status)
+        };
+        testing::vm_fork(&objects.vm, &[clone("ci-01"), clone("ci-02")])
+    };
+    let given = Given::Vm(PowerState::Running);
+    Case::new(given, Compare::Everything, submit).check().await;
 }
 
 #[tokio::test]
@@ -393,9 +505,112 @@ async fn vm_recycle() {
 }
 
 #[tokio::test]
+async fn vm_export() {
+    let submit = |objects: &Objects| testing::vm_export(&objects.vm);
+    Case::new(Given::Vm(PowerState::Stopped), Compare::Everything, submit).check().await;
+}
+
+#[tokio::test]
 async fn vm_undelete() {
     let submit = |objects: &Objects| testing::vm_undelete(&objects.vm);
     Case::new(Given::Recycled, Compare::Everything, submit).check().await;
+}
+
+/// What was sealed stays so, whatever comes after: only that the record tells what is.
+#[tokio::test]
+async fn vm_seal() {
+    let submit = |objects: &Objects| testing::vm_seal(&objects.vm);
+    Case::new(Given::Vm(PowerState::Stopped), Compare::Everything, submit).check().await;
+    Case::new(Given::Vm(PowerState::Running), Compare::ButPower, submit).check().await;
+    Case::new(Given::Template, Compare::Everything, submit).check().await;
+}
+
+#[tokio::test]
+async fn template_create() {
+    let submit = |objects: &Objects| testing::template_create(&objects.vm, &objects.template);
+    Case::new(Given::Vm(PowerState::Stopped), Compare::Everything, submit).check().await;
+}
+
+#[tokio::test]
+async fn template_copy() {
+    let submit = |objects: &Objects| {
+        let mut version = objects.vm.clone();
+        version.metadata.id = hostler_types::VmId::generate();
+        version.metadata.name = "golden-v1".parse().unwrap();
+        version.status.power = PowerState::Creating;
+        version.spec.nics.clear();
+        version.spec.template = Some(VersionOf {
+            template: objects.template.id(),
+            version: 1,
+            description: String::new(),
+            name: objects.vm.name().clone(),
+            at: Timestamp::UNIX_EPOCH,
+            by: "tester".to_owned(),
+        });
+        let disk = &mut version.spec.disks[0];
+        let file = hostler_types::LayerFile::disk(objects.vm.id(), &disk.name, 0);
+        let datastore = objects.datastore.id();
+        disk.source =
+            hostler_types::DiskSource::Copy(hostler_types::CopySource { datastore, file });
+        testing::template_copy(&objects.vm, version, &objects.template)
+    };
+    Case::new(Given::Vm(PowerState::Stopped), Compare::Everything, submit).check().await;
+    Case::new(Given::Vm(PowerState::Running), Compare::Everything, submit).check().await;
+}
+
+#[tokio::test]
+async fn template_to_vm() {
+    let submit = |objects: &Objects| testing::template_to_vm(&objects.vm);
+    Case::new(Given::Template, Compare::Everything, submit).check().await;
+}
+
+#[tokio::test]
+async fn template_delete() {
+    let submit = |objects: &Objects| testing::template_delete(&objects.template, &[&objects.vm]);
+    Case::new(Given::Template, Compare::Everything, submit).check().await;
+}
+
+/// A VM that lies on a template's disk.
+#[tokio::test]
+async fn template_deploy() {
+    let submit = |objects: &Objects| {
+        let mut clone = objects.vm.clone();
+        clone.metadata.id = hostler_types::VmId::generate();
+        clone.metadata.name = "clone".parse().unwrap();
+        clone.status.power = PowerState::Creating;
+        clone.spec.template = None;
+        clone.spec.nics.clear();
+        let disk = &mut clone.spec.disks[0];
+        let file = hostler_types::LayerFile::disk(objects.vm.id(), &disk.name, 0);
+        disk.source = hostler_types::DiskSource::Linked(file);
+        testing::vm_create(&clone, false)
+    };
+    Case::new(Given::Template, Compare::Everything, submit).check().await;
+}
+
+/// What has failed is removed, so that all is as it was.
+fn request(objects: &Objects) -> Request {
+    let image = json!([{"name": objects.image.name(), "id": objects.image.id()}]);
+    let order = json!({
+        "vm": {"name": "web01", "image": "tiny", "lease_seconds": 3600},
+        "proof_seconds": 0,
+        "probes": [{"check": {"command": ["true"]}}],
+        "notify": [{"url": "https://127.0.0.1/", "retries": 0}],
+        "on_failure": "remove",
+    });
+    let spec = json!({
+        "order": order, "requester": {"name": "anna"}, "owner": "anna",
+        "images": image, "cpus": 1, "memory": "1GiB", "disk": "2GiB",
+    });
+    let status = json!({"state": "approved", "since": "2026-01-01T00:00:00Z"});
+    let spec = serde_json::from_value(spec).unwrap();
+    object("web01-1", spec, serde_json::from_value(status).unwrap())
+}
+
+#[tokio::test]
+async fn request_provision() {
+    let submit = |objects: &Objects| testing::request_provision(&request(objects));
+    Case::new(Given::NoVm, Compare::Everything, submit).check().await;
 }
 
 #[tokio::test]
@@ -438,4 +653,19 @@ async fn vm_snapshot_delete() {
 async fn vm_consolidate() {
     let submit = |objects: &Objects| testing::vm_consolidate(&objects.vm);
     Case::new(Given::Waiting, Compare::ButPower, submit).check().await;
+}
+
+#[tokio::test]
+async fn image_adopt() {
+    let submit = |objects: &Objects| testing::image_adopt(&objects.image);
+    Case::new(Given::FoundImage, Compare::Everything, submit).check().await;
+}
+
+#[tokio::test]
+async fn datastore_clean() {
+    let submit = |objects: &Objects| {
+        let paths = [format!("vms/{}", objects.vm.id())];
+        testing::datastore_clean(&objects.datastore, &paths)
+    };
+    Case::new(Given::Files, Compare::Everything, submit).check().await;
 }

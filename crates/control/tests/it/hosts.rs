@@ -138,8 +138,9 @@ async fn a_vm_that_nobody_ordered_is_left_alone() {
         VmDefinition { vm, images: Vec::new(), networks: Vec::new(), customization_hash: None };
     let (power, since) = (PowerState::Running, Timestamp::now());
     let (message, guest) = (None, None);
-    let storage = SimStorage::default();
-    fleet.host.plant(SimVm { definition, epoch: Epoch(1), power, since, message, guest, storage });
+    let (seal, storage) = (None, SimStorage::default());
+    let vm = SimVm { definition, epoch: Epoch(1), power, since, message, guest, storage, seal };
+    fleet.host.plant(vm);
     let fleet = fleet.restart(false).await;
     assert!(fleet.host.vm(orphan).is_some());
     assert_eq!(fleet.snapshot().all::<VmKind>().len(), 1);

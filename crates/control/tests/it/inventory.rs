@@ -41,6 +41,7 @@ fn vm(name: &str, host: HostId, network: NetworkId, mac: u32) -> Vm {
         guest: None,
         snapshots: hostler_types::SnapshotTree::default(),
         snapshot_warnings: Vec::new(),
+        seal: None,
         placement: Vec::new(),
     };
     Vm::new(name.parse().unwrap(), Labels::new(), now, spec, status)

@@ -5,8 +5,10 @@
 
 mod access;
 mod bad_input;
+mod clones;
 mod concurrency;
 mod customization;
+mod datastore_check;
 mod datastores;
 mod harness;
 mod hosts;
@@ -15,9 +17,13 @@ mod inventory;
 mod leases;
 mod lifecycle;
 mod naming_rules;
+mod receiver;
 mod recycle_bin;
 mod remote;
+mod request_webhooks;
+mod requests;
 mod secrets;
 mod snapshot_policies;
 mod snapshots;
+mod templates;
 mod watch;

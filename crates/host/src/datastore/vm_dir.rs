@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use hostler_types::{Name, SnapshotId, Vm, VmId};
+use hostler_types::{LayerFile, Name, SnapshotId, Vm, VmId};
 
 use super::error::{DatastoreError, DefinitionError, IoContext, io_error};
 use super::{Datastore, create_directory, entries, sweep_temporary_files};
@@ -12,7 +12,6 @@ use crate::file::{Access, is_not_plain, open_plain, sync_directory, write_atomic
 
 const REGISTERED: &str = "vm.json";
 const UNREGISTERED: &str = "vm.json.unregistered";
-const REMOVED: &str = ".removed-";
 const SNAPSHOT: &str = "snapshot-";
 
 /// User data and network configuration may have 512 KiB each, which JSON may double.
@@ -36,6 +35,9 @@ pub struct FoundVm {
 }
 
 impl VmDir {
+    /// How the names of directories begin that are being removed.
+    pub(crate) const REMOVED: &str = ".removed-";
+
     pub(super) fn new(datastore: Datastore, id: VmId) -> Self {
         let path = datastore.vms().join(id.to_string());
         Self { datastore, id, path }
@@ -106,8 +108,26 @@ impl VmDir {
     pub fn console_log(&self) -> PathBuf {
         self.path.join("console.log")
     }
+    /// Where an archive of the VM is made.
+    pub fn export(&self) -> PathBuf {
+        self.path.join("export")
+    }
     pub fn exists(&self) -> bool {
         self.path.is_dir()
+    }
+
+    /// Its disk files; none when the directory is not there.
+    ///
+    /// # Errors
+    /// It cannot be listed.
+    pub fn layer_files(&self) -> Result<Vec<LayerFile>, DatastoreError> {
+        let names = match entries(&self.path) {
+            // Perhaps removed meanwhile.
+            Err(_) if !self.exists() => return Ok(Vec::new()),
+            names => names?,
+        };
+        let id = self.id;
+        Ok(names.iter().filter_map(|name| format!("vms/{id}/{name}").parse().ok()).collect())
     }
 
     /// Makes the directory; it may be there already, from an attempt that a crash cut short.
@@ -174,7 +194,7 @@ impl VmDir {
     pub fn remove(&self) -> Result<(), DatastoreError> {
         self.datastore.check()?;
         let vms = self.datastore.vms();
-        let removed = vms.join(format!("{REMOVED}{}", self.id));
+        let removed = vms.join(format!("{}{}", Self::REMOVED, self.id));
         remove_tree(&removed).doing("remove", &removed)?;
         match fs::rename(&self.path, &removed) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -185,7 +205,7 @@ impl VmDir {
     }
 
     pub(super) fn is_removed(name: &str) -> bool {
-        name.starts_with(REMOVED)
+        name.starts_with(Self::REMOVED)
     }
 
     pub(super) fn find(&self) -> Option<FoundVm> {

@@ -37,6 +37,7 @@ fn wish() -> Wish {
         disks: vec![ByteSize::gib(10)],
         host: None,
         datastore: None,
+        template: None,
         images: Vec::new(),
         bridges: Vec::new(),
     }

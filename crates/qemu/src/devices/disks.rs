@@ -53,6 +53,17 @@ pub(crate) fn add(args: &mut Arguments, plan: &LaunchPlan, ports: &Ports) -> Res
     seed(args, plan)
 }
 
+/// Disks on virtio-blk, wherever there is a slot.
+pub(crate) fn plain(args: &mut Arguments, disks: &[DiskPlan]) -> Result<(), PlanError> {
+    for disk in disks {
+        layer_nodes(disk)?.iter().for_each(|node| args.blockdev(node));
+        let mut device = device(disk)?;
+        device.insert("driver".to_owned(), "virtio-blk-pci".into());
+        args.device(&Value::Object(device));
+    }
+    Ok(())
+}
+
 /// What both buses have in common.
 pub(crate) fn device(disk: &DiskPlan) -> Result<Map<String, Value>, PlanError> {
     let active = disk.layers.first().ok_or_else(|| PlanError::NoLayer(disk.name.clone()))?;

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use expect_test::expect_file;
 use hostler_qemu::{
-    CdromPlan, ChildFd, DiskAio, DiskCache, DiskPlan, FirmwarePlan, LaunchPlan, LayerPlan, NicPlan,
-    PlanError, Room, Start, command_line,
+    CdromPlan, ChildFd, DiskAio, DiskCache, DiskPlan, FirmwarePlan, LaunchPlan, LayerPlan,
+    MemoryPlan, NicPlan, PlanError, Room, Start, command_line,
 };
 use hostler_types::{Accelerator, BootDevice, ByteSize, Cores, DiskBus, Id, MacAddress};
 use proptest::prelude::*;
@@ -21,6 +21,7 @@ pub(crate) fn small() -> LaunchPlan {
         cpu_model: None,
         cpus: Cores::ONE,
         memory: ByteSize::mib(256),
+        memory_file: MemoryPlan::Shared(ChildFd::from_number(67)),
         max_memory: LaunchPlan::free_max_memory(ByteSize::mib(256)),
         room: Room::for_cpus(Cores::ONE),
         firmware: FirmwarePlan::Bios,
@@ -109,6 +110,17 @@ fn a_small_machine() {
 #[test]
 fn a_large_machine() {
     expect_file!["golden/large.txt"].assert_eq(&shown(&large()));
+}
+
+/// As a clone of the small one.
+#[test]
+fn a_clone() {
+    let memory_file = MemoryPlan::Frozen(ChildFd::from_number(67));
+    let plan = LaunchPlan { memory_file, start: Start::Fork, ..small() };
+    let (small, clone) = (shown(&small()), shown(&plan));
+    let new: Vec<&str> = clone.lines().filter(|line| !small.lines().any(|s| s == *line)).collect();
+    let memory = r#"-object {"id":"ram0","mem-path":"/proc/self/fd/67","qom-type":"memory-backend-file","readonly":true,"reserve":false,"rom":"off","share":false,"size":268435456}"#;
+    assert_eq!(new, [memory, "-incoming defer", "-S"]);
 }
 
 #[test]

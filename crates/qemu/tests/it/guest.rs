@@ -16,9 +16,9 @@ use std::{
 
 use hostler_qemu::{
     CdromPlan, Credentials, DiskAio, DiskCache, DiskPlan, Exit, FirmwarePlan, GUEST_AGENT_PORT,
-    InheritedFds, LaunchPlan, LayerPlan, Lifetime, MonitorError, Probe, ProbeOptions, Process,
-    QEMU, SavedState, Spawn, Start, command_line, power_off, probe, resume_from, screenshot,
-    suspend_to,
+    InheritedFds, LaunchPlan, LayerPlan, Lifetime, MemoryPlan, MonitorError, Probe, ProbeOptions,
+    Process, QEMU, SavedState, Spawn, Start, command_line, power_off, probe, resume_from,
+    screenshot, suspend_to,
 };
 use hostler_qmp::{
     CloseReason, Events, EventsError, Options, Qmp,
@@ -121,6 +121,10 @@ impl Machine {
         }
         let [(qmp_fd, qmp), (agent_fd, agent), (serial_fd, serial)] = sockets.try_into().unwrap();
         let path = dir.path().join("root.qcow2");
+        let uid = match credentials() {
+            Credentials::User { uid, .. } => Some(uid),
+            Credentials::Inherit => None,
+        };
         let mut plan = LaunchPlan {
             accelerator: probe.accelerator,
             memory: ByteSize::mib(256),
@@ -144,6 +148,8 @@ impl Machine {
             ..small()
         };
         change(&mut plan, dir.path());
+        let memory = hostler_qemu::fork::memory_file(plan.memory, uid).unwrap();
+        plan.memory_file = MemoryPlan::Shared(fds.add(memory).unwrap());
         let log = dir.path().join("qemu.log");
         let spawn = Spawn {
             program: QEMU.into(),

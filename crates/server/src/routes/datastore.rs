@@ -1,14 +1,15 @@
 //! Datastores, and the VMs whose files lie on them without being in the inventory.
 
 use hostler_api::datastore::{
-    self as api, Create, Delete, List, Register, Show, Unregistered, UnregisteredVm, Update,
+    self as api, Adopt, Check, Create, Delete, List, Register, RemoveOrphans, Show, Unregistered,
+    UnregisteredVm, Update,
 };
 use hostler_control::services::datastore::{
     self, DatastoreCreate, DatastoreFilter, DatastoreUpdate,
 };
 use hostler_control::services::vm::{self, VmRegister};
 use hostler_endpoint::{Call, Page, Problem, Routes};
-use hostler_types::{Datastore, Ref, Revision, Task};
+use hostler_types::{Datastore, DatastoreFindings, Ref, Revision, Task};
 
 use crate::app::{App, actor, keyed, page, paged, shown, task_of};
 use crate::problem::problem;
@@ -22,6 +23,9 @@ pub(crate) fn add(routes: Routes<App>) -> Routes<App> {
         .serve::<Delete, _>(delete)
         .serve::<Unregistered, _>(unregistered)
         .serve::<Register, _>(register)
+        .serve::<Check, _>(check)
+        .serve::<Adopt, _>(adopt)
+        .serve::<RemoveOrphans, _>(remove_orphans)
 }
 
 async fn list(app: App, call: Call<List>) -> Result<Page<Datastore>, Problem> {
@@ -87,4 +91,24 @@ async fn register(app: App, call: Call<Register>) -> Result<Task, Problem> {
     let actor = actor(&call.extensions)?;
     let changed = vm::register(&app.world, actor, request, &options).await;
     task_of(changed.map_err(problem)?)
+}
+
+async fn check(app: App, call: Call<Check>) -> Result<DatastoreFindings, Problem> {
+    let actor = actor(&call.extensions)?;
+    datastore::check_files(&app.world, actor, &call.path.datastore).await.map_err(problem)
+}
+
+async fn adopt(app: App, call: Call<Adopt>) -> Result<Task, Problem> {
+    let (options, actor) = (keyed(call.idempotency_key), actor(&call.extensions)?);
+    let api::AdoptRequest { path, name } = call.body;
+    let store = &call.path.datastore;
+    let task = datastore::adopt(&app.world, actor, store, &path, name.as_ref(), &options).await;
+    task.map(shown).map_err(problem)
+}
+
+async fn remove_orphans(app: App, call: Call<RemoveOrphans>) -> Result<Task, Problem> {
+    let (options, actor) = (keyed(call.idempotency_key), actor(&call.extensions)?);
+    let (store, paths) = (&call.path.datastore, &call.body.paths);
+    let task = datastore::remove_orphans(&app.world, actor, store, paths, &options).await;
+    task.map(shown).map_err(problem)
 }

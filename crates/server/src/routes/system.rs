@@ -35,7 +35,19 @@ async fn ready(app: App, _: Call<ShowReady>) -> Result<Health, Problem> {
 
 /// What was added to `/v1` since its first release.
 async fn features(_: App, _: Call<ListFeatures>) -> Result<Features, Problem> {
-    Ok(Features { features: ["customization-specs", "address-pools"].map(str::to_owned).to_vec() })
+    Ok(Features {
+        features: [
+            "customization-specs",
+            "address-pools",
+            "templates",
+            "sealing",
+            "requests",
+            "datastore-check",
+            "vm-export",
+        ]
+        .map(str::to_owned)
+        .to_vec(),
+    })
 }
 
 async fn openapi(_: App, _: Call<ShowDocument>) -> Result<serde_json::Value, Problem> {

@@ -26,6 +26,7 @@ async fn list(app: App, call: Call<List>) -> Result<Page<Task>, Problem> {
         active: query.active,
         action: query.action,
         object: query.object,
+        parent: query.parent,
         ..TaskFilter::default()
     };
     let actor = actor(&call.extensions)?;

@@ -1,8 +1,9 @@
 //! Virtual machines.
 
 use hostler_api::vm::{
-    ChangePlan, Create, Delete, Exec, Explanation, List, Log, Plan, PlanDeletion, Rename, Renew,
-    Reset, Resume, Screenshot, Show, Start, Stop, Suspend, Unregister, Update, VmCreated, Why,
+    ChangePlan, Clone, Create, Delete, Exec, Explanation, Flatten, List, Log, Plan, PlanDeletion,
+    Rename, Renew, Reset, Resume, Screenshot, Seal, Show, Start, Stop, Suspend, Unregister, Update,
+    VmCloned, VmCreated, Why,
 };
 use hostler_control::services::vm::{self, Renewal, VmDelete, VmFilter, VmStop};
 use hostler_control::services::{Changed, Options};
@@ -16,6 +17,8 @@ pub(crate) fn add(routes: Routes<App>) -> Routes<App> {
     routes
         .serve::<List, _>(list)
         .serve::<Create, _>(create)
+        .serve::<Clone, _>(clone)
+        .serve::<Flatten, _>(flatten)
         .serve::<Show, _>(show)
         .serve::<Update, _>(update)
         .serve::<Renew, _>(renew)
@@ -26,6 +29,7 @@ pub(crate) fn add(routes: Routes<App>) -> Routes<App> {
         .serve::<Stop, _>(stop)
         .serve::<Reset, _>(reset)
         .serve::<Suspend, _>(suspend)
+        .serve::<Seal, _>(seal)
         .serve::<Resume, _>(resume)
         .serve::<Rename, _>(rename)
         .serve::<Unregister, _>(unregister)
@@ -54,6 +58,23 @@ async fn create(app: App, call: Call<Create>) -> Result<VmCreated, Problem> {
     let Changed { object, task, explanation } =
         vm::create(&app.world, actor, call.body, &options).await.map_err(problem)?;
     Ok(VmCreated { vm: shown(object), task: task.map(shown), placement: explanation })
+}
+
+async fn clone(app: App, call: Call<Clone>) -> Result<VmCloned, Problem> {
+    let options = Options { dry_run: call.query.dry_run, idempotency_key: call.idempotency_key };
+    let actor = actor(&call.extensions)?;
+    let cloned = vm::clone(&app.world, actor, &call.path.vm, call.body, &options).await;
+    let vm::Cloned { vms, task, explanation } = cloned.map_err(problem)?;
+    let vms = vms.into_iter().map(shown).collect();
+    Ok(VmCloned { vms, task: task.map(shown), placement: explanation })
+}
+
+async fn flatten(app: App, call: Call<Flatten>) -> Result<Task, Problem> {
+    let request = vm::VmFlatten { disks: call.body.disks, max_rate: call.body.max_rate };
+    let options = keyed(call.idempotency_key);
+    let actor = actor(&call.extensions)?;
+    let task = vm::flatten(&app.world, actor, &call.path.vm, &request, &options).await;
+    task.map(shown).map_err(problem)
 }
 
 async fn show(app: App, call: Call<Show>) -> Result<Vm, Problem> {
@@ -134,6 +155,12 @@ async fn suspend(app: App, call: Call<Suspend>) -> Result<Task, Problem> {
     let options = keyed(call.idempotency_key);
     let actor = actor(&call.extensions)?;
     vm::suspend(&app.world, actor, &call.path.vm, &options).await.map(shown).map_err(problem)
+}
+
+async fn seal(app: App, call: Call<Seal>) -> Result<Task, Problem> {
+    let options = keyed(call.idempotency_key);
+    let actor = actor(&call.extensions)?;
+    vm::seal(&app.world, actor, &call.path.vm, &options).await.map(shown).map_err(problem)
 }
 
 async fn resume(app: App, call: Call<Resume>) -> Result<Task, Problem> {

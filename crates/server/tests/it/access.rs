@@ -17,6 +17,8 @@ const PUBLIC: [&str; 8] =
 /// let the call succeed: who may not is refused before anyone looks.
 fn body(id: &str) -> Option<Value> {
     Some(match id {
+        "vm_clone" => json!({"name": "new"}),
+        "vm_flatten" => json!({}),
         "vm_create" => json!({"name": "new", "cpus": 1024, "memory": "1GiB"}),
         "vm_update" | "vm_plan" => json!({"description": "x"}),
         "disk_add" => json!({"size": "1GiB"}),
@@ -37,6 +39,15 @@ fn body(id: &str) -> Option<Value> {
         "vm_console_ticket" => json!({"kind": "serial"}),
         "image_create" => json!({"name": "i", "source": {"url": "ftp://x"}}),
         "datastore_create" => json!({"name": "d", "path": "relative"}),
+        "template_create" => json!({"name": "t", "vm": "no-such-vm", "move": true}),
+        "template_update" | "template_to_vm" => json!({}),
+        "request_create" => json!({"vm": {"name": "r", "image": "no-such-image"}}),
+        "request_approve" => json!({}),
+        "request_reject" => json!({"reason": "no"}),
+        "approval_rule_create" => json!({"name": "r", "spec": {"need": {"approvals": 99}}}),
+        "approval_rule_update" => json!({}),
+        "datastore_adopt" => json!({"path": "vms/x"}),
+        "datastore_remove_orphans" => json!({"paths": ["vms/x"]}),
         "naming_rule_create" => json!({"name": "r", "spec": {"pattern": "("}}),
         "network_create" => {
             json!({"name": "n", "spec": {"mode": "nat", "subnet": "10.0.0.0/30"}})
@@ -58,6 +69,8 @@ fn path(meta: &Meta) -> String {
         .replace("{datastore}", "nowhere")
         .replace("{network}", "no-such-network")
         .replace("{spec}", "no-such-spec")
+        .replace("{template}", "no-such-template")
+        .replace("{request}", "no-such-request")
         .replace("{rule}", "no-such-rule")
         .replace("{snapshot}", "no-such-snapshot")
         .replace("{policy}", "no-such-policy")

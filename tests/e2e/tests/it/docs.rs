@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use hostler_e2e::{Instance, tiny_image};
+use hostler_e2e::{Instance, build_appliance, tiny_image};
 
 /// Fenced blocks in order: language and text.
 fn blocks(document: &str) -> Vec<(String, String)> {
@@ -25,6 +25,7 @@ fn blocks(document: &str) -> Vec<(String, String)> {
 
 #[test]
 fn qemu_the_guides_commands_work_as_they_stand() {
+    build_appliance();
     let hostler = Instance::start();
     let folder = hostler.path().join("guide");
     fs::create_dir(&folder).unwrap();

@@ -127,22 +127,11 @@ fn qemu_every_listener_is_authenticated() {
 #[test]
 fn tokens_have_roles_and_end() {
     let hostler = Instance::start();
-    let ca = fs::read_dir(hostler.state().join("ca")).unwrap().flatten().map(|e| e.path());
-    let ca = ca.into_iter().find(|path| {
-        path.extension().is_some_and(|e| e == "pem") && !path.to_string_lossy().contains("key")
-    });
-    let ca = ca.expect("the CA's certificate").to_string_lossy().into_owned();
     hostler.ok(&["user", "create", "vera", "--role", "viewer"]);
     let token = hostler.json(&["token", "create", "reading", "--user", "vera"]);
     let token = token["token"].as_str().expect("the token").to_owned();
     let with_token = |token: &str, arguments: &[&str]| {
-        let mut command = hostler.command(arguments);
-        command
-            .env_remove("HOSTLER_SOCKET")
-            .env("HOSTLER_SERVER", "https://127.0.0.1:8443")
-            .env("HOSTLER_CA", &ca)
-            .env("HOSTLER_TOKEN", token);
-        command.output().unwrap()
+        hostler.command_with_token(token, arguments).output().unwrap()
     };
     assert!(with_token(&token, &["vm", "list"]).status.success());
     let refused = with_token(&token, &["user", "create", "eve", "--role", "admin"]);

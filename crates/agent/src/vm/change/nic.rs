@@ -37,7 +37,7 @@ impl Actor {
         self.free_nics().await;
     }
 
-    pub(super) async fn change_nics(&mut self, qmp: &Qmp) {
+    pub(in crate::vm) async fn change_nics(&mut self, qmp: &Qmp) {
         for nic in self.record.definition.vm.spec.nics.clone() {
             let subject = format!("nic {}", nic.name);
             if self.is_live(&subject)

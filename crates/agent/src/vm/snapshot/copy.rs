@@ -145,8 +145,7 @@ pub(super) async fn copy_offline(
     }
 }
 
-/// Holds the chains that have the merged files against the headers, and makes sure that QEMU may write
-/// to them: files that others once lay on may have been taken from it. Blocks.
+/// Holds the chains that have the merged files against the headers. Blocks.
 pub(super) fn check_chains(dir: &VmDir, record: &VmRecord, merge: &Merge) -> Result<(), Fault> {
     let status = &record.definition.vm.status;
     let present = status.disks.iter().map(|disk| disk.layers.clone());
@@ -154,13 +153,5 @@ pub(super) fn check_chains(dir: &VmDir, record: &VmRecord, merge: &Merge) -> Res
     let held = status.snapshots.snapshots.iter().flat_map(|snapshot| &snapshot.disks);
     let held = held.map(|disk| disk.layers.iter().map(layer).collect());
     let has = |chain: &Vec<Layer>| chain.iter().any(|layer| layer.file == merge.into);
-    for chain in present.chain(held).filter(has) {
-        layers::check(dir, &chain)?;
-        let down_to = chain.iter().position(|layer| layer.file == merge.into).unwrap_or_default();
-        for layer in &chain[..=down_to] {
-            let path = hostler_host::layers::path(dir.datastore(), &layer.file);
-            hostler_host::volume::set_owner(&path, record.uid)?;
-        }
-    }
-    Ok(())
+    present.chain(held).filter(has).try_for_each(|chain| layers::check(dir, &chain))
 }

@@ -1,7 +1,6 @@
 //! Which files are a VM's, what they are called, and how those go that are not needed.
 
 use std::collections::BTreeSet;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use hostler_host::VmDir;
 use hostler_host::layers::{LayerGraph, path};
@@ -12,19 +11,12 @@ use hostler_types::{
 
 use super::{SavedHardware, Taking};
 use crate::blocking::blocking;
+use crate::datastores::Datastores;
 use crate::fault::Fault;
 use crate::state_file;
 use crate::vm::actor::Actor;
 use crate::vm::create::vm_dir;
 use crate::vm::record::VmRecord;
-
-/// Held from looking at what lies on a file to acting by it, and while something is put on another
-/// VM's file.
-static ACTING: Mutex<()> = Mutex::new(());
-
-pub(in crate::vm) fn acting() -> MutexGuard<'static, ()> {
-    ACTING.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 impl VmRecord {
     /// All files of the disks as they are, and of all snapshots.
@@ -42,7 +34,7 @@ impl VmRecord {
     }
 
     /// A name for a new file of a disk that no file has or had lately. Blocks.
-    pub(super) fn new_file(&self, dir: &VmDir, disk: &Name) -> LayerFile {
+    pub(in crate::vm) fn new_file(&self, dir: &VmDir, disk: &Name) -> LayerFile {
         let known = self.known_files();
         let all = known.iter().chain(&self.layering.waste);
         let of_disk = all.filter_map(|file| {
@@ -54,6 +46,20 @@ impl VmRecord {
             |file: &LayerFile| std::fs::symlink_metadata(path(dir.datastore(), file)).is_err();
         let files = (first..).map(|number| LayerFile::disk(self.id(), disk, number));
         files.into_iter().find(free).expect("there are more numbers than files")
+    }
+
+    /// Files that are about to be made for something that may not come about.
+    pub(in crate::vm) fn begin_files(&mut self, files: impl IntoIterator<Item = LayerFile>) {
+        self.layering.waste.extend(files);
+    }
+
+    /// One of them is the active layer of its disk.
+    pub(in crate::vm) fn put_file(&mut self, disk: &Name, layer: Layer) {
+        self.layering.waste.retain(|file| *file != layer.file);
+        let disks = &mut self.definition.vm.status.disks;
+        if let Some(status) = disks.iter_mut().find(|status| status.name == *disk) {
+            status.layers.insert(0, layer);
+        }
     }
 
     /// The disk has a new active layer.
@@ -108,13 +114,22 @@ pub(super) fn measure(dir: &VmDir, file: &LayerFile) -> ByteSize {
 }
 
 /// Removes what is no part of anything and has nothing on it; what remains. Blocks.
-pub(super) fn sweep(dir: &VmDir, record: &VmRecord) -> Result<Vec<LayerFile>, Fault> {
+pub(super) fn sweep(
+    datastores: &Datastores,
+    dir: &VmDir,
+    record: &VmRecord,
+) -> Result<Vec<LayerFile>, Fault> {
     let known = record.known_files();
     let taking = record.layering.taking.iter().flat_map(|taking| &taking.layers);
     let reverting = record.layering.reverting.iter().flat_map(|reverting| &reverting.layers);
     let made: BTreeSet<_> = taking.map(|(_, file)| file).chain(reverting).collect();
     let mut waste = record.layering.waste.clone();
-    let _acting = acting();
+    // What somebody is just building upon stays, and nobody begins to build on the rest.
+    let condemn = |file: &LayerFile| {
+        datastores.condemn(dir.datastore().id(), [file.clone()], "it is being removed").ok()
+    };
+    let condemned: Vec<_> =
+        waste.iter().filter_map(|file| Some((file.clone(), condemn(file)?))).collect();
     let graph = LayerGraph::read(dir.datastore())?;
     loop {
         let on = |file: &LayerFile| graph.dependents(file).any(|on| !gone(dir, on));
@@ -122,6 +137,7 @@ pub(super) fn sweep(dir: &VmDir, record: &VmRecord) -> Result<Vec<LayerFile>, Fa
             !known.contains(*file)
                 && !made.contains(file)
                 && file.owner() == LayerOwner::Vm(record.id())
+                && condemned.iter().any(|(condemned, _)| condemned == *file)
                 && !on(file)
         };
         let Some(file) = waste.iter().find(free).cloned() else { break };
@@ -147,7 +163,7 @@ impl Actor {
     }
 
     /// Removes waste. What cannot be removed now is tried again; nothing depends on it.
-    pub(super) async fn sweep(&mut self) {
+    pub(in crate::vm) async fn sweep(&mut self) {
         let (host, record) = (self.host.clone(), self.record.clone());
         let swept = blocking(move || {
             let dir = vm_dir(&host, &record)?;
@@ -156,7 +172,7 @@ impl Actor {
             dir.remove_snapshots(keep)?;
             match record.layering.waste.is_empty() {
                 true => Ok(Vec::new()),
-                false => sweep(&dir, &record),
+                false => sweep(&host.datastores, &dir, &record),
             }
         });
         match swept.await {

@@ -13,6 +13,7 @@
 //!
 //! Several deletions share one way through the plan; each is answered when nothing is left.
 
+use hostler_host::VmDir;
 use hostler_qemu::{BlockJob, Commit, DiskCache, active_nodes, layer_node};
 use hostler_types::{
     ByteSize, Layer, LayerFile, LayerOwner, Merge, Name, OperationId, PowerState, SnapshotId,
@@ -24,11 +25,15 @@ use super::Merging;
 use super::copy::{Online, Outcome, Teller, check_chains, copy_offline, copy_online, job_id};
 use super::files::plan;
 use crate::blocking::blocking;
+use crate::context::HostContext;
+use crate::datastores::Condemned;
 use crate::fault::{Fault, chain};
 use crate::vm::actor::{Actor, Reply};
 use crate::vm::create::vm_dir;
 use crate::vm::layers;
+use crate::vm::lend::owned_again;
 use crate::vm::machine::Machine;
+use crate::vm::record::VmRecord;
 
 /// Who waits for merges, and the one that runs.
 #[derive(Debug, Default)]
@@ -54,6 +59,8 @@ struct Copying {
     merge: Merge,
     cancel: CancellationToken,
     task: JoinHandle<Result<Outcome, Fault>>,
+    /// Nobody builds on these files meanwhile.
+    _condemned: Condemned,
 }
 
 impl Merger {
@@ -132,6 +139,9 @@ impl Actor {
     /// Goes on with what is to be merged, if anything is and nothing is being copied.
     pub(in crate::vm) async fn merge_on(&mut self) {
         let merger = &self.merger;
+        if self.flattening.is_some() {
+            return;
+        }
         if merger.copying.is_some() || (merger.waiting.is_empty() && !merger.wanted) {
             return;
         }
@@ -158,14 +168,16 @@ impl Actor {
         let plan = blocking(move || {
             let dir = vm_dir(&host, &record)?;
             let plan = plan(&dir, &record)?;
-            // What is written to is what the record says that it is.
-            if let Some(merge) = plan.merges.first() {
+            for merge in &plan.merges {
+                // What somebody just builds upon, or copies, waits for the next deletion.
+                let Ok(condemned) = condemn(&host, &dir, &record, merge) else { continue };
+                // What is written to is what the record says that it is.
                 check_chains(&dir, &record, merge)?;
+                return Ok(Some((merge.clone(), plan.bytes(), condemned)));
             }
-            Ok(plan)
+            Ok(None)
         });
-        let plan = plan.await?;
-        let Some(merge) = plan.merges.first().cloned() else {
+        let Some((merge, bytes, condemned)) = plan.await? else {
             self.save_or_log().await;
             return Ok(false);
         };
@@ -174,7 +186,7 @@ impl Actor {
             self.record.layering.merging = None;
             return Err(fault);
         }
-        let teller = self.teller(&merge, plan.bytes());
+        let teller = self.teller(&merge, bytes);
         let rate = self.merger.waiting.iter().find_map(|waiting| waiting.rate);
         let cancel = CancellationToken::new();
         let task = match self.online(&merge) {
@@ -197,7 +209,7 @@ impl Actor {
                 )
             }
         };
-        self.merger.copying = Some(Copying { merge, cancel, task });
+        self.merger.copying = Some(Copying { merge, cancel, task, _condemned: condemned });
         Ok(true)
     }
 
@@ -237,8 +249,7 @@ impl Actor {
 
     /// Copying has come to an end.
     pub(in crate::vm) async fn copied(&mut self, outcome: Result<Outcome, Fault>) {
-        let Some(copying) = self.merger.copying.take() else { return };
-        let merge = copying.merge;
+        let Some(Copying { merge, _condemned, .. }) = self.merger.copying.take() else { return };
         let result = match outcome {
             Ok(Outcome::Copied(job)) => self.change_chain(&merge, job).await,
             Ok(Outcome::Merged) => self.merged(&merge).await,
@@ -424,4 +435,18 @@ impl Actor {
             disk: merge.disk.clone(),
         }
     }
+}
+
+/// Lets nobody build on the files of a merge, and makes sure that they are the VM's own to write to.
+/// Blocks.
+fn condemn(
+    host: &HostContext,
+    dir: &VmDir,
+    record: &VmRecord,
+    merge: &Merge,
+) -> Result<Condemned, Fault> {
+    let branches = record.branches_on(merge);
+    let files: Vec<_> = merge.from.iter().chain([&merge.into]).chain(&branches).cloned().collect();
+    files.iter().try_for_each(|file| owned_again(host, record, file))?;
+    host.datastores.condemn(dir.datastore().id(), files, "it is being merged")
 }

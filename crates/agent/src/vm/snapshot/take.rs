@@ -27,14 +27,14 @@ use crate::vm::record::VmRecord;
 use crate::vm::suspend::{flush, limit, memory_file};
 
 /// What QEMU needs for it, ready before the instant.
-struct Ready {
+pub(super) struct Ready {
     layers: Vec<NewLayer>,
     memory: Option<File>,
 }
 
 /// How it went.
 #[derive(Default)]
-struct Taken {
+pub(super) struct Taken {
     paused: Option<Duration>,
     /// The guest was frozen at the instant.
     frozen: bool,
@@ -50,7 +50,7 @@ impl Actor {
             return Ok(());
         }
         self.check_request(request)?;
-        let taking = self.intend(request).await?;
+        let taking = self.intend(request, None).await?;
         let taken = match self.make(&taking, request.memory).await {
             Ok(ready) => self.take(ready, &taking).await,
             Err(fault) => Err(fault),
@@ -87,9 +87,14 @@ impl Actor {
     }
 
     /// Plans it, and records the plan: whoever finds it half done knows what belongs to it.
-    async fn intend(&mut self, request: &VmSnapshotRequest) -> Result<Taking, Fault> {
+    pub(super) async fn intend(
+        &mut self,
+        request: &VmSnapshotRequest,
+        only: Option<&[Name]>,
+    ) -> Result<Taking, Fault> {
         let (host, record) = (self.host.clone(), self.record.clone());
-        let disks: Vec<DiskSpec> = record.disks_as_they_are().to_vec();
+        let mut disks: Vec<DiskSpec> = record.disks_as_they_are().to_vec();
+        disks.retain(|disk| only.is_none_or(|only| only.contains(&disk.name)));
         let planned = blocking(move || {
             let dir = vm_dir(&host, &record)?;
             let mut planned = Vec::new();
@@ -135,7 +140,7 @@ impl Actor {
     }
 
     /// Makes all files; the new layers are empty.
-    async fn make(&self, taking: &Taking, memory: bool) -> Result<Ready, Fault> {
+    pub(super) async fn make(&self, taking: &Taking, memory: bool) -> Result<Ready, Fault> {
         let (host, record, taking) = (self.host.clone(), self.record.clone(), taking.clone());
         blocking(move || {
             let dir = vm_dir(&host, &record)?;
@@ -166,7 +171,7 @@ impl Actor {
     }
 
     /// The instant.
-    async fn take(&mut self, ready: Ready, taking: &Taking) -> Result<Taken, Fault> {
+    pub(super) async fn take(&mut self, ready: Ready, taking: &Taking) -> Result<Taken, Fault> {
         let Some(machine) = &mut self.machine else { return Ok(Taken::default()) };
         let frozen = match taking.quiesce {
             true => Some(Frozen::begin(machine.live.agent.clone()).await?),
@@ -223,7 +228,7 @@ impl Actor {
     }
 
     /// It failed: the guest goes on with what it has, and what nobody needs goes.
-    async fn not_taken(&mut self, taking: &Taking) {
+    pub(super) async fn not_taken(&mut self, taking: &Taking) {
         if self.has_new_layers(taking).await {
             self.record.put_layers(taking);
             // They are of no use to anybody.

@@ -2,10 +2,12 @@
 
 use hostler_api::image::{ImagePath, Show as ImageShow};
 use hostler_api::network::{NetworkPath, Show as NetworkShow};
+use hostler_api::template::{Show as TemplateShow, TemplatePath};
 use hostler_api::vm::{Create, Show, Update, VmCreateQuery, VmPath};
 use hostler_endpoint::{CallOptions, NoParams};
 use hostler_types::{
-    Customization, DiskSource, ImageId, KindName, Name, Ref, Vm, VmCreate, VmNic, VmUpdate,
+    Customization, DiskSource, ImageId, KindName, LayerOwner, Name, Ref, TemplateRef, Vm, VmCreate,
+    VmNic, VmUpdate,
 };
 use serde_json::{Map, Value};
 
@@ -92,13 +94,19 @@ impl Document {
                 return Err(fixed(KindName::Vm, name, "another image"));
             }
         }
+        if let Some(template) = &self.create.template
+            && !is_made_from(session, vm, template).await?
+        {
+            return Err(fixed(KindName::Vm, name, "another template"));
+        }
         if let (Some(size), Some(disk)) = (self.create.disk_size, first)
             && disk.size != size
         {
             return Err(fixed(KindName::Vm, name, &format!("a first disk of {}", disk.size)));
         }
         let wanted = self.create.disks.len() + usize::from(self.create.image.is_some());
-        if self.names_disks && wanted != vm.spec.disks.len() {
+        let counted = self.names_disks && self.create.template.is_none();
+        if counted && wanted != vm.spec.disks.len() {
             return Err(fixed(KindName::Vm, name, &format!("{} disks", vm.spec.disks.len())));
         }
         Ok(())
@@ -133,6 +141,24 @@ impl Document {
         }
         Ok(update)
     }
+}
+
+/// Whether its first disk was made from a version of the template (the one that is named, or any). Of
+/// a template that is gone nobody can tell.
+async fn is_made_from(
+    session: &Session,
+    vm: &Vm,
+    template: &TemplateRef,
+) -> Result<bool, CliError> {
+    let path = TemplatePath { template: template.clone() };
+    let Some(template) = find::<TemplateShow>(session, &path).await? else { return Ok(true) };
+    let file = match vm.spec.disks.first().map(|disk| &disk.source) {
+        Some(DiskSource::Linked(file)) => file,
+        Some(DiskSource::Copy(copy)) => &copy.file,
+        _ => return Ok(false),
+    };
+    let versions = &template.status.versions;
+    Ok(versions.iter().any(|version| file.owner() == LayerOwner::Vm(version.vm)))
 }
 
 fn drop_same<T: PartialEq>(wanted: &mut Option<T>, there: &T) {

@@ -7,7 +7,7 @@ use hostler_api::vm::{self, VmCreateQuery, VmCreated, VmPath};
 use hostler_endpoint::NoParams;
 use hostler_types::{
     ByteSize, Cores, Customization, DiskBus, Firmware, GuestUser, IoLimits, LinkState, Millicpus,
-    Name, Provisioning, Ref, RestartPolicy, SecretText, VmCreate, VmDisk, VmNic,
+    Name, Provisioning, Ref, RestartPolicy, SecretText, TemplateRef, VmCreate, VmDisk, VmNic,
 };
 
 use crate::customize::{self, Setting};
@@ -18,12 +18,13 @@ use crate::output;
 use crate::session::{Session, once};
 use crate::wait::{self, StartWaitOptions};
 
-/// Create a VM from an image, from blank disks and an ISO, or from a file
+/// Create a VM from an image, from a template, from blank disks and an ISO, or from a file
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   hostler vm create web01 --image debian-12 --cpus 2 --memory 4GiB --disk 20GiB \\
       --ssh-key ~/.ssh/id_ed25519.pub --start --wait=guest
+  hostler vm create web02 --template debian-12:3 --start
   hostler vm create installer --disk 20GiB --iso debian-netinst --firmware uefi
   hostler vm create web02 --image debian-12 --spec web --set address=pool --start --wait=customized
   hostler vm create web02 -f web.yaml --explain --dry-run")]
@@ -36,23 +37,54 @@ pub(crate) struct Create {
     #[arg(short, long, value_name = "FILE")]
     file: Option<PathBuf>,
 
+    #[command(flatten)]
+    wish: Wish,
+
+    /// Tell what the server decided, and why
+    #[arg(long, help_heading = "Placement")]
+    explain: bool,
+
+    /// Decide and check, but make nothing
+    #[arg(long, help_heading = "Placement")]
+    dry_run: bool,
+
+    /// Start it when it is made
+    #[arg(long)]
+    start: bool,
+
+    #[command(flatten)]
+    wait: StartWaitOptions,
+}
+
+/// What a VM is to be; laid over what a file says.
+#[derive(Debug, Args)]
+pub(crate) struct Wish {
     /// Image for the first disk; nothing is copied
     #[arg(long, value_name = "IMAGE")]
     image: Option<Ref>,
+
+    /// Template, or a version of it such as debian-12:3, that it is made from; what is not said
+    /// here is as the template has it, and its disks lie on the template's
+    #[arg(long, value_name = "TEMPLATE[:VERSION]", conflicts_with = "image")]
+    template: Option<TemplateRef>,
+
+    /// Copy the template's disks instead
+    #[arg(long, requires = "template")]
+    full: bool,
 
     /// ISO image in a CD-ROM drive
     #[arg(long, value_name = "IMAGE")]
     iso: Option<Ref>,
 
-    /// Size of a disk, such as 20GiB; the first one is the image's disk, if there is an image
+    /// Size of a disk, such as 20GiB; the first one is the image's or template's, if there is one
     #[arg(long = "disk", value_name = "SIZE")]
     disks: Vec<ByteSize>,
 
-    /// Number of virtual CPUs [default: 1]
+    /// Number of virtual CPUs [default: the template's, or 1]
     #[arg(long, value_name = "COUNT", value_parser = input::cores)]
     cpus: Option<Cores>,
 
-    /// Memory, such as 512MiB or 8GiB [default: 1GiB]
+    /// Memory, such as 512MiB or 8GiB [default: the template's, or 1GiB]
     #[arg(long, value_name = "SIZE")]
     memory: Option<ByteSize>,
 
@@ -64,7 +96,7 @@ pub(crate) struct Create {
     #[arg(long, value_name = "CPUS")]
     cpu_limit: Option<Millicpus>,
 
-    /// Network for a NIC; repeat it for several [default: default]
+    /// Network for a NIC; repeat it for several [default: the template's, or default]
     #[arg(long = "network", value_name = "NETWORK")]
     networks: Vec<Ref>,
 
@@ -72,7 +104,7 @@ pub(crate) struct Create {
     #[arg(long, conflicts_with = "networks")]
     no_network: bool,
 
-    /// Firmware [default: bios]
+    /// Firmware [default: the template's, or bios]
     #[arg(long, value_enum, value_name = "FIRMWARE")]
     firmware: Option<FirmwareArg>,
 
@@ -132,21 +164,6 @@ pub(crate) struct Create {
     /// Datastore for its disks [default: the server decides]
     #[arg(long, value_name = "DATASTORE", help_heading = "Placement")]
     datastore: Option<Ref>,
-
-    /// Tell what the server decided, and why
-    #[arg(long, help_heading = "Placement")]
-    explain: bool,
-
-    /// Decide and check, but make nothing
-    #[arg(long, help_heading = "Placement")]
-    dry_run: bool,
-
-    /// Start it when it is made
-    #[arg(long)]
-    start: bool,
-
-    #[command(flatten)]
-    wait: StartWaitOptions,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -240,18 +257,28 @@ impl Create {
             }
             (None, None) => return Err(CliError::new(Exit::Usage, "a VM needs a name")),
         };
-        self.lay_over(&mut request);
-        self.disks(&mut request);
-        self.customize(&mut request)?;
-        if request.image.is_none() && request.disks.is_empty() {
-            return Err(CliError::new(Exit::Usage, "a VM needs an image or a disk").hint(
-                "add --image IMAGE, or --disk SIZE with --iso IMAGE; `hostler image list` shows the images",
-            ));
+        request.start |= self.start;
+        self.wish.lay_over(&mut request)?;
+        let has_disk = request.image.is_some() || request.template.is_some();
+        if !has_disk && request.disks.is_empty() {
+            return Err(CliError::new(Exit::Usage, "a VM needs an image, a template or a disk")
+                .hint(
+                    "add --image IMAGE, --template TEMPLATE, or --disk SIZE with --iso IMAGE; see \
+                 `hostler image list` and `hostler template list`",
+                ));
         }
         Ok(request)
     }
+}
 
-    fn lay_over(&self, request: &mut VmCreate) {
+impl Wish {
+    pub(crate) fn lay_over(&self, request: &mut VmCreate) -> Result<(), CliError> {
+        self.plain(request);
+        self.disks(request);
+        self.customize(request)
+    }
+
+    fn plain(&self, request: &mut VmCreate) {
         let networks = self.networks.iter().map(|network| VmNic {
             name: None,
             network: network.clone(),
@@ -262,16 +289,19 @@ impl Create {
         if self.no_network || !self.networks.is_empty() {
             request.nics = Some(networks.collect());
         }
-        request.cpus = self.cpus.unwrap_or(request.cpus);
-        request.memory = self.memory.unwrap_or(request.memory);
+        request.cpus = self.cpus.or(request.cpus);
+        request.memory = self.memory.or(request.memory);
         request.max_memory = self.max_memory.or(request.max_memory);
         request.cpu_limit = self.cpu_limit.or(request.cpu_limit);
-        request.firmware = self.firmware.map_or(request.firmware, Firmware::from);
+        request.firmware = self.firmware.map(Firmware::from).or(request.firmware);
         request.restart = self.restart.map_or(request.restart, RestartPolicy::from);
         request.labels.extend(self.labels.iter().map(Label::pair));
         request.protected |= self.protect;
         request.lease_seconds = self.lease.map(|l| l.as_secs()).or(request.lease_seconds);
-        request.start |= self.start;
+        request.full |= self.full;
+        if self.template.is_some() {
+            request.template.clone_from(&self.template);
+        }
         if let Some(description) = &self.description {
             request.description.clone_from(description);
         }
@@ -288,7 +318,7 @@ impl Create {
 
     fn disks(&self, request: &mut VmCreate) {
         let mut sizes = self.disks.iter().copied();
-        if request.image.is_some() {
+        if request.image.is_some() || request.template.is_some() {
             request.disk_size = sizes.next().or(request.disk_size);
         }
         request.disks.extend(sizes.map(|size| VmDisk {
@@ -339,7 +369,7 @@ impl Create {
     }
 }
 
-impl Create {
+impl Wish {
     /// `--set`. Addresses are those of the NICs, in their order.
     fn settings(&self, request: &mut VmCreate) -> Result<(), CliError> {
         if self.settings.is_empty() {
@@ -352,6 +382,10 @@ impl Create {
         }
         if addresses.is_empty() {
             return Ok(());
+        }
+        if request.nics.is_none() && request.template.is_some() {
+            let message = "addresses are given to NICs that are named, not to the template's";
+            return Err(CliError::new(Exit::Usage, message).hint("add --network for each NIC"));
         }
         let nics = request.nics.get_or_insert_with(|| {
             let network = "default".parse().map(Ref::Name).expect("`default` is a name");

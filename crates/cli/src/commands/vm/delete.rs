@@ -1,15 +1,17 @@
 //! `hostler vm delete|undelete`.
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
 use hostler_api::recycle_bin::{Undelete as UndeleteVm, UndeleteRequest};
-use hostler_api::vm::{self, VmDeleteQuery, VmPath};
+use hostler_api::vm::{self, StopRequest, VmDeleteQuery, VmPath};
 use hostler_endpoint::NoParams;
-use hostler_types::{DeletionPlan, Name, Ref};
+use hostler_types::{DeletionPlan, Name, Ref, StopMode};
 
 use super::VmName;
-use crate::error::CliError;
+use super::export::export;
+use crate::error::{CliError, Exit};
 use crate::session::{Session, once};
 use crate::terminal::{confirm, require_answers};
 use crate::time;
@@ -25,6 +27,7 @@ Examples:
   hostler vm delete web01 --dry-run
   hostler vm delete web01 --stop --timeout 5m
   hostler vm delete web01 web02 --yes --force --now
+  hostler vm delete web01 --stop --export web01.tar
 
 What is deleted stays in the recycle bin for the server's retention (24 h unless set otherwise):
 `hostler vm undelete web01` takes it back."
@@ -51,6 +54,11 @@ pub(crate) struct Delete {
     #[arg(long)]
     now: bool,
 
+    /// First save it as this file, as `hostler vm export` does; it is deleted only when all of it is
+    /// on the disk. Of one VM, which is off or is stopped with --stop
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["force", "dry_run"])]
+    export: Option<PathBuf>,
+
     /// Say what would go, and change nothing
     #[arg(long)]
     dry_run: bool,
@@ -67,6 +75,9 @@ impl Delete {
     pub(super) async fn run(&self, session: &Session) -> Result<(), CliError> {
         if !self.dry_run {
             require_answers(self.yes)?;
+        }
+        if self.export.is_some() && self.vms.len() != 1 {
+            return Err(CliError::new(Exit::Usage, "--export is for deleting one VM"));
         }
         let mut plans = Vec::new();
         for vm in &self.vms {
@@ -86,9 +97,38 @@ impl Delete {
         }
         let names: Vec<String> = self.vms.iter().map(ToString::to_string).collect();
         confirm(self.yes, &format!("Delete {}?", names.join(", ")))?;
+        if let (Some(file), [plan]) = (&self.export, plans.as_slice()) {
+            self.save(session, plan, file).await?;
+        }
         for (vm, plan) in self.vms.iter().zip(&plans) {
             self.delete(session, vm, plan).await?;
         }
+        Ok(())
+    }
+
+    fn timeout_seconds(&self) -> Option<u32> {
+        self.timeout.map(|timeout| timeout.as_secs().try_into().unwrap_or(u32::MAX))
+    }
+
+    /// Saves the VM that is to be deleted.
+    async fn save(
+        &self,
+        session: &Session,
+        plan: &DeletionPlan,
+        file: &Path,
+    ) -> Result<(), CliError> {
+        if let Some(why) = &plan.refused {
+            return Err(CliError::new(Exit::Conflict, why.clone()));
+        }
+        let path = VmPath { vm: Ref::by_id(plan.vm) };
+        if self.stop && plan.power.is_live() {
+            let timeout_seconds = self.timeout_seconds();
+            let request = StopRequest { mode: StopMode::Graceful, timeout_seconds };
+            let task = session.call_with::<vm::Stop>(&path, &NoParams {}, request, once()).await?;
+            wait::task(session, task).await?;
+        }
+        export(session, &path, file, false).await?;
+        session.output.remark(&format!("exported to {}", file.display()));
         Ok(())
     }
 
@@ -98,11 +138,10 @@ impl Delete {
         vm: &Ref,
         plan: &DeletionPlan,
     ) -> Result<(), CliError> {
-        let timeout = self.timeout.map(|timeout| timeout.as_secs().try_into().unwrap_or(u32::MAX));
         let query = VmDeleteQuery {
             force: self.force,
             stop: self.stop,
-            timeout_seconds: timeout,
+            timeout_seconds: self.timeout_seconds(),
             now: self.now,
         };
         // By its id: what was planned is what is deleted, whoever is called so by now.
@@ -113,6 +152,9 @@ impl Delete {
         }
         let task = wait::task(session, task).await?;
         session.output.done("deleted", "vm", &vm.to_string(), &task)?;
+        if session.output.is_table() && task.spec.action == "vm.delete" {
+            task.status.messages.iter().for_each(|message| session.output.remark(&message.text));
+        }
         if session.output.is_table() && task.spec.action == "vm.recycle" {
             let until = plan.kept_until.map(time::show).unwrap_or_default();
             let back = format!("hostler vm undelete {}", plan.name);

@@ -67,6 +67,7 @@ impl ListDisks {
     async fn run(self, session: &Session) -> Result<(), CliError> {
         let path = self.vm.path();
         let (vm, names) = futures::try_join!(show(session, &path), Names::around_vms(session))?;
+        let names = names.with_parents(session, &vm).await?;
         let row = |disk: &DiskSpec| {
             let status = vm.status.disks.iter().find(|status| status.name == disk.name);
             let attached = vm.spec.disks.iter().any(|attached| attached.name == disk.name);
@@ -80,6 +81,7 @@ impl ListDisks {
                 Cell::maybe(status.map(|status| status.allocated)),
                 Cell::new(disk.bus.as_str()),
                 source,
+                Cell::maybe(names.beneath(&vm, &disk.name)),
                 Cell::new(disk.limits.to_string()),
                 match attached {
                     true => Cell::new("attached").tone(Tone::Good),
@@ -88,7 +90,7 @@ impl ListDisks {
             ]
         };
         let listing = Listing {
-            header: &["DISK", "SIZE", "WRITTEN", "BUS", "SOURCE", "LIMITS", "STATE"],
+            header: &["DISK", "SIZE", "WRITTEN", "BUS", "SOURCE", "LIES ON", "LIMITS", "STATE"],
             empty: "the vm has no disk",
             name: &|disk: &DiskSpec| disk.name.to_string(),
             row: &row,

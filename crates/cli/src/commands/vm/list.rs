@@ -1,7 +1,7 @@
 //! `hostler vm list|show`.
 
 use clap::Args;
-use hostler_api::vm;
+use hostler_api::vm::{self, VmPath};
 use hostler_endpoint::NoParams;
 use hostler_types::{CustomizationState, Name, PowerState, Ref, Vm};
 use jiff::Timestamp;
@@ -153,8 +153,27 @@ impl ShowVm {
         let path = self.vm.path();
         let (vm, names) =
             futures::try_join!(super::show(session, &path), Names::around_vms(session))?;
-        print(session, &vm, &names)
+        let names = names.with_parents(session, &vm).await?;
+        let needed_by = needed_by(session, &vm).await?;
+        session.output.object(&vm, vm.metadata.name.as_str(), || {
+            let mut fields = fields(&vm, &names, Timestamp::now());
+            if !needed_by.is_empty() {
+                let after = fields.iter().position(|(name, _)| *name == "Disks");
+                fields.insert(after.map_or(fields.len(), |at| at + 1), ("Needed by", needed_by));
+            }
+            fields
+        })
     }
+}
+
+/// The VMs whose disks lie on this one's.
+async fn needed_by(session: &Session, vm: &Vm) -> Result<Vec<Cell>, CliError> {
+    if !session.output.is_table() {
+        return Ok(Vec::new());
+    }
+    let path = VmPath { vm: Ref::by_id(vm.id()) };
+    let plan = session.call::<vm::PlanDeletion>(&path, &NoParams {}, ()).await?;
+    Ok(plan.used_by.iter().map(|user| Cell::new(&user.name)).collect())
 }
 
 pub(super) fn print(session: &Session, vm: &Vm, names: &Names) -> Result<(), CliError> {
@@ -170,6 +189,7 @@ pub(super) fn fields(vm: &Vm, names: &Names, now: Timestamp) -> Vec<(&'static st
         ("Id", one(vm.metadata.id.to_string())),
         ("Description", optional(&spec.description)),
         ("Labels", labels.collect()),
+        ("Owner", vm.metadata.labels.get("owner").iter().map(Cell::new).collect()),
         ("State", vec![power(status.power)]),
         (
             "Since",
@@ -208,6 +228,8 @@ pub(super) fn fields(vm: &Vm, names: &Names, now: Timestamp) -> Vec<(&'static st
     fields.push(("Pending", pending(vm)));
     fields.extend(guest(vm, now));
     fields.push(("Customization", customization(vm, now)));
+    let seal = vm.status.seal.as_ref().map(crate::commands::template::seal_cells);
+    fields.push(("Sealed", seal.unwrap_or_default()));
     fields.retain(|(_, values)| !values.is_empty());
     fields
 }

@@ -1,12 +1,14 @@
 //! `hostler vm`: a file for each verb that is more than a call.
 
 mod change;
+mod clone;
 mod console;
 mod create;
 mod customize;
 mod delete;
 mod disk;
 mod exec;
+mod export;
 mod lease;
 mod list;
 mod log;
@@ -14,6 +16,7 @@ mod nic;
 mod power;
 mod remove;
 mod screenshot;
+mod seal;
 mod set;
 mod snapshot;
 mod ssh;
@@ -26,13 +29,13 @@ use hostler_api::vm::{Show, VmPath};
 use hostler_endpoint::NoParams;
 use hostler_types::{Ref, Task, Vm};
 
-pub(crate) use create::from_document;
+pub(crate) use create::{Wish, from_document};
 
 use crate::error::CliError;
 use crate::session::Session;
 use crate::wait;
 
-/// Virtual machines: create, list, start, stop, reach, change, delete
+/// Virtual machines: create, clone, list, start, stop, reach, change, delete
 #[derive(Debug, Args)]
 #[command(
     arg_required_else_help = true,
@@ -50,6 +53,8 @@ pub(crate) struct VmArgs {
 #[derive(Debug, Subcommand)]
 enum VmCommand {
     Create(Box<create::Create>),
+    Clone(Box<clone::Clone>),
+    Flatten(clone::Flatten),
     List(list::List),
     Show(list::ShowVm),
     Start(power::Start),
@@ -57,6 +62,7 @@ enum VmCommand {
     Reset(power::Reset),
     Suspend(power::Suspend),
     Resume(power::Resume),
+    Seal(seal::SealVm),
     Set(Box<set::Set>),
     Rename(set::Rename),
     Renew(lease::Renew),
@@ -72,6 +78,8 @@ enum VmCommand {
     Screenshot(screenshot::Screenshot),
     Exec(exec::Exec),
     Ssh(ssh::Ssh),
+    Export(export::Export),
+    Import(export::Import),
     Unregister(remove::Unregister),
     Register(remove::Register),
     Delete(delete::Delete),
@@ -98,6 +106,8 @@ impl VmArgs {
     pub(crate) async fn run(self, session: &Session) -> Result<ExitCode, CliError> {
         match self.command {
             VmCommand::Create(command) => command.run(session).await,
+            VmCommand::Clone(command) => command.run(session).await,
+            VmCommand::Flatten(command) => command.run(session).await,
             VmCommand::List(command) => command.run(session).await,
             VmCommand::Show(command) => command.run(session).await,
             VmCommand::Start(command) => command.run(session).await,
@@ -105,6 +115,7 @@ impl VmArgs {
             VmCommand::Reset(command) => command.run(session).await,
             VmCommand::Suspend(command) => command.run(session).await,
             VmCommand::Resume(command) => command.run(session).await,
+            VmCommand::Seal(command) => command.run(session).await,
             VmCommand::Set(command) => command.run(session).await,
             VmCommand::Rename(command) => command.run(session).await,
             VmCommand::Renew(command) => command.run(session).await,
@@ -119,6 +130,8 @@ impl VmArgs {
             VmCommand::Screenshot(command) => command.run(session).await,
             VmCommand::Exec(command) => return command.run(session).await,
             VmCommand::Ssh(command) => command.run(session).await,
+            VmCommand::Export(command) => command.run(session).await,
+            VmCommand::Import(command) => command.run(session).await,
             VmCommand::Unregister(command) => command.run(session).await,
             VmCommand::Register(command) => command.run(session).await,
             VmCommand::Delete(command) => command.run(session).await,

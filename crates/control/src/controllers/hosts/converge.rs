@@ -232,6 +232,11 @@ impl Converger {
             if new == *old {
                 continue;
             }
+            let (warn, used) = (u64::from(datastore.spec.limits.warn_percent), new.used_percent());
+            if old.used_percent() < warn && used >= warn {
+                let (name, free) = (datastore.name(), new.free);
+                tracing::warn!(datastore = %name, used, %free, "a datastore fills up");
+            }
             let mut changed = Object::clone(datastore);
             changed.status = new;
             changes.push((Target::Datastore(report), vec![Write::update(&changed)]));

@@ -29,7 +29,7 @@ impl Usages {
     }
 
     pub(crate) fn get(&self, datastore: DatastoreId) -> DatastoreUsage {
-        self.0.get(&datastore).copied().unwrap_or_default()
+        self.0.get(&datastore).cloned().unwrap_or_default()
     }
 }
 
@@ -37,7 +37,7 @@ impl Usages {
 pub(crate) fn candidate(
     datastore: &Datastore,
     host: HostId,
-    usage: DatastoreUsage,
+    usage: &DatastoreUsage,
 ) -> DatastoreCandidate {
     let (spec, status) = (&datastore.spec, &datastore.status);
     DatastoreCandidate {
@@ -63,7 +63,7 @@ pub(crate) fn require_room(
     disks: &[ByteSize],
 ) -> Result<Vec<String>, ServiceError> {
     let usage = Usages::of(snapshot).get(datastore.id());
-    let candidate = candidate(datastore, datastore.spec.host, usage);
+    let candidate = candidate(datastore, datastore.spec.host, &usage);
     let told = |what: String| format!("datastore `{}` {what}", datastore.name());
     if let Some(reason) = refuses(&candidate, disks) {
         return Err(ServiceError::new(Class::NoCapacity, "no_capacity", told(reason))
@@ -75,6 +75,14 @@ pub(crate) fn require_room(
 /// The datastore with what lies on it.
 pub(super) fn with_usage(datastore: &Arc<Datastore>, usages: &Usages) -> Arc<Datastore> {
     let mut shown = Datastore::clone(datastore);
-    shown.status.usage = Some(usages.get(datastore.id()));
+    let mut usage = usages.get(datastore.id());
+    let candidate = candidate(datastore, datastore.spec.host, &usage);
+    let worries = if datastore.status.is_ready_on(&datastore.spec, datastore.spec.host) {
+        [refuses(&candidate, &[]), warns(&candidate, &[])].into_iter().flatten().collect()
+    } else {
+        Vec::new()
+    };
+    usage.warnings = worries;
+    shown.status.usage = Some(usage);
     Arc::new(shown)
 }

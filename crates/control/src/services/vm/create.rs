@@ -5,24 +5,26 @@ use std::sync::Arc;
 use hostler_policy::{Decision, HostCandidate, Placement, PlacementInput, Refusal, Wish, place};
 use hostler_store::Write;
 use hostler_types::{
-    ByteSize, CdromSpec, Cores, Customization, DatastoreKind, DiskSource, DiskSpec, Epoch, Host,
-    HostKind, HostState, Image, ImageKind, ImageMedia, ImageState, IoLimits, Lease, LinkState,
-    Name, NetworkKind, NetworkSpec, NicSpec, PowerState, Provisioning, Ref, Role, Vm, VmCreate,
-    VmDisk, VmId, VmKind, VmNic, VmSpec, VmStatus, validate_labels,
+    BootDevice, ByteSize, CdromSpec, Cores, Customization, DatastoreKind, DiskSource, DiskSpec,
+    Epoch, Host, HostKind, HostState, Image, ImageKind, ImageMedia, ImageState, IoLimits, Lease,
+    LinkState, Name, NetworkKind, NetworkSpec, NicSpec, PowerState, Provisioning, Ref, Role, Vm,
+    VmCreate, VmDisk, VmId, VmKind, VmNic, VmSpec, VmStatus, validate_labels,
 };
 use jiff::Timestamp;
 
 use super::mac::ReservedMacs;
+use super::template::Base;
 use crate::actor::{Actor, authorize};
 use crate::customize::{self, Customizing, GuestWish};
 use crate::error::{Class, ServiceError};
 use crate::inventory::{Snapshot, images};
 use crate::redact::Shown;
 use crate::services::submit::{Ordered, Planned, order_with};
-use crate::services::{Changed, Options};
+use crate::services::template::find_version;
+use crate::services::{Changed, Options, Order};
 use crate::services::{datastore, naming_rule};
 use crate::tasks::vm_create;
-use crate::world::World;
+use crate::world::{Core, World};
 
 /// The smallest disk.
 const SMALLEST_DISK: u64 = 1 << 20;
@@ -49,14 +51,7 @@ pub async fn create(
         macs.release();
         customizing.release();
         let over = customization.as_ref();
-        let mut vm = plan(snapshot, &mut macs, &mut customizing, &request, over)?;
-        vm.spec.lease = (request.lease_seconds)
-            .map(|seconds| Lease::begin(seconds, world.settings.lease_grace, Timestamp::now()))
-            .transpose()
-            .map_err(|error| ServiceError::invalid("lease_seconds", error.reason))?;
-        let mut order = vm_create::order(&vm, request.start);
-        order.writes.push(Write::create(&vm));
-        order.writes.extend(images(&vm).map(expect_image));
+        let (vm, order) = planned(world, snapshot, &mut macs, &mut customizing, &request, over)?;
         let explanation = vm.status.placement.clone();
         Ok(Planned { order, object: Arc::new(vm), explanation })
     })
@@ -80,6 +75,35 @@ pub async fn create(
     }
 }
 
+/// The VM as it is stored first, and the task that makes it. `over` is the request's customization,
+/// sealed.
+///
+/// # Errors
+/// As [`create`].
+pub(crate) fn planned(
+    core: &Core,
+    snapshot: &Snapshot,
+    macs: &mut ReservedMacs<'_>,
+    customizing: &mut Customizing<'_>,
+    request: &VmCreate,
+    over: Option<&Customization>,
+) -> Result<(Vm, Order), ServiceError> {
+    let mut vm = plan(snapshot, macs, customizing, request, over)?;
+    vm.spec.lease = (request.lease_seconds)
+        .map(|seconds| Lease::begin(seconds, core.settings.lease_grace, Timestamp::now()))
+        .transpose()
+        .map_err(|error| ServiceError::invalid("lease_seconds", error.reason))?;
+    let mut order = vm_create::order(&vm, request.start);
+    if let Some(template) = &request.template {
+        // The commit is refused if it is being deleted, or made a VM again.
+        let (_, version) = find_version(snapshot, template)?;
+        order.writes.push(Write::ExpectUnlocked { object: version.id().untyped() });
+    }
+    order.writes.push(Write::create(&vm));
+    order.writes.extend(images(&vm).map(expect_image));
+    Ok((vm, order))
+}
+
 /// What an idempotency key stands for. Its hash is stored, and would let secrets be guessed.
 fn keyed(request: &VmCreate) -> VmCreate {
     let customization = request.customization.clone().map(Customization::redacted);
@@ -87,17 +111,21 @@ fn keyed(request: &VmCreate) -> VmCreate {
 }
 
 /// The commit is refused if an image is being deleted.
-fn expect_image(image: hostler_types::ImageId) -> Write {
+pub(super) fn expect_image(image: hostler_types::ImageId) -> Write {
     Write::ExpectUnlocked { object: image.untyped() }
 }
 
-fn plan(
+/// What is asked for, by ids, whether or not there is room for it now.
+///
+/// # Errors
+/// As [`create`], but for what only time can change.
+pub(crate) fn specified(
     snapshot: &Snapshot,
     macs: &mut ReservedMacs<'_>,
     customizing: &mut Customizing<'_>,
     request: &VmCreate,
     over: Option<&Customization>,
-) -> Result<Vm, ServiceError> {
+) -> Result<(VmId, VmSpec), ServiceError> {
     validate_labels(&request.labels)
         .map_err(|reason| ServiceError::invalid_as_told("labels", reason))?;
     if snapshot.all::<VmKind>().get_by_name(&request.name).is_some() {
@@ -105,9 +133,13 @@ fn plan(
     }
     naming_rule::require_allowed(snapshot, &request.name, &request.labels)?;
     let vm = VmId::generate();
-    let from_image =
-        request.image.is_some() || request.disks.iter().any(|disk| disk.image.is_some());
-    let mut nics = nics(snapshot, macs, vm, request.nics.as_deref())?;
+    let base = request.template.as_ref().map(|template| Base::find(snapshot, template, request));
+    let base = base.transpose()?;
+    let has_system = base.is_some()
+        || request.image.is_some()
+        || request.disks.iter().any(|disk| disk.image.is_some());
+    let wanted = request.nics.clone().or(base.as_ref().map(Base::nics));
+    let mut nics = nics(snapshot, macs, vm, wanted.as_deref())?;
     let addressing: Vec<_> = request.nics.iter().flatten().map(|nic| nic.address.clone()).collect();
     let wish = GuestWish {
         vm,
@@ -118,34 +150,69 @@ fn plan(
         addressing: &addressing,
     };
     let customization = customizing.resolve(snapshot, &wish, &mut nics)?;
+    let own = base.as_ref().map(Base::spec);
     let spec = VmSpec {
         detached: Vec::new(),
         description: request.description.clone(),
-        cpus: request.cpus,
-        memory: request.memory,
-        max_memory: request.max_memory,
+        cpus: request.cpus.or(own.map(|spec| spec.cpus)).unwrap_or(VmCreate::default_cpus()),
+        memory: request
+            .memory
+            .or(own.map(|spec| spec.memory))
+            .unwrap_or(VmCreate::default_memory()),
+        // It was chosen for the template's memory.
+        max_memory: request.max_memory.or(own
+            .and_then(|spec| spec.max_memory)
+            .filter(|max| request.memory.is_none_or(|memory| memory <= *max))),
         balloon: None,
-        cpu_limit: request.cpu_limit,
-        firmware: request.firmware,
-        cpu_model: request.cpu_model.clone(),
-        boot_order: request.boot_order.clone(),
-        disks: disks(snapshot, request)?,
+        cpu_limit: request.cpu_limit.or(own.and_then(|spec| spec.cpu_limit)),
+        firmware: request.firmware.or(own.map(|spec| spec.firmware)).unwrap_or_default(),
+        cpu_model: request.cpu_model.clone().or(own.and_then(|spec| spec.cpu_model.clone())),
+        boot_order: (request.boot_order.clone())
+            .or(own.map(|spec| spec.boot_order.clone()))
+            .unwrap_or_else(BootDevice::default_order),
+        disks: disks(snapshot, request, base.as_ref())?,
         cdroms: cdroms(snapshot, request.iso.as_ref())?,
         nics,
-        // A guest from an image is told its name even if nothing else was asked for.
-        customization: customization.or(from_image.then(Customization::default)),
+        // A guest that has a system is told its name even if nothing else was asked for.
+        customization: customization.or(has_system.then(Customization::default)),
         restart: request.restart,
         protected: request.protected,
         recycled: None,
         lease: None,
         snapshot_limits: hostler_types::SnapshotLimits::default(),
+        template: None,
     };
-    validate(&spec).map_err(|error| as_asked(error, request))?;
-    let (decision, explanation) = decide(snapshot, &spec, request)?;
-    let now = Timestamp::now();
-    let status = VmStatus {
+    let given = base.as_ref().map_or(usize::from(request.image.is_some()), Base::disks);
+    validate(&spec).map_err(|error| as_asked(error, given))?;
+    Ok((vm, spec))
+}
+
+fn plan(
+    snapshot: &Snapshot,
+    macs: &mut ReservedMacs<'_>,
+    customizing: &mut Customizing<'_>,
+    request: &VmCreate,
+    over: Option<&Customization>,
+) -> Result<Vm, ServiceError> {
+    let (vm, spec) = specified(snapshot, macs, customizing, request, over)?;
+    let place = (request.host.as_ref(), request.datastore.as_ref());
+    let mut wish = placement_wish(snapshot, &spec, place)?;
+    if let Some(template) = &request.template {
+        Base::find(snapshot, template, request)?.wishes(snapshot, &mut wish)?;
+    }
+    let (decision, explanation) = decide(&PlacementInput { wish, hosts: candidates(snapshot) })?;
+    let status = in_the_making(decision, explanation);
+    let (name, labels) = (request.name.clone(), request.labels.clone());
+    let mut object = Vm::new(name, labels, Timestamp::now(), spec, status);
+    object.metadata.id = vm;
+    Ok(object)
+}
+
+/// The status of a VM that has a place and nothing else yet.
+pub(super) fn in_the_making(decision: Decision, explanation: Vec<String>) -> VmStatus {
+    VmStatus {
         power: PowerState::Creating,
-        power_since: now,
+        power_since: Timestamp::now(),
         message: None,
         host: decision.host,
         epoch: Epoch(1),
@@ -158,23 +225,21 @@ fn plan(
         pending: Vec::new(),
         snapshots: hostler_types::SnapshotTree::default(),
         snapshot_warnings: Vec::new(),
+        seal: None,
         placement: explanation,
-    };
-    let mut object = Vm::new(request.name.clone(), request.labels.clone(), now, spec, status);
-    object.metadata.id = vm;
-    Ok(object)
+    }
 }
 
-/// The image's disk is the first of the spec's disks, and none of the request's.
-fn as_asked(mut error: ServiceError, request: &VmCreate) -> ServiceError {
-    let Some(field) = error.fields.first_mut().filter(|_| request.image.is_some()) else {
+/// The first `given` of the spec's disks are the image's or the template's, and none of the request's.
+fn as_asked(mut error: ServiceError, given: usize) -> ServiceError {
+    let Some(field) = error.fields.first_mut().filter(|_| given > 0) else {
         return error;
     };
     let index = field.field.strip_prefix("disks[").and_then(|rest| rest.strip_suffix("].size"));
     let asked = match index.and_then(|index| index.parse::<usize>().ok()) {
         Some(0) => "disk_size".to_owned(),
-        Some(index) => format!("disks[{}].size", index - 1),
-        None => return error,
+        Some(index) if index >= given => format!("disks[{}].size", index - given),
+        _ => return error,
     };
     error.message = format!("{asked}: {}", field.reason);
     field.field = asked;
@@ -190,12 +255,19 @@ pub(super) fn validate(spec: &VmSpec) -> Result<(), ServiceError> {
     Ok(())
 }
 
-pub(super) fn name_taken(name: &Name) -> ServiceError {
+pub(in crate::services) fn name_taken(name: &Name) -> ServiceError {
     ServiceError::conflict("name_taken", format!("there is already a vm named `{name}`"))
         .hint("choose another name, or delete the other one first")
 }
 
-fn disks(snapshot: &Snapshot, request: &VmCreate) -> Result<Vec<DiskSpec>, ServiceError> {
+fn disks(
+    snapshot: &Snapshot,
+    request: &VmCreate,
+    base: Option<&Base<'_>>,
+) -> Result<Vec<DiskSpec>, ServiceError> {
+    if let Some(base) = base {
+        return base.with_disks(snapshot, request);
+    }
     let first = request.image.as_ref().map(|image| VmDisk {
         name: None,
         size: request.disk_size,
@@ -207,7 +279,7 @@ fn disks(snapshot: &Snapshot, request: &VmCreate) -> Result<Vec<DiskSpec>, Servi
     if first.is_none() && request.disk_size.is_some() {
         return Err(ServiceError::invalid(
             "disk_size",
-            "it is the size of the image's disk, and no `image` is given; use `disks`",
+            "it is the size of the image's or template's disk, and neither is given; use `disks`",
         ));
     }
     let offset = usize::from(first.is_some());
@@ -360,22 +432,19 @@ pub(super) fn nics(
     .collect()
 }
 
-fn numbered(prefix: &str, index: usize) -> Name {
+pub(super) fn numbered(prefix: &str, index: usize) -> Name {
     format!("{prefix}{index}").parse().expect("letters and digits are a name")
 }
 
-fn decide(
-    snapshot: &Snapshot,
-    spec: &VmSpec,
-    request: &VmCreate,
-) -> Result<(Decision, Vec<String>), ServiceError> {
+/// All hosts, as placement sees them.
+pub(super) fn candidates(snapshot: &Snapshot) -> Vec<HostCandidate> {
     let usages = datastore::Usages::of(snapshot);
     let hosts = snapshot.all::<HostKind>().iter();
-    let input = PlacementInput {
-        wish: wish(snapshot, spec, request)?,
-        hosts: hosts.map(|host| candidate(snapshot, host, &usages)).collect(),
-    };
-    let Placement { decision, explanation } = place(&input);
+    hosts.map(|host| candidate(snapshot, host, &usages)).collect()
+}
+
+pub(super) fn decide(input: &PlacementInput) -> Result<(Decision, Vec<String>), ServiceError> {
+    let Placement { decision, explanation } = place(input);
     match decision {
         Ok(decision) => Ok((decision, explanation.0)),
         Err(Refusal::NoHost) => {
@@ -389,7 +458,12 @@ fn decide(
     }
 }
 
-fn wish(snapshot: &Snapshot, spec: &VmSpec, request: &VmCreate) -> Result<Wish, ServiceError> {
+/// What a VM needs, on a host and a datastore if some are given.
+pub(super) fn placement_wish(
+    snapshot: &Snapshot,
+    spec: &VmSpec,
+    (host, datastore): (Option<&Ref>, Option<&Ref>),
+) -> Result<Wish, ServiceError> {
     let disk_images = spec.disks.iter().filter_map(|disk| disk.source.image());
     let all = disk_images.chain(spec.cdroms.iter().filter_map(|cdrom| cdrom.image));
     let images = all.filter_map(|id| snapshot.get::<ImageKind>(id));
@@ -397,8 +471,7 @@ fn wish(snapshot: &Snapshot, spec: &VmSpec, request: &VmCreate) -> Result<Wish, 
         NetworkSpec::Bridge { bridge, .. } => Some(bridge.clone()),
         NetworkSpec::Nat { .. } => None,
     });
-    let host = request.host.as_ref().map(|host| snapshot.find::<HostKind>(host)).transpose()?;
-    let datastore = request.datastore.as_ref();
+    let host = host.map(|host| snapshot.find::<HostKind>(host)).transpose()?;
     let datastore = datastore.map(|r| snapshot.find::<DatastoreKind>(r)).transpose()?;
     Ok(Wish {
         cpus: Cores::count(spec.cpus),
@@ -406,6 +479,7 @@ fn wish(snapshot: &Snapshot, spec: &VmSpec, request: &VmCreate) -> Result<Wish, 
         disks: spec.disks.iter().map(|disk| disk.size).collect(),
         host: host.map(|host| host.id()),
         datastore: datastore.map(|datastore| datastore.id()),
+        template: None,
         images: images
             .map(|image| (image.id(), image.name().to_string(), image.spec.datastore))
             .collect(),
@@ -415,8 +489,8 @@ fn wish(snapshot: &Snapshot, spec: &VmSpec, request: &VmCreate) -> Result<Wish, 
 
 fn candidate(snapshot: &Snapshot, host: &Host, usages: &datastore::Usages) -> HostCandidate {
     let (mut promised_memory, mut promised_cpus) = (0u64, 0u64);
-    // What is in the recycle bin needs disk space only.
-    for vm in snapshot.vms_on(host.id()).filter(|vm| !vm.is_recycled()) {
+    // What is in the recycle bin, or a template, needs disk space only.
+    for vm in snapshot.vms_on(host.id()).filter(|vm| !vm.is_recycled() && !vm.is_template()) {
         promised_memory = promised_memory.saturating_add(vm.spec.memory.bytes());
         promised_cpus += u64::from(vm.spec.cpus.count());
     }
@@ -433,7 +507,7 @@ fn candidate(snapshot: &Snapshot, host: &Host, usages: &datastore::Usages) -> Ho
         promised_cpus,
         bridges: facts.map(|facts| facts.bridges.clone()).unwrap_or_default(),
         datastores: datastores
-            .map(|store| datastore::candidate(store, host.id(), usages.get(store.id())))
+            .map(|store| datastore::candidate(store, host.id(), &usages.get(store.id())))
             .collect(),
     }
 }

@@ -14,8 +14,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use hostler_types::{
-    DeletionPlan, Dependent, KindName, LayerFile, LayerOwner, Name, NetworkKind, PlannedDisk,
-    PlannedNic, Recycled, Ref, Role, Task, Vm, VmKind,
+    CopySource, DeletionPlan, Dependent, DiskSource, DiskSpec, KindName, LayerFile, LayerOwner,
+    Name, NetworkKind, PlannedDisk, PlannedNic, Recycled, Ref, Role, Task, Vm, VmKind,
 };
 use jiff::Timestamp;
 use serde::Serialize;
@@ -198,12 +198,32 @@ fn purge_order(snapshot: &Snapshot, vm: &Ref) -> Result<Order, ServiceError> {
 pub(crate) fn dependents(snapshot: &Snapshot, vm: &Vm) -> Vec<Dependent> {
     let others = snapshot.all::<VmKind>().iter().filter(|other| other.id() != vm.id());
     let found = others.filter_map(|other| {
+        let whose = called(snapshot, vm);
+        if let Some(disk) = awaiting(other, vm) {
+            let reason = format!("its disk {disk} is just being made of a disk of `{whose}`");
+            return Some(Dependent { vm: other.id(), name: other.called().clone(), reason });
+        }
         let what = leaning(other, vm)?;
         let place = if other.is_recycled() { ", in the recycle bin" } else { "" };
-        let reason = format!("its {what} lies on a disk of `{}`{place}", vm.called());
+        let reason = format!("its {what} lies on a disk of `{whose}`{place}");
         Some(Dependent { vm: other.id(), name: other.called().clone(), reason })
     });
     found.collect()
+}
+
+/// A disk of a VM in the making that is to be made of one of `vm`; its host has told nothing of it
+/// yet.
+fn awaiting<'a>(other: &'a Vm, vm: &Vm) -> Option<&'a Name> {
+    if !other.status.disks.is_empty() {
+        return None;
+    }
+    let needs = |disk: &&DiskSpec| match &disk.source {
+        DiskSource::Linked(file) | DiskSource::Copy(CopySource { file, .. }) => {
+            file.owner() == LayerOwner::Vm(vm.id())
+        }
+        DiskSource::Image(_) | DiskSource::Blank => false,
+    };
+    other.spec.own_disks().find(needs).map(|disk| &disk.name)
 }
 
 /// What of a VM needs a file of another one's: a disk, or a snapshot that it could go back to.
@@ -220,23 +240,40 @@ fn leaning(other: &Vm, vm: &Vm) -> Option<String> {
     Some(format!("snapshot {}", snapshot.name))
 }
 
-/// Refuses to delete what is protected or needed.
+/// What people call it, be it a VM or a version of a template.
+fn called(snapshot: &Snapshot, vm: &Vm) -> String {
+    let version = vm.spec.template.as_ref();
+    let template = version.and_then(|of| Some((snapshot.get(of.template)?, of.version)));
+    match template {
+        Some((template, version)) => format!("{}:{version}", template.name()),
+        None => vm.called().to_string(),
+    }
+}
+
+/// Refuses to delete what is protected, needed, or no VM.
 pub(crate) fn require_deletable(snapshot: &Snapshot, vm: &Vm) -> Result<(), ServiceError> {
+    require_no_template(vm)?;
     if vm.spec.protected {
         let message =
             format!("vm `{}` is protected and is not deleted, not even by force", vm.called());
         return Err(ServiceError::conflict("protected", message)
             .hint(format!("first run `hostler vm set {} --no-protect`", vm.called())));
     }
+    require_unused(snapshot, vm)
+}
+
+/// Refuses what others' disks lie on, and names them.
+pub(crate) fn require_unused(snapshot: &Snapshot, vm: &Vm) -> Result<(), ServiceError> {
     let users = dependents(snapshot, vm);
     if users.is_empty() {
         return Ok(());
     }
     let users: Vec<_> =
         users.iter().map(|user| format!("`{}` ({})", user.name, user.reason)).collect();
-    let message = format!("vm `{}` is needed by {}", vm.called(), listed(&users));
+    let what = if vm.is_template() { "template" } else { "vm" };
+    let message = format!("{what} `{}` is needed by {}", called(snapshot, vm), listed(&users));
     Err(ServiceError::conflict("in_use", message)
-        .hint("delete these VMs first, or make them independent"))
+        .hint("delete these VMs first, or make them independent with `hostler vm flatten`"))
 }
 
 /// A VM by name or id, or one in the recycle bin by its id.
@@ -288,8 +325,18 @@ fn find_recycled<'a>(snapshot: &'a Snapshot, reference: &Ref) -> Result<&'a Arc<
     }
 }
 
-/// Refuses what is in the recycle bin.
+fn require_no_template(vm: &Vm) -> Result<(), ServiceError> {
+    let Some(version) = &vm.spec.template else { return Ok(()) };
+    let message = format!(
+        "this is version {} of a template, made from vm `{}`, and no VM",
+        version.version, version.name
+    );
+    Err(ServiceError::conflict("template", message).hint("see `hostler template --help`"))
+}
+
+/// Refuses what is no VM now: in the recycle bin, or a template.
 pub(super) fn require_not_recycled(vm: &Vm) -> Result<(), ServiceError> {
+    require_no_template(vm)?;
     if !vm.is_recycled() {
         return Ok(());
     }
@@ -301,7 +348,11 @@ pub(super) fn require_not_recycled(vm: &Vm) -> Result<(), ServiceError> {
 /// VMs as they are named to people who may not know of the recycle bin: the first five.
 pub(crate) fn told_names(vms: &[&Arc<Vm>]) -> String {
     let told = |vm: &&Arc<Vm>| {
-        let place = if vm.is_recycled() { " (in the recycle bin)" } else { "" };
+        let place = match (vm.is_recycled(), vm.is_template()) {
+            (true, _) => " (in the recycle bin)",
+            (_, true) => " (a template)",
+            _ => "",
+        };
         format!("`{}`{place}", vm.called())
     };
     let mut names: Vec<_> = vms.iter().map(told).collect();

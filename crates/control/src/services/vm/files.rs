@@ -109,6 +109,9 @@ pub async fn register(
         customize::seal(&world.vault, vm.spec.customization.as_mut());
         let mut order = vm_register::order(&vm);
         order.writes.push(Write::create(&vm));
+        // Files that nobody owned are not removed while somebody takes them.
+        let datastore = vm.status.datastore.untyped();
+        order.writes.push(Write::ExpectUnlocked { object: datastore });
         order
             .writes
             .extend(images(&vm).map(|image| Write::ExpectUnlocked { object: image.untyped() }));
@@ -145,8 +148,12 @@ fn adopted(
         vm.metadata.name = name.clone();
     } else if let Some(recycled) = &vm.spec.recycled {
         vm.metadata.name = recycled.name.clone();
+    } else if let Some(version) = &vm.spec.template {
+        vm.metadata.name = version.name.clone();
     }
     vm.spec.recycled = None;
+    // Its template may not be here; the files are what they were.
+    vm.spec.template = None;
     if snapshot.all::<VmKind>().get_by_name(vm.name()).is_some() {
         return Err(name_taken(vm.name()).hint("give it another name with `--name`"));
     }

@@ -6,9 +6,11 @@
 
 mod api;
 mod change;
+mod clone;
 mod create;
 mod figure;
 mod footprint;
+mod instant;
 mod inventory;
 mod snapshot;
 mod start;
@@ -39,13 +41,15 @@ type Measure = fn(usize) -> Result<Vec<Figure>>;
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
     rustls::crypto::ring::default_provider().install_default().ok();
-    let measures: [(&str, Measure); 6] = [
+    let measures: [(&str, Measure); 8] = [
         ("start", start::measure),
         ("create", create::measure),
         ("footprint", footprint::measure),
         ("inventory", inventory::measure),
         ("change", change::measure),
         ("snapshot", snapshot::measure),
+        ("clone", clone::measure),
+        ("instant", instant::measure),
     ];
     let mut figures = Vec::new();
     for (name, measure) in measures {

@@ -1,0 +1,135 @@
+//! Instant clones: a running VM is forked.
+//!
+//! ```text
+//!  parent's actor                                   each clone's actor
+//!   overlays, successor's QEMU  ── Base ──────────>  record, files, QEMU on the frozen memory
+//!   <───────────────────────────── ready ─────────
+//!   freeze, load, record, run   (the guest stands still for this)
+//!   end of the old QEMU         ── devices' state ─> load, cables out, record, run
+//!                                                    then: identity
+//! ```
+//!
+//! Nothing is copied: parent and clones go on from the same memory and the same disk files, which
+//! nobody writes to any more. So the parent's guest goes on in a new process, its *successor*, with
+//! new files on top of its disks. Which of the two processes is the VM's is said by the record
+//! alone: it is written while both stand still. Until then everything is taken back by letting the
+//! old one go on.
+//!
+//! A fork is all or nothing: when a clone fails before the guest is stopped, nothing has happened;
+//! when one fails after, the caller removes the others.
+
+mod child;
+mod identity;
+mod parent;
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hostler_agent_api::{VmForkAnswer, VmForkRequest, VmReport};
+use hostler_endpoint::Problem;
+use hostler_types::{DiskStatus, VmId};
+use tokio::sync::oneshot;
+
+pub(crate) use identity::IdentityStep;
+
+use super::actor::Action;
+use super::hardware::Running;
+use super::record::RecordedState;
+use super::registry::Vms;
+use crate::fault::Fault;
+
+/// From a process's start until it can take a state.
+const READY: Duration = Duration::from_secs(60);
+/// Devices' states are small.
+const STATE: Duration = Duration::from_secs(10);
+
+/// What all clones of a fork begin with.
+#[derive(Debug, Clone)]
+pub(super) struct Base {
+    /// What the parent runs with.
+    running: Running,
+    /// Its disks, which are frozen when the clones begin to read them.
+    disks: Vec<DiskStatus>,
+    memory: Arc<OwnedFd>,
+}
+
+/// What the parent's actor is told.
+#[derive(Debug)]
+pub(crate) struct ForkOrder {
+    clones: Vec<CloneLink>,
+    /// How long the guest stood still.
+    paused: oneshot::Sender<Duration>,
+}
+
+/// The parent's end of what connects it with a clone.
+#[derive(Debug)]
+struct CloneLink {
+    vm: VmId,
+    base: Option<oneshot::Sender<Base>>,
+    ready: oneshot::Receiver<Result<(), String>>,
+    state: Option<oneshot::Sender<Arc<OwnedFd>>>,
+}
+
+/// The clone's end. When the parent's is dropped the fork has failed.
+#[derive(Debug)]
+pub(crate) struct ForkSeat {
+    base: oneshot::Receiver<Base>,
+    ready: oneshot::Sender<Result<(), String>>,
+    state: oneshot::Receiver<Arc<OwnedFd>>,
+}
+
+fn link(vm: VmId) -> (CloneLink, ForkSeat) {
+    let (base, base_seen) = oneshot::channel();
+    let (ready, ready_seen) = oneshot::channel();
+    let (state, state_seen) = oneshot::channel();
+    let link = CloneLink { vm, base: Some(base), ready: ready_seen, state: Some(state) };
+    (link, ForkSeat { base: base_seen, ready, state: state_seen })
+}
+
+impl Vms {
+    /// Forks a VM. Repeated after a crash, it answers with what there is: clones that had not come
+    /// to running then have failed.
+    pub(crate) async fn fork(
+        &self,
+        parent: VmId,
+        request: VmForkRequest,
+    ) -> Result<VmForkAnswer, Problem> {
+        self.handle(parent)?;
+        let (links, seats): (Vec<_>, Vec<_>) =
+            request.clones.iter().map(|clone| link(clone.definition.vm.id())).unzip();
+        let (paused, paused_seen) = oneshot::channel();
+        let order = ForkOrder { clones: links, paused };
+        let fork = Action::Fork(Box::new(order));
+        let fork = async {
+            // It has come about when the guest goes on; what follows is housekeeping, which nobody
+            // has to wait for.
+            let whole = self.command(parent, request.command, fork);
+            tokio::select! {
+                answer = whole => answer.map(|report| (report, Duration::ZERO)),
+                Ok(paused) = paused_seen => {
+                    let report = VmReport::clone(&self.handle(parent)?.report.borrow());
+                    Ok((report, paused))
+                }
+            }
+        };
+        let clones = request.clones.into_iter().zip(seats).map(|(clone, seat)| {
+            let seat = Action::BeForked(Box::new(seat));
+            async move {
+                let vm = clone.definition.vm.id();
+                let answer = self.begin_once(vm, &clone, RecordedState::Forking, seat).await?;
+                answer.unwrap_or_else(|| Err(Fault::NoVm(vm).into()))
+            }
+        });
+        let (parent, clones) = tokio::join!(Box::pin(fork), futures::future::join_all(clones));
+        let (parent, paused) = parent?;
+        let clones = clones.into_iter().collect::<Result<Vec<_>, _>>()?;
+        let paused_microseconds = u64::try_from(paused.as_micros()).unwrap_or(u64::MAX);
+        Ok(VmForkAnswer { parent, clones, paused_microseconds })
+    }
+}
+
+/// How an operation of the clone is called whose fork never came about.
+fn not_forked(_: oneshot::error::RecvError) -> Fault {
+    Fault::WrongState("the fork did not come about".to_owned())
+}

@@ -1,0 +1,168 @@
+//! Independent copies of disks, and disks made independent of what they lie on.
+//!
+//! A copy is made beside its place and put there when it is whole, so a crash leaves a temporary file
+//! that the next use of the directory removes. The work is done by `qemu-img`, as the user of the VM
+//! that gets the disk; how far it is, is told by what the file system has of the target.
+
+use std::convert::Infallible;
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use hostler_types::{ByteSize, DiskSpec, Layer};
+
+use crate::datastore::{Datastore, VmDir};
+use crate::file::{sync_directory, temporary_in};
+use crate::layers;
+use crate::qemu_img::QemuImg;
+use crate::uid::VmUid;
+use crate::volume::{VolumeError, adopt, allocated, io_error, set_owner, virtual_size};
+
+/// How often progress is looked at; it has no event.
+const LOOK: Duration = Duration::from_millis(100);
+/// What a datastore must still have free afterwards.
+const HEADROOM: ByteSize = ByteSize::mib(64);
+
+/// How far it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CopyProgress {
+    pub done: ByteSize,
+    /// An estimate: what the source's files have.
+    pub total: ByteSize,
+}
+
+/// Makes a VM's disk as a copy of a chain of files, the active one first, which may lie on another
+/// datastore. Nothing may write to them meanwhile. The disk may be there already.
+///
+/// # Errors
+/// [`VolumeError::Full`], also before anything is copied; a source that cannot be read.
+///
+/// # Cancel safety
+/// Dropping the future ends the work and removes what was copied.
+pub async fn copy_disk(
+    qemu_img: &QemuImg,
+    (from, chain): (&Datastore, &[Layer]),
+    vm: &VmDir,
+    disk: &DiskSpec,
+    owner: VmUid,
+    report: impl Fn(CopyProgress) + Send,
+) -> Result<(), VolumeError> {
+    vm.datastore().check()?;
+    let path = vm.disk(&disk.name);
+    if fs::symlink_metadata(&path).is_ok() {
+        return adopt(&path, disk.size, None, owner);
+    }
+    let Some(active) = chain.first() else { return Err(VolumeError::NotAFile(path)) };
+    let source = layers::path(from, &active.file);
+    let size = virtual_size(&source)?;
+    if disk.size < size {
+        let (name, image) = (disk.name.to_string(), size);
+        return Err(VolumeError::SmallerThanImage { disk: name, size: disk.size, image });
+    }
+    let total = sum(chain);
+    let max_size = room(vm.datastore(), total, size, &path)?;
+    let temporary = temporary_in(vm.path())
+        .map_err(|source| io_error("make a file beside", &path, source))?
+        .into_temp_path();
+    set_owner(&temporary, owner)?;
+    let copying = qemu_img.copy(&source, &temporary, size, max_size, owner);
+    let made = tokio::select! {
+        made = copying => made,
+        never = watch(&temporary, ByteSize(0), total, report) => match never {},
+    };
+    let failed = |source| full_or(vm.datastore(), &path, source);
+    made.map_err(failed)?;
+    if disk.size > size {
+        qemu_img.resize(&temporary, disk.size).await.map_err(failed)?;
+    }
+    // A long flush: not on a thread that serves others.
+    let flushed =
+        fs::File::open(&temporary).map(|file| tokio::task::spawn_blocking(move || file.sync_all()));
+    let flushed = async { flushed?.await.map_err(std::io::Error::other)? }.await;
+    flushed.map_err(|source| io_error("flush", &path, source))?;
+    temporary
+        .persist_noclobber(&path)
+        .map_err(|error| io_error("put into place", &path, error.error))?;
+    sync_directory(vm.path()).map_err(|source| io_error("flush", &path, source))
+}
+
+/// Makes the lowest file of a VM's own independent of the files beneath it, while no QEMU has it open.
+/// `own` are the VM's files of the disk, the active one first, and `beneath` those that are not its
+/// own.
+///
+/// # Errors
+/// [`VolumeError::Full`], also before anything is copied; the disk is in use.
+///
+/// # Cancel safety
+/// Dropping the future ends the work; what the disk shows is the same at every instant.
+pub async fn make_alone(
+    qemu_img: &QemuImg,
+    datastore: &Datastore,
+    (own, beneath): (&[Layer], &[Layer]),
+    owner: VmUid,
+    report: impl Fn(CopyProgress) + Send,
+) -> Result<(), VolumeError> {
+    datastore.check()?;
+    let Some(lowest) = own.last() else { return Ok(()) };
+    let path = layers::path(datastore, &lowest.file);
+    let size = virtual_size(&path)?;
+    let (before, total) = (allocated(&path)?, sum(beneath));
+    let max_size = room(datastore, total, size, &path)?;
+    let copying = qemu_img.make_alone(&path, size, max_size, owner);
+    let made = tokio::select! {
+        made = copying => made,
+        never = watch(&path, before, total, report) => match never {},
+    };
+    made.map_err(|source| full_or(datastore, &path, source))?;
+    let flushed = fs::File::open(&path).and_then(|file| file.sync_all());
+    flushed.map_err(|source| io_error("flush", &path, source))
+}
+
+fn sum(layers: &[Layer]) -> ByteSize {
+    ByteSize(layers.iter().map(|layer| layer.allocated.bytes()).sum())
+}
+
+/// What the target's file may become. Refused early when what is to be copied does not fit.
+fn room(
+    datastore: &Datastore,
+    needed: ByteSize,
+    size: ByteSize,
+    path: &Path,
+) -> Result<ByteSize, VolumeError> {
+    let free = datastore.space()?.free;
+    if free.bytes() < needed.bytes().min(size.bytes()).saturating_add(HEADROOM.bytes()) {
+        let datastore = datastore.id();
+        return Err(VolumeError::Full { datastore, free, path: path.to_owned() });
+    }
+    // Tables take far less than a thousandth of the disk.
+    Ok(ByteSize(size.bytes() + size.bytes() / 1000 + (16 << 20)))
+}
+
+/// A program that stopped with next to nothing left on the datastore has stopped for that.
+fn full_or(
+    datastore: &Datastore,
+    path: &Path,
+    source: crate::qemu_img::QemuImgError,
+) -> VolumeError {
+    let free = datastore.space().map_or(ByteSize(0), |space| space.free);
+    if free < HEADROOM {
+        let datastore = datastore.id();
+        return VolumeError::Full { datastore, free, path: path.to_owned() };
+    }
+    VolumeError::Copy { path: path.to_owned(), source }
+}
+
+/// Reports what was written so far, and never ends.
+async fn watch(
+    target: &Path,
+    before: ByteSize,
+    total: ByteSize,
+    report: impl Fn(CopyProgress),
+) -> Infallible {
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let now = allocated(target).unwrap_or(before);
+        let done = ByteSize(now.bytes().saturating_sub(before.bytes()).min(total.bytes()));
+        report(CopyProgress { done, total });
+    }
+}

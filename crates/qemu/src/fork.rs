@@ -1,0 +1,204 @@
+//! Other machines go on from where one is: instant clones.
+//!
+//! ```text
+//!  old machine   runs ── freeze ──────────────────────────────── its end
+//!                          │ devices: a file        memory: stays where it is, read-only
+//!  its successor           └── load ── runs         mapped privately, copied on write
+//!  each clone                  └────────── load ── runs
+//! ```
+//!
+//! Nothing is copied at the fork, however large the machine is: all that follow map the same frozen
+//! file, so the one that was frozen must never write to it again. That is why the guest itself goes
+//! on in a successor. Until the successor runs, [`thaw`] takes everything back.
+//!
+//! A successor's memory is no file, so it cannot be frozen; [`move_live`] brings it, while it runs,
+//! into a machine with a fresh file.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    os::{
+        fd::{AsFd, AsRawFd, OwnedFd, RawFd},
+        unix::net::UnixStream,
+    },
+    time::Duration,
+};
+
+use hostler_qmp::{
+    Qmp,
+    command::{
+        Cont, Getfd, Migrate, MigrateCancel, MigrateIncoming, MigrateSetParameters,
+        MigrationAddress, RemoveFd, SocketAddress, Stop,
+    },
+};
+use hostler_types::ByteSize;
+use rustix::fs::{MemfdFlags, Mode, OFlags};
+
+use crate::{
+    process::Process,
+    vm::{MonitorError, add_file, fdset, set_transfer, transferred},
+};
+
+/// How a process's own descriptors name the memory's file.
+const MEMORY: &str = "hostler-guest";
+
+/// The descriptor for a live move, as both monitors call it.
+const MOVE: &str = "move";
+
+/// How long a guest that moves may stand still, in milliseconds; QEMU's default is 300.
+const STANDSTILL: u64 = 20;
+
+/// A file for a guest's memory, for `uid` alone. Nothing is left of it when its last user ends.
+///
+/// # Errors
+/// No memory, or no right to give it away.
+pub fn memory_file(size: ByteSize, uid: Option<u32>) -> io::Result<OwnedFd> {
+    let file = rustix::fs::memfd_create(MEMORY, MemfdFlags::CLOEXEC)?;
+    rustix::fs::ftruncate(&file, size.bytes())?;
+    rustix::fs::fchmod(&file, Mode::from_raw_mode(0o600))?;
+    if let Some(uid) = uid {
+        std::os::unix::fs::fchown(&file, Some(uid), None)?;
+    }
+    Ok(file)
+}
+
+/// A file for the state of a machine's devices.
+///
+/// # Errors
+/// No memory.
+pub fn state_file() -> io::Result<OwnedFd> {
+    Ok(rustix::fs::memfd_create("hostler-devices", MemfdFlags::CLOEXEC)?)
+}
+
+/// The file of a running machine's memory, to be read only. Afterwards nobody but root can open it
+/// for writing any more; the machine itself, which has it open, goes on.
+///
+/// # Errors
+/// [`io::ErrorKind::NotFound`] if its memory lies in no file.
+pub fn freeze_memory_file(process: &Process) -> io::Result<OwnedFd> {
+    let name = format!("/memfd:{MEMORY} (deleted)");
+    for fd in descriptors(process)? {
+        // Looked at when it is ours, so that it cannot become another in between.
+        let Ok(file) = process.share_fd(fd) else { continue };
+        let link = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()));
+        if link.is_ok_and(|link| link.as_os_str() == name.as_str()) {
+            let file = reopen(&file, OFlags::RDONLY)?;
+            std::os::unix::fs::fchown(&file, Some(0), Some(0))?;
+            rustix::fs::fchmod(&file, Mode::from_raw_mode(0o444))?;
+            return Ok(file);
+        }
+    }
+    Err(io::Error::new(io::ErrorKind::NotFound, "the machine's memory lies in no file"))
+}
+
+/// The open tap devices of a machine, by their names. They are shared with it, so that who takes
+/// its place need not open them, which only one can.
+///
+/// # Errors
+/// It has ended, or we may not look.
+pub fn share_taps(process: &Process) -> io::Result<BTreeMap<String, OwnedFd>> {
+    let mut taps = BTreeMap::new();
+    for fd in descriptors(process)? {
+        let Ok(file) = process.share_fd(fd) else { continue };
+        let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_raw_fd()));
+        let info = info.unwrap_or_default();
+        if let Some(name) = info.lines().find_map(|line| line.strip_prefix("iff:")) {
+            taps.insert(name.trim().to_owned(), file);
+        }
+    }
+    Ok(taps)
+}
+
+/// Makes ready what [`freeze`] or [`load`] will do, so that it takes no time then.
+///
+/// # Errors
+/// See [`MonitorError`].
+pub async fn prepare(qmp: &Qmp) -> Result<(), MonitorError> {
+    set_transfer(qmp, &["events", "x-ignore-shared"]).await
+}
+
+/// Stops the guest and writes its devices, but not its memory, into `state`. Afterwards the machine
+/// has let go of its disks and must not run again, unless by [`thaw`].
+///
+/// # Errors
+/// See [`MonitorError`]. The machine is then to be thawed.
+pub async fn freeze(qmp: &Qmp, state: &OwnedFd, within: Duration) -> Result<(), MonitorError> {
+    let writer = reopen(state, OFlags::WRONLY).map_err(MonitorError::File)?;
+    let set = add_file(qmp, writer).await?;
+    let mut events = qmp.subscribe();
+    qmp.execute(Stop).await?;
+    qmp.execute(Migrate::to(fdset(set))).await?;
+    let frozen = transferred(qmp, &mut events, within).await;
+    let _ = qmp.execute(RemoveFd { fdset_id: set.fdset_id, fd: None }).await;
+    frozen
+}
+
+/// Lets a machine go on as if it had never been frozen.
+///
+/// # Errors
+/// See [`MonitorError`].
+pub async fn thaw(qmp: &Qmp) -> Result<(), MonitorError> {
+    let _ = qmp.execute(MigrateCancel).await;
+    finish(qmp).await;
+    qmp.execute(Cont).await?;
+    Ok(())
+}
+
+/// Once a machine that was forked runs: what it was told for that would spoil what it may be asked
+/// later.
+pub async fn finish(qmp: &Qmp) {
+    if let Err(error) = set_transfer(qmp, &["events"]).await {
+        tracing::warn!(error = &error as &dyn std::error::Error, "a fork's settings stay");
+    }
+}
+
+/// Loads what [`freeze`] has written into a machine started with
+/// [`Start::Fork`](crate::Start::Fork) on the same memory. It stands still then, with everything of
+/// the old one.
+///
+/// # Errors
+/// See [`MonitorError`]. The machine is then to be ended.
+pub async fn load(qmp: &Qmp, state: &OwnedFd, within: Duration) -> Result<(), MonitorError> {
+    let reader = reopen(state, OFlags::RDONLY).map_err(MonitorError::File)?;
+    let set = add_file(qmp, reader).await?;
+    let mut events = qmp.subscribe();
+    qmp.execute_within(MigrateIncoming::from(fdset(set)), within).await?;
+    let loaded = transferred(qmp, &mut events, within).await;
+    let _ = qmp.execute(RemoveFd { fdset_id: set.fdset_id, fd: None }).await;
+    loaded
+}
+
+/// Moves a running guest with all its memory into a machine started with
+/// [`Start::Fork`](crate::Start::Fork). The guest runs on until the last moment; then the old
+/// machine is as after [`freeze`], and the new one as after [`load`].
+///
+/// # Errors
+/// See [`MonitorError`]. The old machine is then to be thawed, the new one to be ended.
+pub async fn move_live(from: &Qmp, to: &Qmp, within: Duration) -> Result<(), MonitorError> {
+    let (near, far) = UnixStream::pair().map_err(MonitorError::File)?;
+    for qmp in [from, to] {
+        set_transfer(qmp, &["events"]).await?;
+    }
+    let still = MigrateSetParameters { downtime_limit: Some(STANDSTILL), ..Default::default() };
+    from.execute(still).await?;
+    let socket = || MigrationAddress::Socket(SocketAddress::Fd { str: MOVE.to_owned() });
+    to.execute_with_fds(Getfd { fdname: MOVE.to_owned() }, vec![far.into()]).await?;
+    from.execute_with_fds(Getfd { fdname: MOVE.to_owned() }, vec![near.into()]).await?;
+    let (mut sent, mut received) = (from.subscribe(), to.subscribe());
+    to.execute(MigrateIncoming::from(socket())).await?;
+    from.execute(Migrate::to(socket())).await?;
+    transferred(from, &mut sent, within).await?;
+    transferred(to, &mut received, within).await
+}
+
+/// Another handle on a file without a name, with its own position.
+fn reopen(file: &OwnedFd, mode: OFlags) -> io::Result<OwnedFd> {
+    let path = format!("/proc/self/fd/{}", file.as_fd().as_raw_fd());
+    Ok(rustix::fs::open(path, mode | OFlags::CLOEXEC, Mode::empty())?)
+}
+
+fn descriptors(process: &Process) -> io::Result<Vec<RawFd>> {
+    let entries = std::fs::read_dir(format!("/proc/{}/fd", process.pid()))?;
+    let number = |entry: std::fs::DirEntry| entry.file_name().to_str()?.parse().ok();
+    Ok(entries.flatten().filter_map(number).collect())
+}
