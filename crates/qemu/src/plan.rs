@@ -142,7 +142,7 @@ impl Room {
         Self { max_cpus, queues: cpus, ..Self::default() }
     }
 
-    /// How many CPUs can still be added, `ever` being how many there have been in this process.
+    /// How many CPUs can still be added, `ever` being the most there have been in this process.
     ///
     /// QEMU's emulator does not get the place of a CPU back that was taken out: with another in
     /// it, saving the machine's state hangs, and the process aborts when it runs out of places. So

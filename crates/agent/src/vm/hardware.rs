@@ -36,7 +36,7 @@ pub(crate) struct Running {
     pub(crate) max_cpus: u32,
     /// Queues of each disk.
     pub(crate) queues: u32,
-    /// All CPUs that there have ever been in this QEMU; see [`Room::cpus_left`].
+    /// The most CPUs that there have been in this QEMU at a time; see [`Room::cpus_left`].
     pub(crate) cpus_ever: u32,
     pub(crate) ports: PortPlan,
     /// The places of virtio-scsi disks, by device id.

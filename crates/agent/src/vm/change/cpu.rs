@@ -33,17 +33,11 @@ impl Actor {
             && let Some(running) = &mut self.record.running
         {
             running.spec.cpus = cpus;
+            running.cpus_ever = running.cpus_ever.max(cpus.count());
         }
     }
 
     async fn add_cpus(&mut self, qmp: &Qmp, wanted: u32) {
-        if let Some(running) = &mut self.record.running {
-            running.cpus_ever += wanted.saturating_sub(running.spec.cpus.count());
-        }
-        // Before anything is plugged in: an emulated machine ends when it runs out of places.
-        if let Err(error) = self.save().await {
-            return self.refuse_error(CPUS, &error);
-        }
         match plug_cpus(qmp, wanted, GUEST).await {
             Ok(cpus) if cpus < wanted => self.refuse(CPUS, "the board takes no more"),
             Ok(_) => {}
@@ -52,6 +46,11 @@ impl Actor {
     }
 
     async fn remove_cpus(&mut self, qmp: &Qmp, agent: Option<&GuestAgent>, wanted: u32) {
+        // How many there were has to be known before one goes (`cpus_ever`): an emulated machine ends
+        // when it is given more again.
+        if let Err(error) = self.save().await {
+            return self.refuse_error(CPUS, &error);
+        }
         // A guest that cannot do without a CPU says so at once.
         let offline = match agent {
             Some(agent) => offline(agent, wanted).await,

@@ -106,8 +106,12 @@ fn without_descriptors(argument: &str, sockets: &Path) -> String {
         let path = sockets.join(id);
         return format!("socket,id={id},path={},server=on,wait=off", path.display());
     }
-    if let Some(display) = argument.strip_prefix("unix:") {
-        let _ = display;
+    if argument.contains("\"mem-path\":\"/proc/self/fd/")
+        && let Ok(object) = serde_json::from_str::<serde_json::Value>(argument)
+    {
+        return format!("memory-backend-memfd,id=ram0,share=on,size={}", object["size"]);
+    }
+    if argument.starts_with("unix:") {
         return format!("unix:{}", sockets.join("vnc").display());
     }
     argument.to_owned()
