@@ -49,6 +49,8 @@ pub enum CgroupError {
 /// What differs between v1 and v2.
 trait Backend: Debug + Send + Sync {
     fn version(&self) -> u8;
+    /// The file of a directory by which a process with a single thread joins by itself.
+    fn join_file(&self) -> &'static str;
     /// The group's directories: one per tree.
     fn directories(&self, group: &str) -> Vec<PathBuf>;
     /// Makes what is above the groups, and hands the controllers down.
@@ -96,13 +98,13 @@ impl Cgroups {
     }
 
     /// Files into which a new process writes `0` before it becomes QEMU: one per tree. They must
-    /// be opened here, because the new process has no rights to.
+    /// be opened here, because the new process has no rights to. It has a single thread at that time.
     ///
     /// # Errors
     /// The group does not exist.
     pub fn join_files(&self, vm: VmId) -> Result<Vec<OwnedFd>, CgroupError> {
         let open = |directory: PathBuf| {
-            let path = directory.join("cgroup.procs");
+            let path = directory.join(self.backend.join_file());
             let file = OpenOptions::new().write(true).open(&path).doing("open", &path)?;
             Ok(OwnedFd::from(file))
         };

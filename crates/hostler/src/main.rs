@@ -6,6 +6,7 @@ mod agent;
 mod local_agent;
 mod logging;
 mod server;
+mod text;
 
 use std::process::ExitCode;
 
@@ -21,12 +22,14 @@ struct Binary;
 impl Daemons for Binary {
     fn server(&self, options: ServerOptions) -> Result<()> {
         logging::start(&options.log)?;
+        text::give_back_later();
         runtime()?.block_on(server::run(options))
     }
 
     fn agent(&self, options: AgentOptions) -> Result<()> {
         logging::start(&options.log)?;
         install_provider();
+        text::give_back_later();
         agent::run(options)
     }
 

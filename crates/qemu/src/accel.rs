@@ -268,7 +268,7 @@ fn prepare(
         credentials: options.credentials.clone(),
         lifetime: Lifetime::WithParent,
         fds,
-        cgroup_procs: Vec::new(),
+        cgroup_files: Vec::new(),
         log: log.try_clone()?,
     };
     Ok((spawn, stream))

@@ -51,8 +51,8 @@ pub struct Appliance {
     pub disks: Vec<DiskPlan>,
     /// As whom QEMU runs; must be able to open the disks.
     pub credentials: Credentials,
-    /// The `cgroup.procs` files of the groups that QEMU joins.
-    pub cgroup_procs: Vec<OwnedFd>,
+    /// The files of the groups that QEMU joins.
+    pub cgroup_files: Vec<OwnedFd>,
     /// How long all of it may take.
     pub limit: Duration,
     /// The most that it may say, in bytes.
@@ -165,7 +165,7 @@ impl Appliance {
             credentials: self.credentials,
             lifetime: Lifetime::WithParent,
             fds,
-            cgroup_procs: self.cgroup_procs,
+            cgroup_files: self.cgroup_files,
             log: log.try_clone().map_err(failed)?,
         };
         Ok((spawn, stream))

@@ -101,8 +101,8 @@ pub struct Spawn {
     pub lifetime: Lifetime,
     /// What it inherits.
     pub fds: InheritedFds,
-    /// The `cgroup.procs` files of the groups it joins, open for writing.
-    pub cgroup_procs: Vec<OwnedFd>,
+    /// The files of the groups it joins, open for writing; it writes `0` into each.
+    pub cgroup_files: Vec<OwnedFd>,
     /// Where its standard output and error go. Opened for appending.
     pub log: File,
 }
@@ -130,7 +130,7 @@ impl Spawn {
     /// # Errors
     /// See [`SpawnError`].
     pub fn start(self) -> Result<Process, SpawnError> {
-        let Self { program, args, credentials, lifetime, fds, cgroup_procs, log } = self;
+        let Self { program, args, credentials, lifetime, fds, cgroup_files, log } = self;
         let failed = |source| SpawnError::Start { program: program.clone(), source };
         let mut command = Command::new(&program);
         command
@@ -142,11 +142,11 @@ impl Spawn {
             .stdin(Stdio::null())
             .stdout(log.try_clone().map_err(failed)?)
             .stderr(log);
-        let prepare = Prepare::new(&credentials, lifetime, &fds, &cgroup_procs);
+        let prepare = Prepare::new(&credentials, lifetime, &fds, &cgroup_files);
         prepare.attach(&mut command);
         let mut child = command.spawn().map_err(failed)?;
         // Ours are closed once the process has its own.
-        drop((fds, cgroup_procs));
+        drop((fds, cgroup_files));
         Process::of_child(&child).map_err(|error| {
             // Nobody could ever stop it; reaping cannot take long after SIGKILL.
             let _ = child.kill();
@@ -161,7 +161,7 @@ struct Prepare {
     ids: Option<Ids>,
     lifetime: Lifetime,
     inherited: Vec<RawFd>,
-    cgroup_procs: Vec<RawFd>,
+    cgroup_files: Vec<RawFd>,
 }
 
 struct Ids {
@@ -175,7 +175,7 @@ impl Prepare {
         credentials: &Credentials,
         lifetime: Lifetime,
         fds: &InheritedFds,
-        cgroup_procs: &[OwnedFd],
+        cgroup_files: &[OwnedFd],
     ) -> Self {
         let ids = match credentials {
             Credentials::Inherit => None,
@@ -186,7 +186,7 @@ impl Prepare {
             }),
         };
         let numbers = |fds: &[OwnedFd]| fds.iter().map(AsRawFd::as_raw_fd).collect();
-        Self { ids, lifetime, inherited: numbers(&fds.0), cgroup_procs: numbers(cgroup_procs) }
+        Self { ids, lifetime, inherited: numbers(&fds.0), cgroup_files: numbers(cgroup_files) }
     }
 
     #[expect(unsafe_code, reason = "there is no safe way to act between fork and exec")]
@@ -202,7 +202,7 @@ impl Prepare {
     /// The order matters: what needs root comes before the change of user.
     fn run(&self) -> rustix::io::Result<()> {
         rustix::process::setsid()?;
-        for procs in &self.cgroup_procs {
+        for procs in &self.cgroup_files {
             // "0" is the writer.
             rustix::io::write(borrow(*procs), b"0")?;
         }

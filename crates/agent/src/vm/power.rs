@@ -45,7 +45,7 @@ struct Prepared {
     qmp: Bound,
     guest_agent: Bound,
     serial: Bound,
-    cgroup_procs: Vec<std::os::fd::OwnedFd>,
+    cgroup_files: Vec<std::os::fd::OwnedFd>,
     log: std::fs::File,
     disks: Vec<DiskPlan>,
     cdroms: Vec<CdromPlan>,
@@ -242,14 +242,14 @@ fn prepare(
     host.cgroups
         .set_cpu(id, cpu_limits(spec.cpu_limit))
         .map_err(|error| Fault::internal("cgroup", &error))?;
-    let cgroup_procs =
+    let cgroup_files =
         host.cgroups.join_files(id).map_err(|error| Fault::internal("cgroup", &error))?;
     Ok(Prepared {
         qmp: sockets.bind(&sockets.qmp()).map_err(failed)?,
         guest_agent: sockets.bind(&sockets.guest_agent()).map_err(failed)?,
         serial: sockets.bind(&sockets.serial()).map_err(failed)?,
         log: sockets.log_file().map_err(failed)?,
-        cgroup_procs,
+        cgroup_files,
         sockets,
         dir,
         disks,
@@ -322,7 +322,7 @@ fn spawn(
         credentials: credentials(record.uid, running.accelerator),
         lifetime: Lifetime::Detached,
         fds,
-        cgroup_procs: prepared.cgroup_procs,
+        cgroup_files: prepared.cgroup_files,
         log: prepared.log,
     };
     let process = spawn.start().map_err(|error| Fault::Qemu(chain(&error)))?;

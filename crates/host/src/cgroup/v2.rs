@@ -64,6 +64,10 @@ impl Backend for V2 {
         2
     }
 
+    fn join_file(&self) -> &'static str {
+        "cgroup.procs"
+    }
+
     fn directories(&self, group: &str) -> Vec<PathBuf> {
         vec![self.group(group)]
     }

@@ -157,7 +157,7 @@ impl Machine {
             credentials: credentials(),
             lifetime: Lifetime::Detached,
             fds,
-            cgroup_procs: Vec::new(),
+            cgroup_files: Vec::new(),
             log: OpenOptions::new().create(true).append(true).open(&log).unwrap(),
         };
         let process = spawn.start().unwrap();

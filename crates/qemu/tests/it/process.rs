@@ -19,7 +19,7 @@ fn shell(script: &str, log: &File) -> Spawn {
         credentials: Credentials::Inherit,
         lifetime: Lifetime::Detached,
         fds: InheritedFds::default(),
-        cgroup_procs: Vec::new(),
+        cgroup_files: Vec::new(),
         log: log.try_clone().unwrap(),
     }
 }
@@ -80,13 +80,13 @@ async fn it_joins_its_groups_before_it_runs() {
     let procs = tempfile::tempfile().unwrap();
     let log = tempfile::tempfile().unwrap();
     let mut spawn = shell("true", &log);
-    spawn.cgroup_procs.push(procs.try_clone().unwrap().into());
+    spawn.cgroup_files.push(procs.try_clone().unwrap().into());
     assert_eq!(spawn.start().unwrap().exited().await, Exit::Code(0));
     assert_eq!(text(&procs), "0");
 
     // One that cannot be joined stops the start.
     let mut spawn = shell("echo ran", &log);
-    spawn.cgroup_procs.push(File::open("/dev/null").unwrap().into());
+    spawn.cgroup_files.push(File::open("/dev/null").unwrap().into());
     assert!(matches!(spawn.start(), Err(SpawnError::Start { .. })));
     assert_eq!(text(&log), "");
 }

@@ -71,7 +71,7 @@ impl Actor {
     ) -> Result<Report, Fault> {
         let Prepared { disks, kernel, initrd } = prepared;
         let (host, id) = (self.host.clone(), self.record.id());
-        let cgroup_procs = blocking(move || {
+        let cgroup_files = blocking(move || {
             host.cgroups.create(id).map_err(|error| Fault::internal("cgroup", &error))?;
             host.cgroups.join_files(id).map_err(|error| Fault::internal("cgroup", &error))
         });
@@ -83,7 +83,7 @@ impl Actor {
             script: script(),
             disks,
             credentials: credentials(self.record.uid, accelerator),
-            cgroup_procs: cgroup_procs.await?,
+            cgroup_files: cgroup_files.await?,
             limit: LIMIT,
             max_report: MAX_REPORT,
         };
