@@ -20,7 +20,7 @@ use hostler_agent_api::{VmFrozen, VmReport};
 use hostler_host::layers::path;
 use hostler_host::{Datastore, LayerGraph, VmDir, volume};
 use hostler_types::{
-    DiskSpec, DiskStatus, Layer, LayerFile, LayerOwner, Name, PowerState, SnapshotDisk, SnapshotId,
+    ByteSize, DiskSpec, DiskStatus, Layer, LayerFile, LayerOwner, Name, PowerState, SnapshotDisk, SnapshotId,
     Vm,
 };
 
@@ -87,6 +87,32 @@ impl Actor {
             true => Ok(()),
             false => self.put_nameless(Some(&lent)).await,
         }
+    }
+
+    /// As [`Self::own_active`], of a disk that no process has open, whatever the guest does.
+    pub(super) async fn own_idle(&mut self, disk: &Name) -> Result<(), Fault> {
+        let (host, record, name) = (self.host.clone(), self.record.clone(), disk.clone());
+        let planned = blocking(move || {
+            let lent = lent_disks(&host, &record, vec![name.clone()])?;
+            let active = layers::of(&record, &name).first().filter(|_| !lent.is_empty());
+            let Some(active) = active else { return Ok(None) };
+            let dir = vm_dir(&host, &record)?;
+            layers::check(&dir, layers::of(&record, &name))?;
+            let beneath = active.file.clone();
+            Ok(Some((record.new_file(&dir, &name), beneath, dir)))
+        });
+        let Some((file, beneath, dir)) = planned.await? else { return Ok(()) };
+        // Whoever finds it in no chain knows that it is nothing's.
+        self.record.begin_files([file.clone()]);
+        self.save().await?;
+        let (made, uid) = (file.clone(), self.record.uid);
+        blocking(move || {
+            let size = volume::virtual_size(&path(dir.datastore(), &beneath))?;
+            Ok(volume::create_layer(&dir, &made, size, &beneath, uid)?)
+        })
+        .await?;
+        self.record.put_file(disk, Layer { file, allocated: ByteSize(0) });
+        self.save_chains().await
     }
 
     /// As [`Self::own_active`], of the disks that are to grow, while nothing runs.

@@ -432,7 +432,9 @@ fn settle(dir: &VmDir, record: &VmRecord) -> Result<(), Fault> {
     }
     for disk in &record.definition.vm.status.disks {
         let active = disk.layers.first().map(|layer| place(&layer.file));
-        if let Some(active) = active.filter(|active| active.exists()) {
+        let Some(active) = active.filter(|active| active.exists()) else { continue };
+        // That of a disk which is not plugged in may be lent, and clones lie on it.
+        if !volume::is_lent(&active)? {
             volume::set_owner(&active, record.uid)?;
         }
     }
