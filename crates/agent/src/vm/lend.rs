@@ -20,8 +20,8 @@ use hostler_agent_api::{VmFrozen, VmReport};
 use hostler_host::layers::path;
 use hostler_host::{Datastore, LayerGraph, VmDir, volume};
 use hostler_types::{
-    ByteSize, DiskSpec, DiskStatus, Layer, LayerFile, LayerOwner, Name, PowerState, SnapshotDisk, SnapshotId,
-    Vm,
+    ByteSize, DiskSpec, DiskStatus, Layer, LayerFile, LayerOwner, Name, PowerState, SnapshotDisk,
+    SnapshotId, Vm,
 };
 
 use super::actor::Actor;
