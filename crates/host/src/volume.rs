@@ -140,36 +140,6 @@ pub async fn grow(qemu_img: &QemuImg, disk: &Path, size: ByteSize) -> Result<(),
     qemu_img.resize(disk, size).await.map_err(grow)
 }
 
-/// Copies a disk with all beneath it into the new file `target`, and flushes it. The caller has
-/// made sure that the chain is what it should be.
-///
-/// # Errors
-/// [`VolumeError::Full`], or the copy does not work.
-///
-/// # Cancel safety
-/// Dropping the future ends the copy and leaves what was written.
-pub async fn flatten(
-    qemu_img: &QemuImg,
-    vm: &VmDir,
-    source: &Path,
-    target: &Path,
-) -> Result<(), VolumeError> {
-    vm.datastore().check()?;
-    let most = vm.datastore().space()?.free;
-    if let Err(error) = qemu_img.flatten(source, target, most).await {
-        let free = vm.datastore().space().map_or(ByteSize(0), |space| space.free);
-        return Err(match free < ByteSize::mib(1) {
-            true => {
-                let (datastore, path) = (vm.datastore().id(), target.to_owned());
-                VolumeError::Full { datastore, free, path }
-            }
-            false => VolumeError::Copy { path: source.to_owned(), source: error },
-        });
-    }
-    let file = File::open(target).map_err(|source| io_error("open", target, source))?;
-    file.sync_all().map_err(|source| io_error("flush", target, source))
-}
-
 /// The SHA-256 of a file.
 ///
 /// # Errors

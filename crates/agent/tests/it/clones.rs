@@ -226,10 +226,11 @@ async fn a_full_datastore_takes_no_copy() {
     assert!(shows(&small.0.join(disk0(clone.vm.id(), 0).as_str()), 7, 0, 60));
 }
 
-struct Small(PathBuf);
+/// A datastore's place with little room.
+pub(crate) struct Small(pub(crate) PathBuf);
 
 impl Small {
-    fn mount(path: &Path, size: &str) -> Self {
+    pub(crate) fn mount(path: &Path, size: &str) -> Self {
         std::fs::create_dir(path).unwrap();
         let options = format!("size={size},mode=0711");
         let mut mount = Command::new("mount");
