@@ -4,19 +4,35 @@
 use std::process::Command;
 
 use hostler_agent_api as api;
-use hostler_agent_api::{VmDefinition, VmPath, VmReport};
+use hostler_agent_api::{VmCommand, VmDefinition, VmPath, VmReport};
 use hostler_endpoint::{NoParams, Problem};
 use hostler_types::{
-    DiskSource, LayerFile, PowerState, SealWay, StopMode, TemplateId, VersionOf, VmId,
+    DiskSource, LayerFile, OperationId, PowerState, SealWay, StopMode, TemplateId, VersionOf, VmId,
 };
 use jiff::Timestamp;
 
 use crate::world::{World, build_appliance, command, long, problem};
 
 async fn seal(world: &World, vm: VmId) -> Result<VmReport, Problem> {
+    seal_as(world, vm, command(1)).await
+}
+
+async fn seal_as(world: &World, vm: VmId, command: VmCommand) -> Result<VmReport, Problem> {
     let (path, none) = (VmPath { vm }, NoParams {});
-    let answer = world.client.call_with::<api::VmSeal>(&path, &none, command(1), long()).await;
+    let answer = world.client.call_with::<api::VmSeal>(&path, &none, command, long()).await;
     answer.map_err(problem)
+}
+
+/// Another agent finds the record that one leaves which dies just before it pulls the plug.
+async fn pretend_sealing(world: &mut World, vm: VmId, sealed: &VmReport, op: OperationId) {
+    world.end_agent().await;
+    let path = world.path(&format!("agent/vms/{vm}.json"));
+    let mut record: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    record["seal"] = serde_json::to_value(sealed.seal.as_ref()).unwrap();
+    record["sealing"] = serde_json::to_value(op).unwrap();
+    std::fs::write(&path, serde_json::to_vec(&record).unwrap()).unwrap();
+    world.start_agent().await;
 }
 
 async fn define(world: &World, definition: &VmDefinition) -> Result<VmReport, Problem> {
@@ -101,13 +117,30 @@ async fn qemu_a_guest_is_sealed_running_and_off_and_is_another_afterwards() {
     let second = machine_id(&world, vm).await;
     assert_ne!(first, second);
 
+    // An agent that died when it had sealed the running guest, and was never asked to go on.
+    let died = OperationId::generate();
+    pretend_sealing(&mut world, vm, &sealed, died).await;
+    assert_eq!(world.found(vm).await.seal, None, "it runs");
+
     // Running: through its agent, and nothing is written any more.
     let sealed = seal(&world, vm).await.unwrap();
     check(&sealed, SealWay::Guest);
+    let keys = |removed: &&hostler_types::Removed| removed.what == "SSH host key";
+    let keys = sealed.seal.iter().flat_map(|seal| seal.removed.iter().filter(keys)).count();
+    assert_eq!(keys, 1, "what another operation has begun is not this one's");
     assert_eq!((sealed.power, world.qemu_pids().len()), (PowerState::Stopped, 0));
     assert!(!has_secret(&world, &sealed));
     let third = machine_id(&world, vm).await;
     assert!(third != first && third != second);
+
+    // Asked to go on, it goes through the guest again, which has run since.
+    pretend_sealing(&mut world, vm, &sealed, died).await;
+    assert_eq!(world.found(vm).await.power, PowerState::Running);
+    let again = seal_as(&world, vm, VmCommand { op: died, ..command(1) }).await.unwrap();
+    check(&again, SealWay::Guest);
+    let twice = sealed.seal.as_ref().unwrap().removed.len() + 3;
+    assert!(again.seal.as_ref().unwrap().removed.len() >= twice, "{again:?}");
+    assert!(!has_secret(&world, &again));
     world.remove(vm, false, true).await.unwrap();
     world.assert_nothing_left();
     world.end_agent().await;
