@@ -136,7 +136,16 @@ fn lent_disks(host: &HostContext, record: &VmRecord, disks: Vec<Name>) -> Result
     for disk in disks {
         let Some(active) = layers::of(record, &disk).first() else { continue };
         let place = path(dir.datastore(), &active.file);
-        if volume::is_lent(&place)? && !take_back(host, record, &active.file, JUST_LENT)? {
+        if !volume::is_lent(&place)? {
+            continue;
+        }
+        // A new layer is always right: what cannot be told must not keep a VM from starting.
+        let own = take_back(host, record, &active.file, JUST_LENT).unwrap_or_else(|error| {
+            let file = &active.file;
+            tracing::warn!(%file, %error, "cannot tell who needs a lent file; it stays lent");
+            false
+        });
+        if !own {
             lent.push(disk);
         }
     }

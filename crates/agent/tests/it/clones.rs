@@ -112,7 +112,7 @@ async fn a_linked_clone_keeps_what_its_parent_had() {
 #[tokio::test]
 async fn what_was_lent_is_given_back_when_nothing_lies_on_it() {
     let world = World::start().await;
-    let parent = parent(&world, 1).await;
+    let mut parent = parent(&world, 1).await;
     let (vm, base) = (parent.vm.id(), disk0(parent.vm.id(), 0));
     let private = access(&file(&world, &base));
     world.freeze(vm, None).await.unwrap();
@@ -128,6 +128,15 @@ async fn what_was_lent_is_given_back_when_nothing_lies_on_it() {
         (jiff::Timestamp::now().as_second() > lent + 6).then_some(())
     })
     .await;
+    // While another VM's file says nothing of what it lies on, the parent still gets a layer.
+    let damaged = world.vm(DiskSource::Blank);
+    world.create(&damaged).await.unwrap();
+    std::fs::write(file(&world, &disk0(damaged.vm.id(), 0)), "nonsense").unwrap();
+    parent.vm.spec.disks[0].size = ByteSize::gib(2);
+    let report = define(&world, &parent).await.unwrap();
+    assert_eq!(layers(&report), [disk0(vm, 1).to_string(), base.to_string()]);
+    world.remove(damaged.vm.id(), false, false).await.unwrap();
+
     world.remove(two.vm.id(), false, false).await.unwrap();
     assert_eq!(access(&file(&world, &base)), private);
 }
