@@ -52,7 +52,7 @@ impl Actor {
             }
             _ => {}
         }
-        if let Err(error) = self.settle_flattening().await {
+        if let Err(error) = self.believe_header().await {
             tracing::warn!(vm = %self.record.id(), %error, "cannot look at what was flattened");
         }
         self.adopt_process().await;
@@ -161,7 +161,8 @@ impl Actor {
         }
         let qmp = self.machine.as_ref().map(|machine| machine.live.qmp.clone());
         if let Some(qmp) = &qmp {
-            // First: a guest's writes may wait for it.
+            self.abandon_flattening(qmp).await;
+            // Soon: a guest's writes may wait for it.
             self.recover_with_qemu(qmp).await;
         }
         self.observe().await;
@@ -240,6 +241,7 @@ impl Actor {
             tracing::warn!(vm = %id, %error, "cannot clean up after QEMU");
         }
         self.recover_without_qemu().await;
+        self.record.flattening = None;
         if self.record.state != RecordedState::Suspended {
             self.record.running = None;
         }
