@@ -14,7 +14,8 @@ use std::time::Duration;
 
 use hostler_agent_api::{OperationProgress, VmExportRequest, VmReport};
 use hostler_endpoint::{ByteStream, Problem};
-use hostler_host::{Access, VmDir, layers, volume, write_atomic};
+use hostler_host::copy::flatten;
+use hostler_host::{Access, VmDir, VmUid, layers, volume, write_atomic};
 use hostler_types::{
     ByteSize, DiskSpec, ExportManifest, ExportedDisk, LayerFile, OperationId, PowerState, Vm, VmId,
 };
@@ -93,9 +94,11 @@ impl Exports {
         let (looked_at, told) = (dir.clone(), report.clone());
         let definition = blocking(move || prepare(&looked_at, &told, &files)).await?;
         let unfinished = Unfinished(Some(dir.export()));
+        let host = self.0.host.clone();
+        let record = blocking(move || host.records.get(vm)?.ok_or(Fault::NoVm(vm))).await?;
         let mut disks = Vec::new();
         for disk in definition.spec.own_disks() {
-            disks.push(self.flatten(&dir, &report, disk, request.command.op).await?);
+            disks.push(self.flatten(&dir, &report, disk, (request.command.op, record.uid)).await?);
         }
         let manifest = ExportManifest {
             format: ExportManifest::FORMAT.to_owned(),
@@ -121,7 +124,7 @@ impl Exports {
         dir: &VmDir,
         report: &VmReport,
         disk: &DiskSpec,
-        op: OperationId,
+        (op, owner): (OperationId, VmUid),
     ) -> Result<ExportedDisk, Fault> {
         let layers = report.disks.iter().find(|told| told.name == disk.name);
         let layers = layers.map_or(&[][..], |told| &told.layers);
@@ -131,7 +134,8 @@ impl Exports {
         let source = layers::path(dir.datastore(), &active.file);
         let target = dir.export().join(format!("{}.qcow2", disk.name));
         let total = layers.iter().map(|layer| layer.allocated.bytes()).sum();
-        let copy = volume::flatten(&self.0.host.qemu_img, dir, &source, &target);
+        let (files, reserve) = ((source.as_path(), target.as_path()), ByteSize(RESERVE));
+        let copy = flatten(&self.0.host.qemu_img, dir.datastore(), files, owner, reserve);
         tokio::select! {
             copied = copy => copied?,
             () = self.watch(&target, total, op, disk.name.as_str()) => {}
@@ -189,7 +193,8 @@ fn prepare(dir: &VmDir, report: &VmReport, files: &BTreeSet<LayerFile>) -> Resul
             "{free} are free on the datastore, and copies of the VM's disks may need {needed}"
         )));
     }
-    std::os::unix::fs::DirBuilderExt::mode(&mut std::fs::DirBuilder::new(), 0o700)
+    // The VM's user gets to the copies, which it makes.
+    std::os::unix::fs::DirBuilderExt::mode(&mut std::fs::DirBuilder::new(), 0o711)
         .create(dir.export())
         .map_err(|error| Fault::WrongState(format!("cannot make a directory: {error}")))?;
     Ok(definition)

@@ -6,13 +6,14 @@
 
 use std::convert::Infallible;
 use std::fs;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Duration;
 
 use hostler_types::{ByteSize, DiskSpec, Layer};
 
 use crate::datastore::{Datastore, VmDir};
-use crate::file::{sync_directory, temporary_in};
+use crate::file::{Access, set_access, sync_directory, temporary_in};
 use crate::layers;
 use crate::qemu_img::QemuImg;
 use crate::uid::VmUid;
@@ -86,6 +87,46 @@ pub async fn copy_disk(
     sync_directory(vm.path()).map_err(|source| io_error("flush", &path, source))
 }
 
+/// Copies a disk with all beneath it into the new file `target`, which is root's alone afterwards, and
+/// flushes it. Works as `owner`, the user of the VM whose disk it is, and leaves `reserve` free, however
+/// much the disk makes of little: a guest that has broken out of QEMU writes its own tables. The caller
+/// has made sure that the chain is what it should be.
+///
+/// # Errors
+/// [`VolumeError::Full`], or the copy does not work.
+///
+/// # Cancel safety
+/// Dropping the future ends the copy and leaves what was written.
+pub async fn flatten(
+    qemu_img: &QemuImg,
+    datastore: &Datastore,
+    (source, target): (&Path, &Path),
+    owner: VmUid,
+    reserve: ByteSize,
+) -> Result<(), VolumeError> {
+    datastore.check()?;
+    let size = virtual_size(source)?;
+    let free = datastore.space()?.free.bytes().saturating_sub(reserve.bytes());
+    let max_size = ByteSize(most(size).bytes().min(free));
+    let made = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(target);
+    let file = made.map_err(|source| io_error("create", target, source))?;
+    set_owner(target, owner)?;
+    if let Err(error) = qemu_img.copy(source, target, size, max_size, owner).await {
+        let free = datastore.space().map_or(ByteSize(0), |space| space.free);
+        if free.bytes() < reserve.bytes().saturating_add(HEADROOM.bytes()) {
+            let (datastore, path) = (datastore.id(), target.to_owned());
+            return Err(VolumeError::Full { datastore, free, path });
+        }
+        return Err(VolumeError::Copy { path: source.to_owned(), source: error });
+    }
+    let flushed = tokio::task::spawn_blocking(move || {
+        set_access(&file, Access::ROOT_ONLY)?;
+        file.sync_all()
+    });
+    let flushed = flushed.await.map_err(std::io::Error::other).flatten();
+    flushed.map_err(|source| io_error("flush", target, source))
+}
+
 /// Makes the lowest file of a VM's own independent of the files beneath it, while no QEMU has it open.
 /// `own` are the VM's files of the disk, the active one first, and `beneath` those that are not its
 /// own.
@@ -134,8 +175,13 @@ fn room(
         let datastore = datastore.id();
         return Err(VolumeError::Full { datastore, free, path: path.to_owned() });
     }
+    Ok(most(size))
+}
+
+/// What the file of a disk of this size takes at most.
+fn most(size: ByteSize) -> ByteSize {
     // Tables take far less than a thousandth of the disk.
-    Ok(ByteSize(size.bytes() + size.bytes() / 1000 + (16 << 20)))
+    ByteSize(size.bytes() + size.bytes() / 1000 + (16 << 20))
 }
 
 /// A program that stopped with next to nothing left on the datastore has stopped for that.

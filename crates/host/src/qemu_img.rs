@@ -145,26 +145,6 @@ impl QemuImg {
         Ok(())
     }
 
-    /// Copies a disk of ours, with all that lies beneath it, into a new qcow2 that needs no other
-    /// file. Whose headers the chain has was looked at by the caller.
-    ///
-    /// # Errors
-    /// The disk is in use or damaged, or there is no room.
-    pub async fn flatten(
-        &self,
-        source: &Path,
-        target: &Path,
-        allocated: ByteSize,
-    ) -> Result<(), QemuImgError> {
-        let arguments = ["convert", "-q", "-f", "qcow2", "-O", "qcow2", "--"].map(OsString::from);
-        let tail = [absolute(source)?, absolute(target)?];
-        // At least 4 MiB/s, and some for the holes of a large disk.
-        let limit = Duration::from_secs(1200 + (allocated.bytes() >> 22));
-        let run = Run::new(&self.program, arguments.into_iter().chain(tail), limit);
-        run.output().await?;
-        Ok(())
-    }
-
     /// Grows a disk of ours. Shrinking is refused by QEMU.
     ///
     /// # Errors

@@ -140,36 +140,6 @@ pub async fn grow(qemu_img: &QemuImg, disk: &Path, size: ByteSize) -> Result<(),
     qemu_img.resize(disk, size).await.map_err(grow)
 }
 
-/// Copies a disk with all beneath it into the new file `target`, and flushes it. The caller has
-/// made sure that the chain is what it should be.
-///
-/// # Errors
-/// [`VolumeError::Full`], or the copy does not work.
-///
-/// # Cancel safety
-/// Dropping the future ends the copy and leaves what was written.
-pub async fn flatten(
-    qemu_img: &QemuImg,
-    vm: &VmDir,
-    source: &Path,
-    target: &Path,
-) -> Result<(), VolumeError> {
-    vm.datastore().check()?;
-    let most = vm.datastore().space()?.free;
-    if let Err(error) = qemu_img.flatten(source, target, most).await {
-        let free = vm.datastore().space().map_or(ByteSize(0), |space| space.free);
-        return Err(match free < ByteSize::mib(1) {
-            true => {
-                let (datastore, path) = (vm.datastore().id(), target.to_owned());
-                VolumeError::Full { datastore, free, path }
-            }
-            false => VolumeError::Copy { path: source.to_owned(), source: error },
-        });
-    }
-    let file = File::open(target).map_err(|source| io_error("open", target, source))?;
-    file.sync_all().map_err(|source| io_error("flush", target, source))
-}
-
 /// The SHA-256 of a file.
 ///
 /// # Errors
@@ -225,18 +195,16 @@ pub fn set_owner(path: &Path, owner: VmUid) -> Result<(), VolumeError> {
 
 /// Lends a layer that nothing writes to any more: every VM may read it, and none may write to it,
 /// its own one neither. On disk when this returns, because whoever starts its VM after a power loss
-/// must see it.
+/// must see it. One that is lent already has been lent just now again, by the time of its change.
 ///
 /// # Errors
 /// As [`set_owner`].
 pub fn lend(path: &Path) -> Result<(), VolumeError> {
     let file = open_disk(path)?;
     let lent = || {
-        if file.metadata().is_ok_and(|metadata| is_access_of_lent(&metadata)) {
-            return Ok(());
-        }
+        let again = file.metadata().is_ok_and(|metadata| is_access_of_lent(&metadata));
         set_access(&file, LENT)?;
-        file.sync_all()
+        if again { Ok(()) } else { file.sync_all() }
     };
     lent().map_err(|source| io_error("lend", path, source))
 }
@@ -258,6 +226,19 @@ pub fn is_lent(path: &Path) -> Result<bool, VolumeError> {
     match fs::symlink_metadata(path) {
         Ok(metadata) => Ok(is_access_of_lent(&metadata)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(source) => Err(io_error("look at", path, source)),
+    }
+}
+
+/// As [`is_lent`], of a file that another host may just be changing: what is opened is looked at
+/// anew, also where a network file system remembers what it has seen.
+///
+/// # Errors
+/// It cannot be looked at.
+pub fn is_lent_now(path: &Path) -> Result<bool, VolumeError> {
+    match open_plain(path).and_then(|file| file.metadata()) {
+        Ok(metadata) => Ok(is_access_of_lent(&metadata)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound || is_not_plain(&error) => Ok(false),
         Err(source) => Err(io_error("look at", path, source)),
     }
 }

@@ -27,8 +27,8 @@ use std::{
 use hostler_qmp::{
     Qmp,
     command::{
-        Cont, Getfd, Migrate, MigrateCancel, MigrateIncoming, MigrateSetParameters,
-        MigrationAddress, RemoveFd, SocketAddress, Stop,
+        Getfd, Migrate, MigrateCancel, MigrateIncoming, MigrateSetParameters, MigrationAddress,
+        RemoveFd, SocketAddress, Stop,
     },
 };
 use hostler_types::ByteSize;
@@ -36,7 +36,7 @@ use rustix::fs::{MemfdFlags, Mode, OFlags};
 
 use crate::{
     process::Process,
-    vm::{MonitorError, add_file, fdset, set_transfer, transferred},
+    vm::{MonitorError, add_file, fdset, go_on, set_transfer, transferred},
 };
 
 /// How a process's own descriptors name the memory's file.
@@ -133,15 +133,15 @@ pub async fn freeze(qmp: &Qmp, state: &OwnedFd, within: Duration) -> Result<(), 
     frozen
 }
 
-/// Lets a machine go on as if it had never been frozen.
+/// Lets a machine go on as if it had never been frozen. Another one that has loaded what it wrote
+/// has its disks, so that must have ended.
 ///
 /// # Errors
 /// See [`MonitorError`].
 pub async fn thaw(qmp: &Qmp) -> Result<(), MonitorError> {
     let _ = qmp.execute(MigrateCancel).await;
     finish(qmp).await;
-    qmp.execute(Cont).await?;
-    Ok(())
+    go_on(qmp).await
 }
 
 /// Once a machine that was forked runs: what it was told for that would spoil what it may be asked
@@ -201,4 +201,53 @@ fn descriptors(process: &Process) -> io::Result<Vec<RawFd>> {
     let entries = std::fs::read_dir(format!("/proc/{}/fd", process.pid()))?;
     let number = |entry: std::fs::DirEntry| entry.file_name().to_str()?.parse().ok();
     Ok(entries.flatten().filter_map(number).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use hostler_qmp::Options;
+    use serde_json::{Value, json};
+    use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+
+    use super::*;
+
+    /// A machine whose migration needs so many looks to be over; whether it went on.
+    async fn ending_migration(stream: tokio::net::UnixStream, mut looks: u32) -> bool {
+        let (read, mut write) = stream.into_split();
+        let version = json!({"qemu": {"major": 10, "minor": 0, "micro": 2}, "package": ""});
+        let greeting = json!({"QMP": {"version": version, "capabilities": ["oob"]}});
+        write.write_all(format!("{greeting}\n").as_bytes()).await.unwrap();
+        let mut lines = BufReader::new(read).lines();
+        let mut runs = false;
+        while let Ok(Some(line)) = lines.next_line().await {
+            let command: Value = serde_json::from_str(&line).unwrap();
+            let refused = json!({"class": "GenericError", "desc": "not now"});
+            let (key, answer) = match command["execute"].as_str() {
+                Some("query-status") => {
+                    looks = looks.saturating_sub(1);
+                    let status = if looks > 0 { "finish-migrate" } else { "postmigrate" };
+                    ("return", json!({"status": status, "running": false}))
+                }
+                Some("cont") if looks > 0 => ("error", refused),
+                Some("cont") => {
+                    runs = true;
+                    ("return", json!({}))
+                }
+                _ => ("return", json!({})),
+            };
+            let answer = json!({key: answer, "id": command["id"]});
+            write.write_all(format!("{answer}\n").as_bytes()).await.unwrap();
+        }
+        runs
+    }
+
+    #[tokio::test]
+    async fn a_machine_goes_on_when_its_migration_is_over_and_not_before() {
+        let (ours, theirs) = tokio::net::UnixStream::pair().unwrap();
+        let machine = tokio::spawn(ending_migration(theirs, 3));
+        let (qmp, events) = Qmp::connect(ours, Options::default()).await.unwrap();
+        thaw(&qmp).await.unwrap();
+        drop((qmp, events));
+        assert!(machine.await.unwrap());
+    }
 }

@@ -74,7 +74,8 @@ pub use snapshot::{
 };
 pub use spawn::{ChildFd, Credentials, InheritedFds, Lifetime, Spawn, SpawnError};
 pub use vm::{
-    GUEST_AGENT_PORT, MonitorError, SavedState, power_off, resume_from, screenshot, suspend_to,
+    GUEST_AGENT_PORT, MonitorError, SavedState, go_on, power_off, resume_from, screenshot,
+    suspend_to,
 };
 
 /// Where Debian's package puts the emulator.

@@ -153,7 +153,10 @@ pub async fn resume_from(
 
 /// Lets the guest go on after a migration. QEMU tells of a migration's end an instant before it allows
 /// that, and nothing tells of the instant's end.
-pub(crate) async fn go_on(qmp: &Qmp) -> Result<(), MonitorError> {
+///
+/// # Errors
+/// See [`MonitorError`]; the guest stands still.
+pub async fn go_on(qmp: &Qmp) -> Result<(), MonitorError> {
     const LONGEST: Duration = Duration::from_secs(10);
     const AGAIN: Duration = Duration::from_millis(1);
     let begin = std::time::Instant::now();

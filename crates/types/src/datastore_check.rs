@@ -105,13 +105,15 @@ impl DamageKind {
 
 /// Whether a file in a VM's directory, that is no disk file, is one that belongs there.
 pub fn is_vm_file(name: &str, snapshots: &SnapshotTree) -> bool {
-    const OWN: [&str; 7] = [
+    const OWN: [&str; 8] = [
         "vm.json",
         "vm.json.unregistered",
         "seed.img",
         "nvram.fd",
         "suspend.state",
         "console.log",
+        // What the log was until it was full.
+        "console.log.1",
         "export",
     ];
     // The saved memory of a snapshot carries its id.

@@ -7,7 +7,8 @@
 //! waits for a copy of hours, and nothing can deadlock.
 //!
 //! This is about one host. What other hosts do with a shared datastore is kept apart by the server,
-//! which locks the objects that the files belong to.
+//! which locks the objects that the files belong to; and where it does not, because a VM that is
+//! cloned is not locked, by looking twice (see `vm::lend`).
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -214,6 +214,12 @@ impl Actor {
         }
         self.record.epoch = self.record.epoch.max(command.epoch);
         let op = command.op;
+        if self.record.sealing.is_some_and(|by| by != op)
+            && let Err(fault) = self.break_seal().await
+        {
+            self.finish(op, Err(fault), reply).await;
+            return Next::Go;
+        }
         if let Err(fault) = self.require_possible(&action) {
             self.finish(op, Err(fault), reply).await;
             return Next::Go;

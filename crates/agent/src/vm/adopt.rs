@@ -15,12 +15,13 @@ use std::time::Duration;
 
 use hostler_host::VmDir;
 use hostler_qemu::Process;
-use hostler_qmp::command::{Cont, MigrateCancel, QueryStatus, RunState};
+use hostler_qmp::command::{MigrateCancel, QueryStatus, RunState};
 use hostler_types::PowerState;
 
 use super::actor::Actor;
 use super::create::{end_processes, undo_create, undo_register, vm_dir};
 use super::exit::Ending;
+use super::fork::end;
 use super::machine::{Machine, Sockets};
 use super::record::RecordedState;
 use crate::blocking::blocking;
@@ -51,7 +52,7 @@ impl Actor {
             }
             _ => {}
         }
-        if let Err(error) = self.settle_flattening().await {
+        if let Err(error) = self.believe_header().await {
             tracing::warn!(vm = %self.record.id(), %error, "cannot look at what was flattened");
         }
         self.adopt_process().await;
@@ -99,7 +100,7 @@ impl Actor {
     /// memory does not fit the disks.
     async fn find_process(&self) -> Result<Option<(Process, u32)>, Fault> {
         let (host, record) = (self.host.clone(), self.record.clone());
-        blocking(move || {
+        let found = blocking(move || {
             let failed = |error: hostler_qemu::ProcessError| Fault::internal("processes", &error);
             let pids = host.cgroups.pids(record.id());
             let pids = pids.map_err(|error| Fault::internal("cgroup", &error))?;
@@ -112,18 +113,23 @@ impl Actor {
                 }
             }
             let RecordedState::Running { process } = record.state else {
-                return Ok(others.pop().map(|found| (found, 0)));
+                return Ok((others.pop().map(|found| (found, 0)), Vec::new()));
             };
             let found = Process::attach(process.pid, process.start_time).map_err(failed)?;
             let succession = process.place > 0 || !record.forking.is_empty();
             if found.is_none() && !succession {
-                return Ok(others.pop().map(|found| (found, 0)));
+                return Ok((others.pop().map(|found| (found, 0)), Vec::new()));
             }
             others.retain(|other| other.pid() != process.pid);
             others.iter().try_for_each(Process::kill).map_err(failed)?;
-            Ok(found.map(|found| (found, process.place)))
-        })
-        .await
+            Ok((found.map(|found| (found, process.place)), others))
+        });
+        let (found, others) = found.await?;
+        for other in &others {
+            // It may have the disks, without which the guest cannot go on.
+            end(other).await;
+        }
+        Ok(found)
     }
 
     async fn take_over(&mut self, process: Process, place: u32) {
@@ -155,7 +161,8 @@ impl Actor {
         }
         let qmp = self.machine.as_ref().map(|machine| machine.live.qmp.clone());
         if let Some(qmp) = &qmp {
-            // First: a guest's writes may wait for it.
+            self.abandon_flattening(qmp).await;
+            // Soon: a guest's writes may wait for it.
             self.recover_with_qemu(qmp).await;
         }
         self.observe().await;
@@ -205,11 +212,11 @@ impl Actor {
             | RunState::Prelaunch => {
                 // Of a snapshot's memory, whose end nobody waits for any more.
                 let _ = machine.live.qmp.execute(MigrateCancel).await;
-                let result = machine.live.qmp.execute(Cont).await;
+                let result = hostler_qemu::go_on(&machine.live.qmp).await;
                 self.running(machine);
                 self.record.layering.memory_of = None;
                 self.remove_state_file().await;
-                result.map(drop).map_err(|error| Fault::Qemu(chain(&error)))
+                result.map_err(|error| Fault::Qemu(chain(&error)))
             }
             other => {
                 self.hold(machine);
@@ -234,6 +241,7 @@ impl Actor {
             tracing::warn!(vm = %id, %error, "cannot clean up after QEMU");
         }
         self.recover_without_qemu().await;
+        self.record.flattening = None;
         if self.record.state != RecordedState::Suspended {
             self.record.running = None;
         }

@@ -64,7 +64,11 @@ impl Actor {
         copy_disk(&self.host.qemu_img, from, &dir, disk, uid, report).await?;
         let (host, record) = (self.host.clone(), self.record.clone());
         blocking(move || {
-            let Source { chain, _held, .. } = source;
+            let Source { datastore, chain, _held } = source;
+            if let Some(active) = chain.first() {
+                // Another host's VM may have taken it back, and written to it.
+                require_lent(&datastore, &active.file)?;
+            }
             drop(_held);
             give_back(&host, &record, &chain);
             Ok(())

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use super::actor::{Actor, Next, Reply};
 use super::layers;
-use super::lend::{give_back, lend_all, require_lent};
+use super::lend::{build_on, give_back, lend_all};
 use super::nics::{plug_all, unplug_all};
 use super::record::{RecordedState, VmRecord};
 use crate::blocking::blocking;
@@ -356,9 +356,10 @@ pub(super) fn make_disk(
         DiskSource::Linked(beneath) => {
             let what = in_the_making(record, disk);
             let _held = host.datastores.hold(record.datastore(), [beneath.clone()], what)?;
-            require_lent(dir.datastore(), beneath)?;
             let file = LayerFile::disk(dir.id(), &disk.name, 0);
-            volume::create_layer(dir, &file, disk.size, beneath, record.uid)?;
+            build_on(dir.datastore(), beneath, || {
+                Ok(volume::create_layer(dir, &file, disk.size, beneath, record.uid)?)
+            })?;
         }
         // Takes long, and has been done when the VM was made.
         DiskSource::Copy(_) => {}

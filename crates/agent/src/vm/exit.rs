@@ -79,7 +79,11 @@ impl Actor {
                 machine.end_in_background();
             }
             Event::VserportChange(change) => machine.port_changed(&change.id, change.open),
-            Event::NicRxFilterChanged(_) | Event::Reset(_) => machine.port_hint(),
+            Event::NicRxFilterChanged(_) => machine.port_hint(),
+            Event::Reset(_) => {
+                machine.port_hint();
+                self.record.forget_pending_seal();
+            }
             _ => {}
         }
     }
@@ -135,6 +139,9 @@ impl Actor {
         self.live.send_replace(None);
         self.retry_at = None;
         let ending = machine.ending.clone();
+        if ending != Some(Ending::Ordered) {
+            self.end_unsealed();
+        }
         let words = machine.last_words();
         drop(machine);
         let (host, record) = (self.host.clone(), self.record.clone());

@@ -8,7 +8,8 @@
 //! The VM's own files, and its snapshots with them, stay as they are. While it runs, QEMU copies (a
 //! stream job); else `qemu-img` does. Either takes as long as it takes, so it goes on beside the actor:
 //! the guest may be stopped meanwhile, which ends it. What was copied until then is kept. The record
-//! names the disk from before the beginning, so that after a crash its header is believed.
+//! names the disk from before the beginning, so that after a crash its header is believed; a QEMU that
+//! copies still gives it up then, and begins with what there is if that is asked for again.
 
 use std::collections::VecDeque;
 
@@ -173,7 +174,7 @@ impl Actor {
         let Some(lowest) = own.last() else { return Ok(()) };
         let qemu = |error| Fault::Qemu(chain(&error));
         let plan = layers::plan(dir, disk, lowest);
-        // One that another agent has started goes on.
+        // One that could not be given up goes on.
         let mut job = match jobs(qmp).await.map_err(qemu)?.iter().any(|job| job.id == JOB) {
             true => BlockJob::found(qmp, JOB),
             false => {
@@ -291,13 +292,19 @@ impl Actor {
         opened.map_err(|error| Fault::Qemu(chain(&error)))
     }
 
+    /// As [`Self::believe_header`], when nothing copies into the disk any more.
+    async fn settle_flattening(&mut self) -> Result<(), Fault> {
+        self.believe_header().await?;
+        self.record.flattening = None;
+        Ok(())
+    }
+
     /// Believes the header of the disk that was being flattened: if nothing lies beneath it, so has
     /// the record it, and the files that did are given back.
-    pub(super) async fn settle_flattening(&mut self) -> Result<(), Fault> {
+    pub(super) async fn believe_header(&mut self) -> Result<(), Fault> {
         let Some(disk) = self.record.flattening.clone() else { return Ok(()) };
         let (own, others) = self.split(&disk);
         let (host, mut record) = (self.host.clone(), self.record.clone());
-        record.flattening = None;
         self.record = blocking(move || {
             let dir = vm_dir(&host, &record)?;
             let Some(lowest) = own.last().filter(|_| !others.is_empty()) else { return Ok(record) };
@@ -313,6 +320,28 @@ impl Actor {
         .await?;
         self.publish();
         Ok(())
+    }
+
+    /// Gives up what an agent that has died had QEMU copy: its asker may never ask again, and with a
+    /// file open that should not be, QEMU refuses to merge, to suspend and to be forked. What was copied
+    /// is kept.
+    pub(super) async fn abandon_flattening(&mut self, qmp: &Qmp) {
+        if let Err(error) = self.abandoned(qmp).await {
+            tracing::error!(vm = %self.record.id(), %error, "a flattening cannot be given up");
+        }
+    }
+
+    async fn abandoned(&mut self, qmp: &Qmp) -> Result<(), Fault> {
+        let qemu = |error| Fault::Qemu(chain(&error));
+        if jobs(qmp).await.map_err(qemu)?.iter().any(|job| job.id == JOB) {
+            BlockJob::found(qmp, JOB).give_up().await.map_err(qemu)?;
+        }
+        let Some(disk) = self.record.flattening.clone() else { return Ok(()) };
+        let (own, _) = self.split(&disk);
+        let (host, record) = (self.host.clone(), self.record.clone());
+        let dir = blocking(move || vm_dir(&host, &record)).await?;
+        self.settle_flattening().await?;
+        self.reopen(qmp, &dir, &disk, &own, false).await
     }
 
     async fn flatten_ends(&mut self, ended: Result<(), Fault>) {

@@ -32,6 +32,7 @@ use hostler_types::{DiskStatus, VmId};
 use tokio::sync::oneshot;
 
 pub(crate) use identity::IdentityStep;
+pub(super) use parent::end;
 
 use super::actor::Action;
 use super::hardware::Running;

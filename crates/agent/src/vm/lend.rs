@@ -12,16 +12,20 @@
 //! copied; what is not lent is written to, merged and removed. The way from one to the other goes
 //! through here: lending needs that nothing writes, taking back needs that nothing lies on the file,
 //! as the headers on the datastore say, while nobody builds on it (see `datastores::claims`).
+//!
+//! Claims are one host's. Between hosts that share a datastore each side looks twice: who builds on a
+//! lent file looks whether it is lent when its own header is there, and who takes one back looks at the
+//! headers when the file is its own. Whichever comes last sees the other, and gives in.
 
 use std::path::Path;
 use std::time::Duration;
 
 use hostler_agent_api::{VmFrozen, VmReport};
 use hostler_host::layers::path;
-use hostler_host::{Datastore, LayerGraph, VmDir, volume};
+use hostler_host::{Datastore, LayerGraph, VmDir, VmUid, volume};
 use hostler_types::{
-    DiskSpec, DiskStatus, Layer, LayerFile, LayerOwner, Name, PowerState, SnapshotDisk, SnapshotId,
-    Vm,
+    ByteSize, DiskSpec, DiskStatus, Layer, LayerFile, LayerOwner, Name, PowerState, SnapshotDisk,
+    SnapshotId, Vm,
 };
 
 use super::actor::Actor;
@@ -89,6 +93,32 @@ impl Actor {
         }
     }
 
+    /// As [`Self::own_active`], of a disk that no process has open, whatever the guest does.
+    pub(super) async fn own_idle(&mut self, disk: &Name) -> Result<(), Fault> {
+        let (host, record, name) = (self.host.clone(), self.record.clone(), disk.clone());
+        let planned = blocking(move || {
+            let lent = lent_disks(&host, &record, vec![name.clone()])?;
+            let active = layers::of(&record, &name).first().filter(|_| !lent.is_empty());
+            let Some(active) = active else { return Ok(None) };
+            let dir = vm_dir(&host, &record)?;
+            layers::check(&dir, layers::of(&record, &name))?;
+            let beneath = active.file.clone();
+            Ok(Some((record.new_file(&dir, &name), beneath, dir)))
+        });
+        let Some((file, beneath, dir)) = planned.await? else { return Ok(()) };
+        // Whoever finds it in no chain knows that it is nothing's.
+        self.record.begin_files([file.clone()]);
+        self.save().await?;
+        let (made, uid) = (file.clone(), self.record.uid);
+        blocking(move || {
+            let size = volume::virtual_size(&path(dir.datastore(), &beneath))?;
+            Ok(volume::create_layer(&dir, &made, size, &beneath, uid)?)
+        })
+        .await?;
+        self.record.put_file(disk, Layer { file, allocated: ByteSize(0) });
+        self.save_chains().await
+    }
+
     /// As [`Self::own_active`], of the disks that are to grow, while nothing runs.
     pub(super) async fn own_grown(&mut self, after: &Vm) -> Result<(), Fault> {
         if self.machine.is_some() || self.record.state == RecordedState::Suspended {
@@ -110,7 +140,16 @@ fn lent_disks(host: &HostContext, record: &VmRecord, disks: Vec<Name>) -> Result
     for disk in disks {
         let Some(active) = layers::of(record, &disk).first() else { continue };
         let place = path(dir.datastore(), &active.file);
-        if volume::is_lent(&place)? && !take_back(host, record, &active.file, JUST_LENT)? {
+        if !volume::is_lent(&place)? {
+            continue;
+        }
+        // A new layer is always right: what cannot be told must not keep a VM from starting.
+        let own = take_back(host, record, &active.file, JUST_LENT).unwrap_or_else(|error| {
+            let file = &active.file;
+            tracing::warn!(%file, %error, "cannot tell who needs a lent file; it stays lent");
+            false
+        });
+        if !own {
             lent.push(disk);
         }
     }
@@ -163,11 +202,25 @@ pub(super) fn lend_all(dir: &VmDir, chain: &[LayerFile]) -> Result<(), Fault> {
 
 /// Refuses a file that something may write to. The caller holds it. Blocks.
 pub(super) fn require_lent(datastore: &Datastore, file: &LayerFile) -> Result<(), Fault> {
-    if matches!(file.owner(), LayerOwner::Image(_)) || volume::is_lent(&path(datastore, file))? {
+    let lent = || volume::is_lent_now(&path(datastore, file));
+    if matches!(file.owner(), LayerOwner::Image(_)) || lent()? {
         return Ok(());
     }
     let text = format!("{file} is not there any more, or its VM writes to it; try again");
     Err(Fault::WrongState(text))
+}
+
+/// Makes a file that lies on a lent one. What was made is to be removed when this fails. The caller
+/// holds the lent one. Blocks.
+pub(super) fn build_on(
+    datastore: &Datastore,
+    file: &LayerFile,
+    make: impl FnOnce() -> Result<(), Fault>,
+) -> Result<(), Fault> {
+    require_lent(datastore, file)?;
+    make()?;
+    // Its VM may be another host's, which has looked for dependents before there was this one.
+    require_lent(datastore, file)
 }
 
 /// Makes sure that a file of the VM is its own, to write to.
@@ -210,16 +263,34 @@ fn take_back(
     let Ok(_condemned) = host.datastores.condemn(datastore.id(), [file.clone()], why) else {
         return Ok(false);
     };
-    let graph = LayerGraph::read(&datastore)?;
-    // A layer of the VM's own needs nothing lent, unless it is lent itself.
-    let needs = |user: &LayerFile| {
-        user.owner() != file.owner() || volume::is_lent(&path(&datastore, user)).unwrap_or(true)
-    };
-    if graph.dependents(file).any(needs) {
+    take(&place, record.uid, || {
+        let graph = LayerGraph::read(&datastore)?;
+        // A layer of the VM's own needs nothing lent, unless it is lent itself.
+        let needs = |user: &LayerFile| {
+            user.owner() != file.owner() || volume::is_lent(&path(&datastore, user)).unwrap_or(true)
+        };
+        Ok(graph.dependents(file).any(needs))
+    })
+}
+
+/// Gives a lent file to its VM's user, unless others need it; whether that is so is asked before and
+/// after, when it may stay lent all the same. Blocks.
+fn take(
+    place: &Path,
+    owner: VmUid,
+    mut needed: impl FnMut() -> Result<bool, Fault>,
+) -> Result<bool, Fault> {
+    if needed()? {
         return Ok(false);
     }
-    volume::set_owner(&place, record.uid)?;
-    Ok(true)
+    volume::set_owner(place, owner)?;
+    match needed() {
+        Ok(false) => Ok(true),
+        needed => {
+            volume::lend(place)?;
+            needed.map(|_| false)
+        }
+    }
 }
 
 /// After a VM has let go of `chain`: gives the files of others in it back to them, as far as nothing
@@ -251,4 +322,75 @@ fn age_of_lending(file: &Path) -> Option<Duration> {
     let now = jiff::Timestamp::now().as_second();
     // A clock that was set back says nothing.
     u64::try_from(now.checked_sub(changed)?).ok().map(Duration::from_secs)
+}
+
+#[cfg(test)]
+mod tests {
+    use hostler_types::{DatastoreId, VmId};
+
+    use super::*;
+
+    /// A datastore with a lent file.
+    fn lent() -> (tempfile::TempDir, Datastore, LayerFile) {
+        let dir = tempfile::tempdir().unwrap();
+        let datastore = Datastore::create(&dir.path().join("store"), DatastoreId::generate());
+        let datastore = datastore.unwrap();
+        let file = LayerFile::disk(VmId::generate(), &"disk0".parse().unwrap(), 0);
+        let place = path(&datastore, &file);
+        std::fs::create_dir(place.parent().unwrap()).unwrap();
+        std::fs::write(&place, "").unwrap();
+        volume::lend(&place).unwrap();
+        (dir, datastore, file)
+    }
+
+    fn owner() -> VmUid {
+        VmUid::from_slot(3).unwrap()
+    }
+
+    #[test]
+    fn what_is_built_on_while_it_is_taken_stays_lent() {
+        let (_dir, datastore, file) = lent();
+        let place = path(&datastore, &file);
+        // Somebody on another host builds on it after the first look, then nobody can tell.
+        let second: [fn() -> Result<bool, Fault>; 2] =
+            [|| Ok(true), || Err(Fault::Internal("unreadable".to_owned()))];
+        for second in second {
+            let mut looks = 0;
+            let taken = take(&place, owner(), || {
+                looks += 1;
+                if looks == 1 { Ok(false) } else { second() }
+            });
+            assert!(!taken.unwrap_or(false) && looks == 2);
+            assert!(volume::is_lent(&place).unwrap());
+        }
+        assert!(take(&place, owner(), || Ok(false)).unwrap());
+        assert!(!volume::is_lent(&place).unwrap());
+    }
+
+    #[test]
+    fn what_is_taken_while_it_is_built_on_is_not_built_on() {
+        let (_dir, datastore, file) = lent();
+        build_on(&datastore, &file, || Ok(())).unwrap();
+        let taken = || Ok(volume::set_owner(&path(&datastore, &file), owner())?);
+        let refused = build_on(&datastore, &file, taken).unwrap_err();
+        assert!(refused.to_string().contains("try again"), "{refused}");
+    }
+
+    #[test]
+    fn what_is_lent_again_was_just_lent() {
+        let (_dir, datastore, file) = lent();
+        let place = path(&datastore, &file);
+        let changed = || {
+            use std::os::unix::fs::MetadataExt;
+            let metadata = std::fs::metadata(&place).unwrap();
+            (metadata.ctime(), metadata.ctime_nsec())
+        };
+        let first = changed();
+        let begin = std::time::Instant::now();
+        while changed() == first {
+            // A clock of the kernel's that ticks every some milliseconds.
+            assert!(begin.elapsed() < Duration::from_secs(5), "lent since {first:?}");
+            volume::lend(&place).unwrap();
+        }
+    }
 }

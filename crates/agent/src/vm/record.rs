@@ -43,6 +43,10 @@ pub(crate) struct VmRecord {
     /// What was taken out of the guest, which has not run since.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) seal: Option<Seal>,
+    /// Whose seal it is while the guest still runs, on its way to having its plug pulled. Until then
+    /// the guest is not sealed for anybody else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) sealing: Option<OperationId>,
     #[serde(default)]
     pub(crate) journal: Journal,
     /// What QEMU runs with, or what a suspended VM is to resume with.

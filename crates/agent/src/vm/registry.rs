@@ -244,6 +244,7 @@ impl Vms {
             restarts: Vec::new(),
             customization: None,
             seal: None,
+            sealing: None,
             journal: Journal::default(),
             running: None,
             plugs: Some(assign(&[], &request.definition)),

@@ -112,7 +112,7 @@ async fn a_linked_clone_keeps_what_its_parent_had() {
 #[tokio::test]
 async fn what_was_lent_is_given_back_when_nothing_lies_on_it() {
     let world = World::start().await;
-    let parent = parent(&world, 1).await;
+    let mut parent = parent(&world, 1).await;
     let (vm, base) = (parent.vm.id(), disk0(parent.vm.id(), 0));
     let private = access(&file(&world, &base));
     world.freeze(vm, None).await.unwrap();
@@ -128,6 +128,15 @@ async fn what_was_lent_is_given_back_when_nothing_lies_on_it() {
         (jiff::Timestamp::now().as_second() > lent + 6).then_some(())
     })
     .await;
+    // While another VM's file says nothing of what it lies on, the parent still gets a layer.
+    let damaged = world.vm(DiskSource::Blank);
+    world.create(&damaged).await.unwrap();
+    std::fs::write(file(&world, &disk0(damaged.vm.id(), 0)), "nonsense").unwrap();
+    parent.vm.spec.disks[0].size = ByteSize::gib(2);
+    let report = define(&world, &parent).await.unwrap();
+    assert_eq!(layers(&report), [disk0(vm, 1).to_string(), base.to_string()]);
+    world.remove(damaged.vm.id(), false, false).await.unwrap();
+
     world.remove(two.vm.id(), false, false).await.unwrap();
     assert_eq!(access(&file(&world, &base)), private);
 }
@@ -226,10 +235,11 @@ async fn a_full_datastore_takes_no_copy() {
     assert!(shows(&small.0.join(disk0(clone.vm.id(), 0).as_str()), 7, 0, 60));
 }
 
-struct Small(PathBuf);
+/// A datastore's place with little room.
+pub(crate) struct Small(pub(crate) PathBuf);
 
 impl Small {
-    fn mount(path: &Path, size: &str) -> Self {
+    pub(crate) fn mount(path: &Path, size: &str) -> Self {
         std::fs::create_dir(path).unwrap();
         let options = format!("size={size},mode=0711");
         let mut mount = Command::new("mount");
@@ -410,12 +420,18 @@ async fn qemu_a_running_clone_is_flattened_beside_its_running_parent() {
     world.end_agent().await;
     assert!(call.await.unwrap().is_err());
     world.spawn_agent().await;
-    assert_eq!(layers(&world.report(two).await.unwrap()).len(), 3);
+    assert_eq!(layers(&world.found(two).await).len(), 3);
 
-    // Asked again, the same job goes on; cancelled, the disk is as it was.
+    // Nobody has to ask again: what QEMU was doing stands in nobody's way.
+    let frozen = world.freeze(two, None).await.unwrap();
+    let both = [disk0(two, 1).to_string(), disk0(two, 0).to_string()];
+    assert_eq!(layers(&frozen.report)[..2], both);
+
+    // Asked again, it begins with what there is; cancelled, the disk is as it was.
     let again = {
         let (client, path) = (world.client.clone(), VmPath { vm: two });
-        let request = api::VmFlattenRequest { command: slow, disks: Vec::new(), max_rate: None };
+        let request =
+            api::VmFlattenRequest { command: slow, disks: Vec::new(), max_rate: Some(1 << 20) };
         tokio::spawn(async move {
             client.call_with::<api::VmFlatten>(&path, &NoParams {}, request, long()).await
         })
@@ -427,7 +443,7 @@ async fn qemu_a_running_clone_is_flattened_beside_its_running_parent() {
     .await;
     assert_eq!(problem(again.await.unwrap().unwrap_err()).code, "cancelled");
     let report = flatten_as(&world, two, command(1), None).await.unwrap();
-    assert_eq!(layers(&report), [disk0(two, 0).to_string()]);
+    assert_eq!(layers(&report), both);
     world.stop(two, hostler_types::StopMode::PowerOff, 10).await.unwrap();
     world.remove(one, false, true).await.unwrap();
     world.vm_start(two).await.unwrap();

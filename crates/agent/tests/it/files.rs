@@ -152,6 +152,8 @@ async fn every_file_is_told_whatever_it_is_called() {
     fs::write(store.join("vms/notes/x"), [1; 8192]).unwrap();
     fs::write(store.join("stray"), "x").unwrap();
     fs::write(store.join(format!("vms/{vm}/disk0.7.qcow2")), "x").unwrap();
+    // A console's log that has become too long.
+    fs::write(store.join(format!("vms/{vm}/console.log.1")), "x").unwrap();
 
     let found = files(&world).await;
     assert!(!found.truncated);
@@ -180,6 +182,7 @@ async fn removal_is_held_against_what_is_there(world: &World, vm: VmId, found: &
         format!("vms/{vm}/vm.json"),
         format!("vms/{vm}/disk0.qcow2"),
         format!("vms/{vm}/seed.img"),
+        format!("vms/{vm}/console.log.1"),
     ];
     let own: Vec<&str> = own.iter().map(String::as_str).collect();
     let answer = clear(world, &own).await;

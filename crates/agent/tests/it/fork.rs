@@ -9,6 +9,7 @@ use hostler_agent_api::{
     VmPath, VmReport,
 };
 use hostler_endpoint::{ByteStream, NoParams, Problem};
+use hostler_host::volume;
 use hostler_types::{
     ByteSize, CustomizationState, DiskSource, ExecAnswer, ExecRequest, NetworkId, NicSpec,
     PowerState, StopMode, VmId,
@@ -73,6 +74,13 @@ fn request(clones: impl IntoIterator<Item = VmDefinition>) -> VmForkRequest {
 
 /// A parent that runs, with something in its memory and on its disk.
 async fn parent(world: &World, networks: &[NetworkDefinition]) -> VmDefinition {
+    let definition = parent_off(world, networks).await;
+    let vm = definition.vm.id();
+    bring_up(world, vm).await;
+    definition
+}
+
+async fn parent_off(world: &World, networks: &[NetworkDefinition]) -> VmDefinition {
     let image = world.tiny_image().await;
     let mut definition = world.vm(DiskSource::Image(image));
     if networks.is_empty() {
@@ -82,13 +90,42 @@ async fn parent(world: &World, networks: &[NetworkDefinition]) -> VmDefinition {
     definition.networks = networks.to_vec();
     let nic0 = networks.first().map(|network| nic("52:54:00:12:34:56", network.id));
     definition.vm.spec.nics = nic0.into_iter().collect();
-    let vm = definition.vm.id();
     world.create(&definition).await.unwrap();
+    definition
+}
+
+async fn bring_up(world: &World, vm: VmId) {
     world.vm_start(vm).await.unwrap();
     world.wait_for("it is up", vm, |r| r.guest.as_ref().is_some_and(|g| g.agent)).await;
     write(world, vm, "before").await;
-    definition
 }
+
+async fn define(world: &World, definition: &VmDefinition) -> VmReport {
+    let request = VmCreateRequest { command: command(1), definition: definition.clone() };
+    let path = VmPath { vm: definition.vm.id() };
+    let answer = world.client.call_with::<api::VmDefine>(&path, &NoParams {}, request, long());
+    answer.await.unwrap()
+}
+
+/// Gives a VM that is off a detached disk which a clone lies on; the clone.
+async fn lend_detached(world: &World, definition: &mut VmDefinition) -> VmDefinition {
+    let vm = definition.vm.id();
+    let mut data = definition.vm.spec.disks[0].clone();
+    data.name = DATA.parse().unwrap();
+    data.source = DiskSource::Blank;
+    definition.vm.spec.disks.push(data.clone());
+    define(world, definition).await;
+    world.freeze(vm, None).await.unwrap();
+    let file = hostler_types::LayerFile::disk(vm, &data.name, 0);
+    let clone = world.vm(DiskSource::Linked(file));
+    world.create(&clone).await.unwrap();
+    definition.vm.spec.disks.pop();
+    definition.vm.spec.detached.push(data);
+    define(world, definition).await;
+    clone
+}
+
+const DATA: &str = "data";
 
 /// The disk, in the guest's shell; the seed may come before it.
 const DISK: &str = "d=/dev/$(grep -l disk0 /sys/block/*/serial | cut -d/ -f4)";
@@ -262,8 +299,10 @@ async fn open_console(
 #[tokio::test]
 async fn qemu_a_guest_outlives_forks_that_fail() {
     let mut world = World::start_process().await;
-    let definition = parent(&world, &[]).await;
+    let mut definition = parent_off(&world, &[]).await;
     let vm = definition.vm.id();
+    let on_detached = lend_detached(&world, &mut definition).await;
+    bring_up(&world, vm).await;
     let report = world.report(vm).await.unwrap();
     let chain = report.disks[0].layers.len();
 
@@ -277,6 +316,8 @@ async fn qemu_a_guest_outlives_forks_that_fail() {
     assert_eq!(world.report(vm).await.unwrap().disks[0].layers.len(), chain);
     assert_eq!(world.qemu_pids().len(), 1);
     assert_eq!(read(&world, vm).await, same("before"));
+    let data = world.path(&format!("store/vms/{vm}/{DATA}.qcow2"));
+    assert!(volume::is_lent(&data).unwrap(), "a clone lies on the detached disk");
 
     // As long as it takes here and now; from the second on with a move to fresh memory.
     let mut whole = 0;
@@ -323,10 +364,19 @@ async fn qemu_a_guest_outlives_forks_that_fail() {
         }
         let files = std::fs::read_dir(world.path("store/vms").join(vm.to_string())).unwrap();
         let disks =
-            files.flatten().filter(|file| file.file_name().to_string_lossy().ends_with(".qcow2"));
+            files.flatten().filter(|file| file.file_name().to_string_lossy().starts_with("disk0"));
         let own = parent.disks[0].layers.len() - 1;
         assert_eq!(disks.count(), own, "no file is left that no chain has");
     }
+
+    // Plugged in while the guest runs, a disk that a clone lies on gets a file to write to.
+    definition.vm.spec.disks.append(&mut definition.vm.spec.detached);
+    let report = define(&world, &definition).await;
+    assert_eq!(report.pending, []);
+    let plugged = report.disks.iter().find(|disk| disk.name.as_str() == DATA).unwrap();
+    assert_eq!(plugged.layers.len(), 2);
+    assert!(volume::is_lent(&data).unwrap());
+    world.remove(on_detached.vm.id(), false, false).await.unwrap();
     world.remove(vm, false, true).await.unwrap();
     world.assert_nothing_left();
 }

@@ -6,6 +6,7 @@ mod clones;
 mod datastores;
 #[path = "../../../host/tests/it/enter.rs"]
 mod enter;
+mod exports;
 mod files;
 mod fork;
 mod images;

@@ -1,20 +1,38 @@
 //! Templates and sealing, on the tiny guest's own disk: the partition that survives its boots has
 //! what tells one machine from another.
 
+use std::process::Command;
+
 use hostler_agent_api as api;
-use hostler_agent_api::{VmDefinition, VmPath, VmReport};
+use hostler_agent_api::{VmCommand, VmDefinition, VmPath, VmReport};
 use hostler_endpoint::{NoParams, Problem};
 use hostler_types::{
-    DiskSource, LayerFile, PowerState, SealWay, StopMode, TemplateId, VersionOf, VmId,
+    DiskSource, LayerFile, OperationId, PowerState, SealWay, StopMode, TemplateId, VersionOf, VmId,
 };
 use jiff::Timestamp;
 
 use crate::world::{World, build_appliance, command, long, problem};
 
 async fn seal(world: &World, vm: VmId) -> Result<VmReport, Problem> {
+    seal_as(world, vm, command(1)).await
+}
+
+async fn seal_as(world: &World, vm: VmId, command: VmCommand) -> Result<VmReport, Problem> {
     let (path, none) = (VmPath { vm }, NoParams {});
-    let answer = world.client.call_with::<api::VmSeal>(&path, &none, command(1), long()).await;
+    let answer = world.client.call_with::<api::VmSeal>(&path, &none, command, long()).await;
     answer.map_err(problem)
+}
+
+/// Another agent finds the record that one leaves which dies just before it pulls the plug.
+async fn pretend_sealing(world: &mut World, vm: VmId, sealed: &VmReport, op: OperationId) {
+    world.end_agent().await;
+    let path = world.path(&format!("agent/vms/{vm}.json"));
+    let mut record: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    record["seal"] = serde_json::to_value(sealed.seal.as_ref()).unwrap();
+    record["sealing"] = serde_json::to_value(op).unwrap();
+    std::fs::write(&path, serde_json::to_vec(&record).unwrap()).unwrap();
+    world.start_agent().await;
 }
 
 async fn define(world: &World, definition: &VmDefinition) -> Result<VmReport, Problem> {
@@ -30,10 +48,11 @@ async fn machine_id(world: &World, vm: VmId) -> String {
     world.wait_for("its agent answers", vm, |r| r.guest.as_ref().is_some_and(|g| g.agent)).await;
     // The data disk is mounted in the background; its last act is this link.
     let wait = "until [ -L /var/log ]; do sleep 0.1; done; cat /etc/machine-id; \
-        dropbearkey -t ed25519 -f /etc/dropbear/dropbear_ed25519_host_key >/dev/null 2>&1 || \
-        echo key >/etc/dropbear/dropbear_ed25519_host_key";
+        echo @ >/etc/dropbear/dropbear_ed25519_host_key; mkdir -p /var/log/app; \
+        for i in 1 2 3; do echo @ >/var/log/app/$i.log; done; sync";
+    let wait = wait.replace('@', SECRET);
     let exec = hostler_types::ExecRequest {
-        command: ["/bin/sh", "-c", wait].map(str::to_owned).to_vec(),
+        command: ["/bin/sh", "-c", &wait].map(str::to_owned).to_vec(),
         stdin: String::new(),
         timeout_seconds: 30,
     };
@@ -44,6 +63,19 @@ async fn machine_id(world: &World, vm: VmId) -> String {
     id
 }
 
+/// What must not be found on a sealed disk.
+const SECRET: &str = "hostler-private-key-0123456789";
+
+/// Whether the guest's disk has the secret anywhere, as who reads all of its blocks sees it.
+fn has_secret(world: &World, report: &VmReport) -> bool {
+    let (disk, raw) = (&report.disks[0].layers[0].file, world.path("raw"));
+    let disk = world.path("store").join(disk.as_str());
+    let convert = ["convert", "-f", "qcow2", "-O", "raw"];
+    let converted = Command::new("qemu-img").args(convert).arg(disk).arg(&raw).status().unwrap();
+    assert!(converted.success());
+    Command::new("grep").args(["-qaF", SECRET]).arg(&raw).status().unwrap().success()
+}
+
 /// What a report says went: kinds and paths.
 fn check(report: &VmReport, way: SealWay) {
     let seal = report.seal.as_ref().expect("it is sealed");
@@ -52,7 +84,8 @@ fn check(report: &VmReport, way: SealWay) {
     let expected = [
         ("SSH host key", "/etc/dropbear/dropbear_ed25519_host_key"),
         ("machine id", "/etc/machine-id"),
-        ("log", "/var/log/boot"),
+        ("log", "/var/log"),
+        ("log", "/var/log/app"),
     ];
     for expected in expected {
         assert!(removed.contains(&expected), "{expected:?} is not among {removed:?}");
@@ -68,12 +101,14 @@ async fn qemu_a_guest_is_sealed_running_and_off_and_is_another_afterwards() {
     let vm = definition.vm.id();
     world.create(&definition).await.unwrap();
     let first = machine_id(&world, vm).await;
-    world.stop(vm, StopMode::Graceful, 60).await.unwrap();
+    let stopped = world.stop(vm, StopMode::Graceful, 60).await.unwrap();
+    assert!(has_secret(&world, &stopped));
 
     // Off: on a layer of its own, which becomes the disk's.
     let sealed = seal(&world, vm).await.unwrap();
     check(&sealed, SealWay::Offline);
     assert_eq!((sealed.power, sealed.disks[0].layers.len()), (PowerState::Stopped, 3));
+    assert!(!has_secret(&world, &sealed));
     let again = seal(&world, vm).await.unwrap();
     assert_eq!(again.seal, sealed.seal, "it has not run since: there is nothing to do");
     world.end_agent().await;
@@ -82,12 +117,30 @@ async fn qemu_a_guest_is_sealed_running_and_off_and_is_another_afterwards() {
     let second = machine_id(&world, vm).await;
     assert_ne!(first, second);
 
+    // An agent that died when it had sealed the running guest, and was never asked to go on.
+    let died = OperationId::generate();
+    pretend_sealing(&mut world, vm, &sealed, died).await;
+    assert_eq!(world.found(vm).await.seal, None, "it runs");
+
     // Running: through its agent, and nothing is written any more.
     let sealed = seal(&world, vm).await.unwrap();
     check(&sealed, SealWay::Guest);
+    let keys = |removed: &&hostler_types::Removed| removed.what == "SSH host key";
+    let keys = sealed.seal.iter().flat_map(|seal| seal.removed.iter().filter(keys)).count();
+    assert_eq!(keys, 1, "what another operation has begun is not this one's");
     assert_eq!((sealed.power, world.qemu_pids().len()), (PowerState::Stopped, 0));
+    assert!(!has_secret(&world, &sealed));
     let third = machine_id(&world, vm).await;
     assert!(third != first && third != second);
+
+    // Asked to go on, it goes through the guest again, which has run since.
+    pretend_sealing(&mut world, vm, &sealed, died).await;
+    assert_eq!(world.found(vm).await.power, PowerState::Running);
+    let again = seal_as(&world, vm, VmCommand { op: died, ..command(1) }).await.unwrap();
+    check(&again, SealWay::Guest);
+    let twice = sealed.seal.as_ref().unwrap().removed.len() + 3;
+    assert!(again.seal.as_ref().unwrap().removed.len() >= twice, "{again:?}");
+    assert!(!has_secret(&world, &again));
     world.remove(vm, false, true).await.unwrap();
     world.assert_nothing_left();
     world.end_agent().await;

@@ -243,7 +243,11 @@ impl Actor {
         };
         match moved.await.map_err(qemu).and(stands_still(new).await) {
             Ok(()) => Ok((Arc::new(state), since)),
-            Err(fault) => Err(self.go_on(&old, fault).await),
+            Err(fault) => {
+                // First: it may have the guest's disks already.
+                end(&successor.process).await;
+                Err(self.go_on(&old, fault).await)
+            }
         }
     }
 
@@ -432,7 +436,9 @@ fn settle(dir: &VmDir, record: &VmRecord) -> Result<(), Fault> {
     }
     for disk in &record.definition.vm.status.disks {
         let active = disk.layers.first().map(|layer| place(&layer.file));
-        if let Some(active) = active.filter(|active| active.exists()) {
+        let Some(active) = active.filter(|active| active.exists()) else { continue };
+        // That of a disk which is not plugged in may be lent, and clones lie on it.
+        if !volume::is_lent(&active)? {
             volume::set_owner(&active, record.uid)?;
         }
     }
@@ -449,7 +455,7 @@ async fn stands_still(qmp: &Qmp) -> Result<(), Fault> {
 }
 
 /// Ends a process that has nothing of its own, and waits until it is gone.
-pub(super) async fn end(process: &Process) {
+pub(in crate::vm) async fn end(process: &Process) {
     if let Err(error) = process.kill() {
         tracing::error!(pid = process.pid(), error = chain(&error), "a process cannot be ended");
     }

@@ -120,6 +120,7 @@ mkdir $root/dev/bin
 cp /bin/busybox /tmp/guest.sh $root/dev/bin/
 for applet in $(/bin/busybox --list); do ln -s busybox "$root/dev/bin/$applet" 2>/dev/null; done
 mknod $root/dev/null c 1 3
+mknod $root/dev/zero c 1 5
 PATH=/dev/bin chroot $root /dev/bin/busybox sh /dev/bin/guest.sh
 umount $root/dev
 mount | awk '{ print $3 }' | grep "^$root/" | sort -r | while read -r place; do umount "$place"; done

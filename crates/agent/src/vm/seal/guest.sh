@@ -27,10 +27,40 @@ bytes() {
   wc -c <"$1" 2>/dev/null || echo 0
 }
 
+# So many bytes are zeroed at most for one line of the report. What is larger lies in whole clusters, which
+# trimming does away with.
+room=$((64 << 20))
+# GNU dd can be told not to follow a link that a user puts in a file's place. In the appliance there is no user.
+if dd if=/dev/null of=/dev/null oflag=nofollow 2>/dev/null; then nofollow=oflag=nofollow; else nofollow=''; fi
+
+# wipe FILE...: puts zeros where the content is. A small file lies in a part of a cluster of the disk, and a
+# cluster is only given back as a whole. What has a second name stays with that. All is on the disk after
+# `sync`; before it nothing may be removed, or the zeros go with it.
+wipe() {
+  for path in "$@"; do
+    { [ -f "$path" ] && [ ! -L "$path" ] && [ -s "$path" ]; } || continue
+    facts=$(stat -c '%h %s %b' "$path" 2>/dev/null) || continue
+    links=${facts%% *} facts=${facts#* }
+    size=${facts% *} there=$((${facts#* } * 512))
+    [ "$links" = 1 ] || continue
+    # One with holes has less than its size.
+    [ "$size" -le "$there" ] || size=$there
+    [ "$size" -le "$room" ] || size=$room
+    [ "$size" -gt 0 ] || continue
+    room=$((room - size))
+    # shellcheck disable=SC2086 # nothing, or one word
+    head -c "$size" /dev/zero | dd of="$path" bs=65536 conv=notrunc $nofollow 2>/dev/null
+  done
+}
+
 # remove WHAT FILE...
 remove() {
   what=$1
   shift
+  whole=$room
+  wipe "$@"
+  [ "$room" = "$whole" ] || sync
+  room=$whole
   for path in "$@"; do
     { [ -f "$path" ] || [ -L "$path" ]; } || continue
     size=$(bytes "$path")
@@ -49,6 +79,12 @@ empty() {
   done
 }
 
+# wipe_below DIRECTORY FIND...: the files that `find` finds in it.
+wipe_below() {
+  find "$@" -xdev -type f -size +0 2>/dev/null | head -n 2000 | while IFS= read -r file; do wipe "$file"; done
+  sync
+}
+
 # clear_directory WHAT DIRECTORY...: only the directory itself stays. Nothing that is mounted in it is
 # touched.
 clear_directory() {
@@ -59,9 +95,29 @@ clear_directory() {
     files=$(find "$path" -xdev -mindepth 1 ! -type d 2>/dev/null | wc -l)
     [ "$(find "$path" -xdev -mindepth 1 2>/dev/null | wc -l)" -gt 0 ] || continue
     size=$(du -skx "$path" 2>/dev/null | cut -f 1)
+    wipe_below "$path"
     find "$path" -xdev -mindepth 1 -depth -delete 2>/dev/null
     told "$what" "$path" "$files" "$((${size:-0} * 1024))"
   done
+}
+
+# clear_logs DIRECTORY FIND...: of the files that `find` finds in it. A service may have a log open, and not
+# make it anew: only those set aside are removed, the others are emptied. One line tells of all.
+clear_logs() {
+  path=$1
+  wipe_below "$@"
+  find "$@" -xdev -type f 2>/dev/null | {
+    files=0 size=0
+    while IFS= read -r log; do
+      had=$(bytes "$log")
+      case $log in
+      *.gz | *.xz | *.zst | *.bz2 | *.[0-9] | *.old) rm -f -- "$log" || continue ;;
+      *) { [ -s "$log" ] && : >"$log"; } || continue ;;
+      esac
+      files=$((files + 1)) size=$((size + had))
+    done
+    [ "$files" -eq 0 ] || told 'log' "${path%/}" "$files" "$size"
+  }
 }
 
 # clear_files WHAT DIRECTORY...: all directories stay; who owns them expects them.
@@ -118,16 +174,13 @@ clear_files 'package cache' /var/cache/apt/archives /var/lib/apt/lists /var/cach
 remove 'package cache' /var/cache/apt/pkgcache.bin /var/cache/apt/srcpkgcache.bin
 # The directories in it are named after machine ids.
 clear_directory 'log' /var/log/journal
-# A service may have a log open, and not make it anew: only those set aside are removed.
-find /var/log/ -xdev -type f 2>/dev/null | while IFS= read -r log; do
-  case $log in
-  *.gz | *.xz | *.zst | *.bz2 | *.[0-9] | *.old) remove 'log' "$log" ;;
-  *) empty 'log' "$log" ;;
-  esac
+clear_logs /var/log/ -maxdepth 1
+for place in /var/log/*/; do
+  [ ! -d "$place" ] || [ -L "${place%/}" ] || clear_logs "${place%/}"
 done
 clear_directory 'crash dump' /var/crash /var/lib/systemd/coredump
 clear_directory 'temporary file' /tmp /var/tmp
 
-# What was removed is still in the blocks that nobody uses now.
+# What was removed, and not zeroed, is still in the blocks that nobody uses now.
 for place in / /var /home; do fstrim "$place" >/dev/null 2>&1; done
 sync

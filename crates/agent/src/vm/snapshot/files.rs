@@ -155,7 +155,7 @@ fn gone(dir: &VmDir, file: &LayerFile) -> bool {
 
 impl Actor {
     /// The record, and the definition beside the disks, which has the chains too.
-    pub(super) async fn save_chains(&self) -> Result<(), Fault> {
+    pub(in crate::vm) async fn save_chains(&self) -> Result<(), Fault> {
         let (host, record) = (self.host.clone(), self.record.clone());
         let definition =
             blocking(move || Ok(vm_dir(&host, &record)?.write_definition(&record.definition.vm)?));

@@ -223,6 +223,8 @@ impl VmRecord {
         let gone = before.difference(&now).filter(|file| file.owner() == own).cloned();
         self.layering.waste.extend(gone);
         self.layering.waste.retain(|file| !now.contains(file));
+        // What was taken out of the guest since is back.
+        (self.seal, self.sealing) = (None, None);
         self.layering.generation = Some(Uuid::now_v7());
         self.layering.memory_of = with_memory.then_some(snapshot.id);
         if let Some(reverting) = &mut self.layering.reverting {
