@@ -4,10 +4,10 @@ use expect_test::expect;
 use hostler_agent_api::{FileOwner, FileUser, FoundFile, FoundKind};
 use hostler_control::services::{Options, datastore, image, vm};
 use hostler_control::{Actor, ServiceError};
-use hostler_sim::Fleet;
+use hostler_sim::{Fleet, SimStorage};
 use hostler_types::{
-    ByteSize, DatastoreFindings, DatastoreId, DatastoreKind, ImageId, ImageKind, LayerFile, Ref,
-    TaskState, VmId,
+    ByteSize, DatastoreFindings, DatastoreId, DatastoreKind, DatastoreLimits, HostKind, HostState,
+    ImageId, ImageKind, Labels, LayerFile, Ref, StorageKind, TaskState, VmId,
 };
 use jiff::Timestamp;
 
@@ -188,6 +188,113 @@ async fn orphans_are_adopted_or_removed() {
     remove(&fleet, &["junk"]).await.unwrap();
     let left: Vec<_> = check(&fleet).await.orphans.into_iter().map(|o| o.path).collect();
     assert!(!left.contains(&"junk".to_owned()) && left.contains(&other), "{left:?}");
+}
+
+/// The store was restored from a backup that is older than a VM: its host has it, its files lie on a
+/// shared datastore, and nobody else knows.
+#[tokio::test]
+async fn what_another_host_has_is_neither_adopted_nor_removed() {
+    let fleet = Fleet::new().await;
+    let other = fleet.join("other").await;
+    let world = &fleet.world;
+    let request = datastore::DatastoreCreate {
+        name: "nfs".parse().unwrap(),
+        labels: Labels::new(),
+        hosts: vec!["sim".parse().unwrap(), "other".parse().unwrap()],
+        kind: StorageKind::Shared,
+        limits: DatastoreLimits::default(),
+        path: "/mnt/nfs".to_owned(),
+    };
+    let nfs = datastore::create(world, &root(), request).await.unwrap();
+    let (store, id) = (nfs.reference(), VmId::generate());
+    let mut unknown = fleet.host.vm(fleet.vm("web01").await.id()).unwrap();
+    let vm = &mut unknown.definition.vm;
+    (vm.metadata.id, vm.metadata.name) = (id, "unknown".parse().unwrap());
+    vm.status.datastore = nfs.id();
+    vm.spec.nics.clear();
+    // Its files are seen from both hosts.
+    fleet.host.plant(unknown.clone());
+    fleet.host.lose(id);
+    other.plant(unknown);
+    let path = format!("vms/{id}");
+    let paths = [path.clone()];
+    let (actor, plain, own) = (root(), plain(), Ref::by_id(id));
+    let adopt = || datastore::adopt(world, &actor, &store, &path, None, &plain);
+    let remove = || datastore::remove_orphans(world, &actor, &store, &paths, &plain);
+    let register = || {
+        let request = vm::VmRegister { datastore: store.clone(), vm: own.clone(), name: None };
+        vm::register(world, &actor, request, &plain)
+    };
+    let found = async || {
+        let found = datastore::check_files(world, &actor, &store).await.unwrap();
+        let orphan = found.orphans.into_iter().find(|orphan| orphan.path == path).unwrap();
+        (orphan.host.map(|host| host.to_string()), orphan.adoptable, orphan.registered, orphan.note)
+    };
+
+    let mut text = String::new();
+    text += &format!("{}\n", adopt().await.unwrap_err().message);
+    text += &format!("{}\n", remove().await.unwrap_err().message);
+    text += &format!("{}\n", register().await.unwrap_err().message);
+    other.change(id, |vm| vm.message = Some("it tells of itself".to_owned()));
+    while found().await.0.is_none() {
+        tokio::task::yield_now().await;
+    }
+    text += &format!("{:?}\n", found().await);
+    assert_eq!(vm::unregistered(world, &actor, &store).await.unwrap(), []);
+
+    // A host that does not answer may have it.
+    other.disconnect();
+    let snapshot = |state| {
+        let other = other.id();
+        move |now: &hostler_control::Snapshot| {
+            now.get::<HostKind>(other).unwrap().status.state == state
+        }
+    };
+    fleet.until("it is away", snapshot(HostState::Disconnected)).await;
+    for error in
+        [adopt().await.unwrap_err(), remove().await.unwrap_err(), register().await.unwrap_err()]
+    {
+        assert_eq!(error.code, "host_disconnected");
+        text += &format!("{}\n", error.message.split(" since ").next().unwrap());
+    }
+    other.reconnect();
+    fleet.until("it is back", snapshot(HostState::Connected)).await;
+    assert!(fleet.host.files().contains(&id));
+
+    // Nobody has it any more, and its definition still says that somebody does.
+    other.lose(id);
+    while found().await.0.is_some() {
+        tokio::task::yield_now().await;
+    }
+    text += &format!("{:?}\n", found().await);
+    fleet.done(&remove().await.unwrap()).await;
+    assert!(!fleet.host.files().contains(&id));
+    expect![[r#"
+        `vms/UNKNOWN` cannot be adopted: host `other` has this VM, which is not in the inventory
+        `vms/UNKNOWN` is in use: host `other` has this VM
+        vm `unknown` is not registered: host `other` has it, and may run it
+        (Some("other"), false, true, Some("host `other` has this VM, which is not in the inventory"))
+        host `other` has datastore `nfs` too, and does not say which VMs it has there: the host `other` does not answer
+        host `other` has datastore `nfs` too, and does not say which VMs it has there: the host `other` does not answer
+        host `other` has datastore `nfs` too, and does not say which VMs it has there: the host `other` does not answer
+        (None, true, true, Some("its definition says that an inventory has it"))
+    "#]].assert_eq(&text.replace(&id.to_string(), "UNKNOWN"));
+}
+
+/// Its agent has started it again, on a new layer, and the server has not heard of it yet.
+#[tokio::test]
+async fn a_file_that_the_vms_host_has_is_not_removed() {
+    let fleet = Fleet::new().await;
+    let web = fleet.vm("web01").await;
+    let mut grown = fleet.host.vm(web.id()).unwrap();
+    grown.storage = SimStorage::with_snapshots(web.id(), &web.spec, &["one"]);
+    fleet.host.plant(grown);
+    let layer = format!("vms/{}/disk0.1.qcow2", web.id());
+    let error = remove(&fleet, &[&layer]).await.unwrap_err();
+    assert_eq!(error.code, "not_found");
+    let stray_one = format!("vms/{}/disk0.7.qcow2", web.id());
+    stray(&fleet, &stray_one, FoundKind::Base);
+    remove(&fleet, &[&stray_one]).await.unwrap();
 }
 
 #[tokio::test]
