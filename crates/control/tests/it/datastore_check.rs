@@ -7,7 +7,7 @@ use hostler_control::{Actor, ServiceError};
 use hostler_sim::{Fleet, SimStorage};
 use hostler_types::{
     ByteSize, DatastoreFindings, DatastoreId, DatastoreKind, DatastoreLimits, HostKind, HostState,
-    ImageId, ImageKind, Labels, LayerFile, Ref, StorageKind, TaskState, VmId,
+    ImageId, ImageKind, Labels, LayerFile, Ref, StopMode, StorageKind, TaskState, VmId,
 };
 use jiff::Timestamp;
 
@@ -333,6 +333,41 @@ async fn a_deletion_that_the_files_forbid_fails_before_anything_is_gone() {
     let task = image::delete(&fresh.world, &root(), &image.reference(), &plain()).await.unwrap();
     assert_eq!(fresh.ended(&task).await.status.error_code.as_deref(), Some("in_use"));
     assert_eq!(fresh.host.times_done("image_remove"), 0);
+}
+
+/// It has destroyed nothing, but the guest had lost its disk, and the VM was locked for good.
+#[tokio::test]
+async fn a_disk_that_others_lie_on_is_not_unplugged() {
+    let fleet = Fleet::new().await;
+    let before = fleet.running_vm("web01").await;
+    let (world, actor, web) = (&fleet.world, root(), before.reference());
+    let disk = "disk0".parse().unwrap();
+    let file = LayerFile::disk(before.id(), &disk, 0);
+    let text = "a.qcow2 lies on disk0".to_owned();
+    fleet.host.plant_user(FileOwner::File(file), FileUser { vm: None, text });
+    let defined = fleet.host.times_done("vm_define");
+    let task = vm::disk::remove(world, &actor, &web, &disk, true, &plain()).await.unwrap();
+    let ended = fleet.ended(&task).await;
+    assert_eq!(ended.status.state, TaskState::Failed, "{ended:?}");
+    assert_eq!(ended.status.error.as_deref(), Some("a.qcow2 lies on disk0"));
+    assert_eq!(fleet.show("web01").spec, before.spec);
+    assert_eq!(fleet.host.times_done("vm_define"), defined);
+
+    // What the inventory knows is refused at once, by name.
+    let clone = serde_json::json!({"mode": "linked", "name": "child"});
+    let off = vm::VmStop { mode: StopMode::PowerOff, timeout_seconds: None };
+    let stop = vm::stop(world, &actor, &web, off, &plain()).await.unwrap();
+    fleet.done(&stop).await;
+    let clone = serde_json::from_value(clone).unwrap();
+    let cloned = vm::clone(world, &actor, &web, clone, &plain()).await.unwrap();
+    let removed = vm::disk::remove(world, &actor, &web, &disk, true, &plain()).await;
+    let error = removed.unwrap_err();
+    let message = "disk `disk0` of vm `web01` is needed by `child` (its disk disk0 is just being \
+                   made of a disk of `web01`)";
+    assert_eq!((error.code, error.message.as_str()), ("in_use", message));
+    fleet.done(&cloned.task.unwrap()).await;
+    let removed = vm::disk::remove(world, &actor, &web, &disk, true, &plain()).await;
+    assert!(removed.unwrap_err().message.contains("`child` (its disk disk0 lies on a disk"));
 }
 
 #[tokio::test]
