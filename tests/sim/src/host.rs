@@ -271,6 +271,11 @@ impl SimHost {
         self.lock().users.entry(owner).or_default().push(user);
     }
 
+    /// Nothing lies on anybody's files any more.
+    pub fn forget_users(&self) {
+        self.lock().users.clear();
+    }
+
     /// A datastore's free space as of now; told as an event.
     pub fn set_free(&self, datastore: DatastoreId, free: ByteSize) {
         let mut state = self.lock();
