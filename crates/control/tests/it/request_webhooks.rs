@@ -1,15 +1,19 @@
 //! What the server does for a request outside of its VM: webhooks and probes.
 
+use futures::StreamExt as _;
 use hostler_control::Actor;
 use hostler_control::services::event::{self, EventQuery};
-use hostler_control::services::request;
-use hostler_types::{RequestState, Role, VmKind};
+use hostler_control::services::task::{self, TaskFilter};
+use hostler_control::services::{PageRequest, request, watch};
+use hostler_types::{RequestState, Revision, Role, VmKind};
 use serde_json::{Value, json};
 
 use crate::receiver::{Reaction, Receiver};
 use crate::requests::{approve_all, ask, delivered, ended, fleet, order, person};
 
 const SECRET: &str = "hunter2";
+/// As Slack, Teams and Discord have it.
+const PATH_SECRET: &str = "b4dc0de";
 
 fn header<'a>(heard: &'a crate::receiver::Heard, name: &str) -> &'a str {
     heard.headers[name].to_str().unwrap()
@@ -20,7 +24,8 @@ async fn a_webhook_is_called_until_it_answers_and_is_signed() {
     let fleet = fleet().await;
     approve_all(&fleet).await;
     let (receiver, at) = Receiver::start([Reaction::Answer(503), Reaction::Answer(429)]).await;
-    let hook = json!({"url": format!("http://{at}/cmdb?token=1"), "secret": SECRET});
+    let hook =
+        json!({"url": format!("http://{at}/services/T0/{PATH_SECRET}?token=1"), "secret": SECRET});
     let wish = json!({"post": [{"webhook": hook}], "notify": [hook], "owner": "team"});
     let it = ask(&fleet, order("web01", wish)).await;
     let vm = delivered(&fleet, &it).await;
@@ -48,11 +53,19 @@ async fn a_webhook_is_called_until_it_answers_and_is_signed() {
     let anna = person("anna", Role::Viewer);
     let shown = request::show(&fleet.world, &anna, &it.reference()).unwrap();
     let events = event::list(&fleet.world, &Actor::root(), &EventQuery::default()).await.unwrap();
-    for text in
-        [format!("{shown:?}"), serde_json::to_string(&*shown).unwrap(), format!("{events:?}")]
-    {
+    let json = serde_json::to_string(&*shown).unwrap();
+    assert!(json.contains(&format!("\"url\":\"http://{at}/[redacted]\"")), "{json}");
+    let tasks = task::list(&fleet.world, &anna, &TaskFilter::default(), &PageRequest::default());
+    let tasks = format!("{:?}", tasks.unwrap().items);
+    assert!(tasks.contains(&format!("http://{at}/[redacted]")), "{tasks}");
+    let mut watched = watch::watch(&fleet.world, &anna, Some(Revision(0)), Vec::new()).unwrap();
+    let mut changes = String::new();
+    for _ in 0..fleet.snapshot().revision.0 {
+        changes += &format!("{:?}", watched.next().await);
+    }
+    for text in [format!("{shown:?}"), json, tasks, changes, format!("{events:?}")] {
         assert!(!text.contains(SECRET) && !text.contains("hostler-sealed"), "{text}");
-        assert!(!text.contains("token=1"), "{text}");
+        assert!(!text.contains("token=1") && !text.contains(PATH_SECRET), "{text}");
     }
     let store = std::fs::read(fleet.store_path()).unwrap();
     assert!(!store.windows(SECRET.len()).any(|bytes| bytes == SECRET.as_bytes()));

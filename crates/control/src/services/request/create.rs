@@ -65,6 +65,10 @@ pub async fn create(
 fn check_webhooks(world: &World, order: &RequestOrder) -> Result<(), ServiceError> {
     let mut order = order.clone();
     for webhook in order.webhooks_mut() {
+        if webhook.url.ends_with(SecretText::REDACTED) {
+            let reason = format!("`{}` stands for what is not shown", SecretText::REDACTED);
+            return Err(ServiceError::invalid("webhook.url", reason));
+        }
         world.settings.webhooks.parse(&webhook.url).map_err(|why| {
             let shown = webhook.shown_url();
             ServiceError::invalid("webhook.url", format!("`{shown}` cannot be called: {why}"))
