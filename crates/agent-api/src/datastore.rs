@@ -87,7 +87,7 @@ pub struct DatastoreReport {
     pub free: ByteSize,
 }
 
-/// `POST /agent/v1/datastores/{datastore}/users`: what needs the disk files of a VM or an image, read
+/// `POST /agent/v1/datastores/{datastore}/users`: what needs the disk files of a VM or an image, or one of them, read
 /// from the headers of all files there. For a look before a deletion; the deletion looks again.
 #[derive(Debug)]
 pub struct DatastoreUsers;
@@ -105,13 +105,15 @@ impl Endpoint for DatastoreUsers {
 }
 
 /// Whose files.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum FileOwner {
     #[schema(value_type = String)]
     Vm(VmId),
     #[schema(value_type = String)]
     Image(ImageId),
+    /// This one only. An agent of the version before refuses it.
+    File(LayerFile),
 }
 
 /// Something that needs a file.

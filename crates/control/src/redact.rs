@@ -1,7 +1,8 @@
 //! What may be shown of each object. Whatever leaves `control` passes through here.
 //!
 //! Secrets are: what a customization says in secret (user data, passwords), password hashes, hashes of token secrets, tasks' input and
-//! step results, and what stands behind the `?` of an image's address (signed addresses).
+//! step results, what stands behind the `?` of an image's address (signed addresses), and all but scheme
+//! and host of a webhook's.
 
 use std::sync::Arc;
 
@@ -63,9 +64,7 @@ impl Shown for RequestKind {
         let order = &mut shown.spec.order;
         order.vm.customization = order.vm.customization.take().map(Customization::redacted);
         for webhook in order.webhooks_mut() {
-            if let Some(address) = shown_address(&webhook.url) {
-                webhook.url = address;
-            }
+            webhook.url = webhook.shown_url();
             webhook.secret = webhook.secret.take().map(|_| SecretText::redacted());
         }
         Arc::new(shown)
@@ -211,9 +210,8 @@ fn hide_webhook_secrets(list: Option<&mut Value>) {
     for item in list {
         let is_action = item.get("webhook").is_some();
         let webhook = if is_action { &mut item["webhook"] } else { item };
-        let address = webhook.get("url").and_then(Value::as_str).and_then(shown_address);
-        if let Some(address) = address {
-            webhook["url"] = address.into();
+        if let Some(address) = webhook.get("url").and_then(Value::as_str) {
+            webhook["url"] = Webhook::shown_address(address).into();
         }
         if let Some(secret) = webhook.get_mut(Webhook::SECRET_FIELD) {
             *secret = SecretText::REDACTED.into();
@@ -244,8 +242,9 @@ fn remove(value: &mut Value, field: &str) {
     }
 }
 
-/// Without what follows the `?`; `None` when nothing does.
+/// An image's, without what follows the `?` or `#`; `None` when nothing does. It holds no user or
+/// password: such addresses are refused.
 fn shown_address(address: &str) -> Option<String> {
-    let (plain, _) = address.split_once('?')?;
+    let (plain, _) = address.split_once(['?', '#'])?;
     Some(format!("{plain}?{}", SecretText::REDACTED))
 }

@@ -74,6 +74,12 @@ impl Reports {
         reports.retain(|_, noted| noted.host != host);
     }
 
+    /// What each host last said of each VM, whether the inventory knows it or not.
+    pub(crate) fn all(&self) -> Vec<(HostId, VmReport)> {
+        let reports = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        reports.values().map(|noted| (noted.host, noted.report.clone())).collect()
+    }
+
     pub(crate) fn last(&self, vm: VmId) -> Option<VmReport> {
         let reports = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         reports.get(&vm).map(|noted| noted.report.clone())

@@ -3,6 +3,10 @@
 //! **All** rules that fit a request count, in whatever order they were made: one more rule never
 //! asks for less. Where none fits, the default does. One person's approval counts for each rule
 //! that takes it, and for none of them twice.
+//!
+//! A rule that asks for nobody lets a request through without a look. So it fits only what its author
+//! had in mind: templates, customization specs (with their secrets), bridges of the hosts, and what
+//! runs in the guest have to be named in its conditions.
 
 use hostler_types::{
     Approval, ApprovalConditions, ApprovalDecision, ApprovalNeed, ApprovalRuleSpec, ByteSize,
@@ -18,7 +22,15 @@ pub struct RequestFacts {
     /// Of all disks together.
     pub disk: ByteSize,
     pub labels: Labels,
+    /// Of its disks and drives, and of what they lie on.
     pub images: Vec<Name>,
+    pub templates: Vec<Name>,
+    pub customization_specs: Vec<Name>,
+    pub networks: Vec<Name>,
+    /// Those of the networks that are bridges of the hosts.
+    pub bridges: Vec<Name>,
+    /// Commands or scripts are run in the guest.
+    pub scripts: bool,
 }
 
 /// The decision about a request, with what each rule had to say. `rules` are in the order of names.
@@ -30,7 +42,7 @@ pub fn decide(
 ) -> ApprovalDecision {
     let mut verdicts: Vec<RuleVerdict> = rules
         .iter()
-        .map(|(name, rule)| match misfit(&rule.when, facts) {
+        .map(|(name, rule)| match misfit(rule, facts) {
             Some(why) => {
                 let (rule, needs, given) = (Some(name.clone()), None, Vec::new());
                 RuleVerdict { rule, fits: false, why, needs, given, missing: 0 }
@@ -56,7 +68,7 @@ pub fn may_approve(
     default: &ApprovalNeed,
     approval: &Approval,
 ) -> Result<(), Vec<String>> {
-    let fitting = rules.iter().filter(|(_, rule)| misfit(&rule.when, facts).is_none());
+    let fitting = rules.iter().filter(|(_, rule)| misfit(rule, facts).is_none());
     let mut needs: Vec<_> =
         fitting.map(|(name, rule)| (format!("rule `{name}`"), &rule.need)).collect();
     if needs.is_empty() {
@@ -128,15 +140,42 @@ fn listed(need: &ApprovalNeed) -> String {
     need.approvers.iter().map(Name::as_str).collect::<Vec<_>>().join(", ")
 }
 
+/// Why a rule is not about a request.
+fn misfit(rule: &ApprovalRuleSpec, facts: &RequestFacts) -> Option<String> {
+    let unmet = unmet(&rule.when, facts);
+    unmet.or_else(|| if rule.need.approvals == 0 { unnamed(&rule.when, facts) } else { None })
+}
+
+/// What a rule that asks for nobody would have to name, and does not.
+fn unnamed(when: &ApprovalConditions, facts: &RequestFacts) -> Option<String> {
+    let named = [
+        ("template", &when.templates, &facts.templates),
+        ("customization spec", &when.customization_specs, &facts.customization_specs),
+        ("bridged network", &when.networks, &facts.bridges),
+    ];
+    for (what, named, used) in named {
+        if let Some(name) = used.iter().find(|name| !named.contains(name)) {
+            return Some(format!("it asks for nobody, and does not name the {what} `{name}`"));
+        }
+    }
+    let silent = facts.scripts && !when.scripts;
+    silent.then(|| "it asks for nobody, and is not about what runs in the guest".to_owned())
+}
+
 /// The first condition that does not hold, with the numbers.
-fn misfit(when: &ApprovalConditions, facts: &RequestFacts) -> Option<String> {
+fn unmet(when: &ApprovalConditions, facts: &RequestFacts) -> Option<String> {
     for (key, value) in &when.selector {
         if facts.labels.get(key) != Some(value) {
             return Some(format!("the VM has no label {key}={value}"));
         }
     }
-    if !when.images.is_empty() && !when.images.iter().any(|image| facts.images.contains(image)) {
-        return Some("it uses none of the rule's images".to_owned());
+    for (what, wanted, used) in lists(when, facts) {
+        if !wanted.is_empty() && !wanted.iter().any(|name| used.contains(name)) {
+            return Some(format!("it uses none of the rule's {what}s"));
+        }
+    }
+    if when.scripts && !facts.scripts {
+        return Some("it runs nothing in the guest".to_owned());
     }
     let asks = |name: &Name| name.as_str() == facts.requester.name;
     if !when.requesters.is_empty() && !when.requesters.iter().any(asks) {
@@ -161,12 +200,30 @@ fn misfit(when: &ApprovalConditions, facts: &RequestFacts) -> Option<String> {
     None
 }
 
+/// What is named: by the rule, and by the request.
+fn lists<'a>(
+    when: &'a ApprovalConditions,
+    facts: &'a RequestFacts,
+) -> [(&'static str, &'a [Name], &'a [Name]); 4] {
+    [
+        ("image", &when.images, &facts.images),
+        ("template", &when.templates, &facts.templates),
+        ("customization spec", &when.customization_specs, &facts.customization_specs),
+        ("network", &when.networks, &facts.networks),
+    ]
+}
+
 /// What made the rule fit.
 fn told(when: &ApprovalConditions, facts: &RequestFacts) -> String {
     let mut parts: Vec<String> =
         when.selector.iter().map(|(key, value)| format!("label {key}={value}")).collect();
-    let used = facts.images.iter().filter(|image| when.images.contains(image));
-    parts.extend(used.map(|image| format!("image {image}")));
+    for (what, wanted, used) in lists(when, facts) {
+        let both = used.iter().filter(|name| wanted.contains(name));
+        parts.extend(both.map(|name| format!("{what} {name}")));
+    }
+    if when.scripts {
+        parts.push("it runs something in the guest".to_owned());
+    }
     if !when.requesters.is_empty() {
         parts.push(format!("asked for by {}", facts.requester.name));
     }

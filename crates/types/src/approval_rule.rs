@@ -44,9 +44,21 @@ pub struct ApprovalConditions {
     #[serde(skip_serializing_if = "Labels::is_empty")]
     #[schema(inline)]
     pub selector: Labels,
-    /// One of these images is used.
+    /// One of these images is used: by the VM, or by its template.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub images: Vec<Name>,
+    /// It is made from one of these templates.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub templates: Vec<Name>,
+    /// One of these customization specs is used.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub customization_specs: Vec<Name>,
+    /// One of its NICs is in one of these networks.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub networks: Vec<Name>,
+    /// Commands or scripts are run in the guest, after the start or as probes.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub scripts: bool,
     /// One of these users asks.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub requesters: Vec<Name>,
@@ -71,7 +83,8 @@ pub struct ApprovalConditions {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ApprovalNeed {
-    /// 0 to 10; 0: none.
+    /// 0 to 10; 0: none. Such a rule fits no request with a template, a customization spec, a bridged
+    /// network, or commands or scripts in the guest, unless its conditions name them.
     #[schema(minimum = 0, maximum = 10)]
     pub approvals: u32,
     /// The least role of an approver.

@@ -50,6 +50,15 @@ pub struct Orphan {
     pub used_by: Vec<String>,
     /// It can become an object of the inventory.
     pub adoptable: bool,
+    /// Of a VM: the host that says that it has it, though the inventory does not. It is neither
+    /// adopted nor removed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<Name>,
+    /// Of a VM: its definition says that an inventory has it; another server's, or this one's before
+    /// its store was restored. `all` leaves it out: it is adopted or removed
+    /// only when it is named.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub registered: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

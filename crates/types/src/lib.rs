@@ -84,8 +84,8 @@ pub use object::{Kind, KindName, Labels, Metadata, Object, validate_labels};
 pub use operations::{Epoch, Revision, Role};
 pub use request::{
     Approval, IllegalRequestEvent, OnFailure, Request, RequestEvent, RequestImage, RequestKind,
-    RequestOrder, RequestProgress, RequestSpec, RequestState, RequestStatus, RequestTemplate,
-    Requester,
+    RequestNetwork, RequestOrder, RequestProgress, RequestSpec, RequestState, RequestStatus,
+    RequestTemplate, Requester,
 };
 pub use request_work::{
     GuestCommand, GuestScript, HttpCheck, Probe, ProbeCheck, RequestAction, Webhook,

@@ -98,6 +98,12 @@ pub struct RequestSpec {
     /// The version of a template, likewise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub template: Option<RequestTemplate>,
+    /// By the name that it had.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub customization_spec: Option<Name>,
+    /// Of the VM's NICs, each once.
+    #[serde(default)]
+    pub networks: Vec<RequestNetwork>,
     /// What it will have, whether asked for or the template's.
     pub cpus: Cores,
     pub memory: ByteSize,
@@ -126,6 +132,13 @@ pub struct RequestTemplate {
     pub version: u32,
     /// The record of this version.
     pub id: VmId,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RequestNetwork {
+    pub name: Name,
+    /// A bridge of the hosts: what is on it is not the platform's alone.
+    pub bridge: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]

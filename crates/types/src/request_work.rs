@@ -181,10 +181,23 @@ impl Webhook {
     /// Name of the field that holds a secret.
     pub const SECRET_FIELD: &'static str = "secret";
 
-    /// Without query and fragment, in which there may be secrets.
-    pub fn shown_url(&self) -> &str {
-        let end = self.url.find(['?', '#']).unwrap_or(self.url.len());
-        &self.url[..end]
+    /// What of the address may be shown.
+    pub fn shown_url(&self) -> String {
+        Self::shown_address(&self.url)
+    }
+
+    /// Scheme and host only: many services have the secret in the path.
+    pub fn shown_address(url: &str) -> String {
+        let hidden = SecretText::REDACTED;
+        let Some((scheme, rest)) = url.split_once("://") else { return hidden.to_owned() };
+        // A backslash is a slash to those who call it.
+        let end = rest.find(['/', '\\', '?', '#']).unwrap_or(rest.len());
+        let (authority, path) = rest.split_at(end);
+        let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+        match path {
+            "" | "/" => format!("{scheme}://{host}"),
+            _ => format!("{scheme}://{host}/{hidden}"),
+        }
     }
 
     pub(crate) fn validate(&self, field: &str) -> Result<(), SpecError> {
@@ -251,4 +264,22 @@ fn words(words: &[String], field: &str) -> Result<(), SpecError> {
         return wrong("at most 32KiB in all, and no NUL bytes");
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_an_address_scheme_and_host_are_shown() {
+        let check = |url: &str, shown: &str| assert_eq!(Webhook::shown_address(url), shown);
+        check("https://hooks.slack.com/services/T0/B0/x", "https://hooks.slack.com/[redacted]");
+        check("https://cmdb.example.org:8443?token=1", "https://cmdb.example.org:8443/[redacted]");
+        check("https://cmdb.example.org#x", "https://cmdb.example.org/[redacted]");
+        check(r"https://cmdb.example.org\x", "https://cmdb.example.org/[redacted]");
+        check("https://me:x@cmdb.example.org/", "https://cmdb.example.org");
+        check("https://[2001:db8::1]/", "https://[2001:db8::1]");
+        check("https:///x", "https:///[redacted]");
+        check("https:x", "[redacted]");
+    }
 }

@@ -38,7 +38,7 @@ impl State {
         files.sort_by(|one, two| one.path.cmp(&two.path));
         let definitions = vms().map(|((_, vm), definition)| FoundDefinition {
             vm: *vm,
-            registered: self.vms.contains_key(vm),
+            registered: !self.unregistered.contains(vm),
             name: Some(definition.called().clone()),
             problem: None,
         });

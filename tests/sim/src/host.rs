@@ -38,6 +38,8 @@ pub(crate) struct State {
     pub(crate) vms: BTreeMap<VmId, SimVm>,
     /// What lies on the datastores: survives `remove` with `keep_files`.
     pub(crate) files: BTreeMap<(DatastoreId, VmId), Vm>,
+    /// VMs whose files say that no inventory has them.
+    pub(crate) unregistered: BTreeSet<VmId>,
     pub(crate) images: BTreeMap<ImageId, ByteSize>,
     /// Files that belong to nothing.
     pub(crate) strays: BTreeMap<(DatastoreId, String), FoundFile>,
@@ -135,6 +137,7 @@ impl SimHost {
             facts,
             vms: BTreeMap::new(),
             files: BTreeMap::new(),
+            unregistered: BTreeSet::new(),
             images: BTreeMap::new(),
             strays: BTreeMap::new(),
             lost: BTreeSet::new(),
@@ -268,6 +271,11 @@ impl SimHost {
         self.lock().users.entry(owner).or_default().push(user);
     }
 
+    /// Nothing lies on anybody's files any more.
+    pub fn forget_users(&self) {
+        self.lock().users.clear();
+    }
+
     /// A datastore's free space as of now; told as an event.
     pub fn set_free(&self, datastore: DatastoreId, free: ByteSize) {
         let mut state = self.lock();
@@ -324,6 +332,7 @@ impl State {
     pub(crate) fn place(&mut self, definition: VmDefinition, epoch: Epoch, power: PowerState) {
         let vm = &definition.vm;
         self.files.insert((vm.status.datastore, vm.id()), vm.clone());
+        self.unregistered.remove(&vm.id());
         let (message, guest, since) = (None, None, Timestamp::now());
         let (seal, storage) = (None, SimStorage::of(vm.id(), &vm.spec));
         let placed = SimVm { definition, epoch, power, since, message, guest, storage, seal };

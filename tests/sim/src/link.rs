@@ -291,7 +291,9 @@ impl AgentLink for SimHost {
                 }
                 state.vms.remove(&vm);
             }
-            if !request.keep_files {
+            if request.keep_files {
+                state.unregistered.insert(vm);
+            } else {
                 state.files.remove(&(request.datastore, vm));
             }
             Ok(())

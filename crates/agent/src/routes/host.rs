@@ -86,6 +86,7 @@ pub(super) async fn datastore_users(
         let files = match owner {
             FileOwner::Vm(vm) => datastore.vm(vm).layer_files()?,
             FileOwner::Image(image) => vec![LayerFile::image(image)],
+            FileOwner::File(file) => vec![file],
         };
         users(&datastore, &files)
     });

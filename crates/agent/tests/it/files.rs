@@ -76,7 +76,9 @@ async fn what_something_lies_on_is_never_deleted() {
     assert_eq!(told.len(), 1, "{told:?}");
     let text = format!("disk0.qcow2 of the VM `child01` lies on {}", disk(id));
     assert_eq!((told[0].vm, told[0].text.as_str()), (Some(child.vm.id()), text.as_str()));
+    assert_eq!(users(FileOwner::File(disk(id))).await, told);
     assert_eq!(users(FileOwner::Vm(child.vm.id())).await, []);
+    assert_eq!(users(FileOwner::File(disk(child.vm.id()))).await, []);
 
     let refused = world.remove(id, false, true).await.unwrap_err();
     assert_eq!((refused.code.as_str(), refused.detail.as_str()), (code::IN_USE, text.as_str()));

@@ -23,11 +23,14 @@ use crate::terminal::confirm;
     arg_required_else_help = true,
     after_help = "\
 All rules that fit a request count; where none fits, the server's default (one admin) does.
+A rule for no approval fits no request with a template, a customization spec, a bridged network or
+scripts in the guest, unless it names them.
 
 Examples:
   hostler approval-rule create small --max-cpus 2 --max-memory 4GiB --approvals 0
   hostler approval-rule create large --min-cpus 16 --approvals 2 --role operator
   hostler approval-rule create production --label env=prod --approver carl --approver dora
+  hostler approval-rule create golden --template golden --max-cpus 2 --approvals 0
   hostler approval-rule list"
 )]
 pub(crate) struct ApprovalRuleArgs {
@@ -132,6 +135,28 @@ struct Flags {
     #[arg(long = "image", value_name = "IMAGE", help_heading = "For which requests")]
     images: Vec<Name>,
 
+    /// For VMs from this template; repeat it for several, of which one is enough
+    #[arg(long = "template", value_name = "TEMPLATE", help_heading = "For which requests")]
+    templates: Vec<Name>,
+
+    /// For VMs with this customization spec; repeat it for several, of which one is enough
+    #[arg(long = "spec", value_name = "SPEC", help_heading = "For which requests")]
+    customization_specs: Vec<Name>,
+
+    /// For VMs in this network; repeat it for several, of which one is enough
+    #[arg(long = "network", value_name = "NETWORK", help_heading = "For which requests")]
+    networks: Vec<Name>,
+
+    /// For requests that run commands or scripts in the guest [default: false]
+    #[arg(
+        long,
+        value_name = "BOOL",
+        num_args = 0..=1,
+        default_missing_value = "true",
+        help_heading = "For which requests"
+    )]
+    scripts: Option<bool>,
+
     /// For requests by this user; repeat it for several, of which one is enough
     #[arg(long = "requester", value_name = "USER", help_heading = "For which requests")]
     requesters: Vec<Name>,
@@ -191,6 +216,10 @@ impl Flags {
             when: ApprovalConditions {
                 selector,
                 images: list(self.images, when.images),
+                templates: list(self.templates, when.templates),
+                customization_specs: list(self.customization_specs, when.customization_specs),
+                networks: list(self.networks, when.networks),
+                scripts: self.scripts.unwrap_or(when.scripts),
                 requesters: list(self.requesters, when.requesters),
                 min_cpus: self.min_cpus.or(when.min_cpus),
                 max_cpus: self.max_cpus.or(when.max_cpus),
@@ -302,8 +331,16 @@ fn conditions(when: &ApprovalConditions) -> String {
     let mut parts: Vec<String> =
         when.selector.iter().map(|(key, value)| format!("{key}={value}")).collect();
     let names = |names: &[Name]| names.iter().map(Name::as_str).collect::<Vec<_>>().join("|");
-    if !when.images.is_empty() {
-        parts.push(format!("image {}", names(&when.images)));
+    let lists = [
+        ("image", &when.images),
+        ("template", &when.templates),
+        ("spec", &when.customization_specs),
+        ("network", &when.networks),
+    ];
+    let given = lists.into_iter().filter(|(_, list)| !list.is_empty());
+    parts.extend(given.map(|(what, list)| format!("{what} {}", names(list))));
+    if when.scripts {
+        parts.push("with scripts in the guest".to_owned());
     }
     if !when.requesters.is_empty() {
         parts.push(format!("asked for by {}", names(&when.requesters)));

@@ -21,11 +21,13 @@ use crate::world::{Core, World};
 
 mod check;
 mod judge;
+mod owners;
 mod update;
 mod usage;
 
 pub(crate) use check::removable;
 pub use check::{adopt, check as check_files, remove_orphans};
+pub(crate) use owners::Owners;
 pub use update::{DatastoreUpdate, update};
 use usage::with_usage;
 pub(crate) use usage::{Usages, candidate, require_room};

@@ -3,20 +3,22 @@
 //! Whoever may look may ask: a request changes nothing until those have agreed whom the approval
 //! rules name. What was approved is provisioned by the controller `requests`.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use hostler_policy::approval::{RequestFacts, decide, may_approve};
 use hostler_store::{StoreError, Write};
 use hostler_types::{
-    Approval, ApprovalDecision, ApprovalRuleKind, ApprovalRuleSpec, Name, Ref, Request,
-    RequestEvent, RequestKind, RequestState, Requester, Role,
+    Approval, ApprovalDecision, ApprovalRuleKind, ApprovalRuleSpec, ImageKind, LayerOwner, Name,
+    ProbeCheck, Ref, Request, RequestAction, RequestEvent, RequestKind, RequestNetwork,
+    RequestSpec, RequestState, Requester, Role,
 };
 use jiff::Timestamp;
 
 use super::{Page, PageRequest, page};
 use crate::actor::{Actor, authorize};
 use crate::error::{Class, ServiceError};
-use crate::inventory::Snapshot;
+use crate::inventory::{Snapshot, images, layer_files};
 use crate::redact::Shown;
 use crate::world::{Core, World};
 
@@ -215,20 +217,42 @@ fn happen(request: &mut Request, event: RequestEvent) -> Result<(), ServiceError
 
 /// The decision by the rules of now.
 pub(crate) fn decided(core: &Core, snapshot: &Snapshot, request: &Request) -> ApprovalDecision {
-    let (facts, rules) = (facts(request), rules(snapshot));
+    let (facts, rules) = (facts(snapshot, request), rules(snapshot));
     decide(&facts, &rules, &core.settings.approval, &request.status.approvals)
 }
 
-fn facts(request: &Request) -> RequestFacts {
+fn facts(snapshot: &Snapshot, request: &Request) -> RequestFacts {
     let spec = &request.spec;
+    let mut images: Vec<Name> = spec.images.iter().map(|image| image.name.clone()).collect();
+    images.extend(template_images(snapshot, spec));
+    let order = &spec.order;
+    let commands = order.probes.iter().any(|it| matches!(it.check, ProbeCheck::Command(_)));
+    let named = |it: &RequestNetwork| it.name.clone();
     RequestFacts {
         requester: spec.requester.clone(),
         cpus: spec.cpus.count(),
         memory: spec.memory,
         disk: spec.disk,
-        labels: spec.order.vm.labels.clone(),
-        images: spec.images.iter().map(|image| image.name.clone()).collect(),
+        labels: order.vm.labels.clone(),
+        images,
+        templates: spec.template.iter().map(|it| it.name.clone()).collect(),
+        customization_specs: spec.customization_spec.iter().cloned().collect(),
+        networks: spec.networks.iter().map(named).collect(),
+        bridges: spec.networks.iter().filter(|it| it.bridge).map(named).collect(),
+        scripts: commands || order.post.iter().any(RequestAction::is_in_guest),
     }
+}
+
+/// What the template's disks lie on, or were made of.
+fn template_images(snapshot: &Snapshot, spec: &RequestSpec) -> BTreeSet<Name> {
+    let version = spec.template.as_ref().and_then(|it| snapshot.get(it.id));
+    let Some(version) = version else { return BTreeSet::new() };
+    let beneath = layer_files(version).filter_map(|file| match file.owner() {
+        LayerOwner::Image(image) => Some(image),
+        LayerOwner::Vm(_) => None,
+    });
+    let all = beneath.chain(images(version));
+    all.filter_map(|id| snapshot.get::<ImageKind>(id)).map(|image| image.name().clone()).collect()
 }
 
 fn rules(snapshot: &Snapshot) -> Vec<(Name, ApprovalRuleSpec)> {
@@ -255,7 +279,7 @@ fn require_approver(
     request: &Request,
     approval: &Approval,
 ) -> Result<(), ServiceError> {
-    let (facts, rules) = (facts(request), rules(snapshot));
+    let (facts, rules) = (facts(snapshot, request), rules(snapshot));
     may_approve(&facts, &rules, &world.settings.approval, approval).map_err(|reasons| {
         let (who, name) = (&approval.by.name, request.name());
         let why = reasons.join("; ");

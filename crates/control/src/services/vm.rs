@@ -40,7 +40,9 @@ pub(super) use create::name_taken;
 pub(crate) use create::{planned, specified};
 pub use customize::{VmCustomize, customize};
 pub use delete::{VmDelete, delete, deletion_plan, purge, recycled, undelete};
-pub(crate) use delete::{dependents, require_deletable, require_unused, told_names};
+pub(crate) use delete::{
+    dependents, own_files, require_deletable, require_disk_unused, require_unused, told_names,
+};
 pub use export::{export, exported, remove_export};
 pub(crate) use files::expect;
 pub use files::{VmRegister, register, unregister, unregistered};

@@ -10,7 +10,7 @@ use hostler_agent_api::{
 use hostler_store::Write;
 use hostler_tasks::{StepContext, StepError};
 use hostler_types::{
-    DatastoreId, ImageKind, NetworkKind, OperationId, PowerState, Vm, VmId, VmKind,
+    DatastoreId, ImageKind, LayerOwner, NetworkKind, OperationId, PowerState, Vm, VmId, VmKind,
 };
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -145,13 +145,21 @@ pub(super) async fn require_unneeded(
     owner: FileOwner,
 ) -> Result<(), StepError> {
     let link = linked(step, host)?;
+    let owning = match &owner {
+        FileOwner::Vm(vm) => Some(*vm),
+        FileOwner::Image(_) => None,
+        FileOwner::File(file) => match file.owner() {
+            LayerOwner::Vm(vm) => Some(vm),
+            LayerOwner::Image(_) => None,
+        },
+    };
     let asked = tokio::time::timeout(AGAIN * 60, link.datastore_users(datastore, owner)).await;
     let users = match asked {
         Ok(Ok(users)) => users,
         Ok(Err(AgentError::Refused(problem))) => {
             // Without a record of it the host has nothing to remove either.
             let away = problem.code == code::DATASTORE_MISSING
-                && matches!(owner, FileOwner::Vm(vm) if step.world().reports.last(vm).is_some());
+                && owning.is_some_and(|vm| step.world().reports.last(vm).is_some());
             if !away {
                 return Ok(());
             }

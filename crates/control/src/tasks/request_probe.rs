@@ -1,13 +1,16 @@
 //! `request.probe`: Looks whether a VM is what it has to be before it is delivered.
 //!
 //! 1. `look`: tries until it is so, or the tries are over. Changes nothing.
+//!
+//! TCP and HTTP probes come from the server, on behalf of people who may not reach what it reaches: it
+//! calls only addresses that are the VM's for sure.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use hostler_tasks::{Definition, Outcome, Step as TaskStep, StepError, StepResult};
 use hostler_types::{
-    ExecRequest, HttpCheck, NetworkKind, NetworkSpec, Probe, ProbeCheck, Request, Vm, VmId,
+    ExecRequest, HttpCheck, NetworkKind, NetworkSpec, NicSpec, Probe, ProbeCheck, Request, Vm, VmId,
 };
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpStream;
@@ -120,8 +123,16 @@ where
     R: Future<Output = Result<String, String>>,
 {
     let vm = vm(step, id).await?;
-    let mut last = "the guest has no address yet".to_owned();
-    for address in addresses(step.world(), &step.world().snapshot(), &vm) {
+    let (world, snapshot) = (step.world(), step.world().snapshot());
+    let mut last = match addresses(world, &snapshot, &vm).first() {
+        None => "the guest has no address yet".to_owned(),
+        Some(address) => format!(
+            "{address} is on a bridged network, where the server calls only addresses of the \
+             network's pool that the VM was given, and those of `hostler server --webhook-network`; \
+             ask for an address of the pool, or look with an `agent` or `command` probe"
+        ),
+    };
+    for address in reachable(world, &snapshot, &vm) {
         let seen = timeout(limit, look(address)).await;
         let seen = seen.unwrap_or_else(|_| Err(format!("no answer in {} s", limit.as_secs())));
         match seen {
@@ -152,24 +163,56 @@ async fn http(address: IpAddr, check: &HttpCheck) -> Result<String, String> {
     if status == check.status { Ok(seen) } else { Err(format!("{seen}, not {}", check.status)) }
 }
 
-/// Where the server finds the guest: what the platform has given it, then what the guest says of
-/// itself, if that lies in one of its networks: a guest must not lead the server elsewhere.
+/// Where the server looks for the guest: what the platform has given it, and what the guest reports
+/// as long as that leads nowhere but into a private network of the platform. A bridge is somebody
+/// else's network: whoever asks for the VM may name any address there, or have the guest report it,
+/// and would see through the server which machines and ports answer. Only the pool of such a network
+/// is the platform's, and what the operator allows.
+fn reachable(core: &Core, snapshot: &Snapshot, vm: &Vm) -> Vec<IpAddr> {
+    let rules = &core.settings.webhooks;
+    let named = |address: &IpAddr| matches!(address, IpAddr::V4(a) if rules.networks.iter().any(|n| n.contains(*a)));
+    known(core, snapshot, vm, |network, address, is_given| match (network, address) {
+        _ if named(&address) => true,
+        (NetworkSpec::Bridge { pool: Some(pool), .. }, IpAddr::V4(address)) => {
+            is_given && pool.range.contains(address)
+        }
+        (NetworkSpec::Bridge { .. }, _) => false,
+        (NetworkSpec::Nat { .. }, _) => true,
+    })
+}
+
+/// Which addresses a VM has, for telling: what the platform has given it, then what the guest says of
+/// itself, if that may lie in one of its networks.
 pub(super) fn addresses(core: &Core, snapshot: &Snapshot, vm: &Vm) -> Vec<IpAddr> {
-    let given = vm.spec.nics.iter().filter_map(|nic| nic.address.as_ref());
-    let given = given.map(|nic| IpAddr::from(nic.address));
-    let reserved = vm.status.nics.iter().filter_map(|nic| nic.reserved);
+    known(core, snapshot, vm, |_, _, _| true)
+}
+
+/// The addresses of a VM that lie in one of its networks and are `fine` there: given, or only
+/// reported.
+fn known(
+    core: &Core,
+    snapshot: &Snapshot,
+    vm: &Vm,
+    fine: impl Fn(&NetworkSpec, IpAddr, bool) -> bool,
+) -> Vec<IpAddr> {
     let rules = &core.settings.webhooks;
     let may = |address: &IpAddr| rules.allow(*address).is_ok();
+    let network = |nic: &NicSpec| snapshot.get::<NetworkKind>(nic.network).map(|it| &it.spec);
+    let given = vm.spec.nics.iter().filter_map(|nic| {
+        let address = IpAddr::from(nic.address.as_ref()?.address);
+        fine(network(nic)?, address, true).then_some(address)
+    });
+    let reserved = vm.status.nics.iter().filter_map(|nic| nic.reserved);
     let mut all: Vec<IpAddr> = given.chain(reserved).filter(may).collect();
-    let networks: Vec<&NetworkSpec> = (vm.spec.nics.iter())
-        .filter_map(|nic| snapshot.get::<NetworkKind>(nic.network))
-        .map(|network| &network.spec)
-        .collect();
+    let networks: Vec<&NetworkSpec> = vm.spec.nics.iter().filter_map(network).collect();
     let believed = |address: IpAddr| {
         let inside = networks.iter().any(|network| match (network, address) {
-            (NetworkSpec::Nat { subnet, .. }, IpAddr::V4(address)) => subnet.contains(address),
+            // The first address is the host.
+            (NetworkSpec::Nat { subnet, .. }, IpAddr::V4(address)) => {
+                subnet.contains(address) && subnet.address(1) != Some(address)
+            }
             (NetworkSpec::Nat { .. }, IpAddr::V6(_)) => false,
-            (NetworkSpec::Bridge { .. }, _) => true,
+            (NetworkSpec::Bridge { .. }, address) => fine(network, address, false),
         });
         let named =
             matches!(address, IpAddr::V4(a) if rules.networks.iter().any(|n| n.contains(a)));

@@ -7,10 +7,14 @@
 //!
 //! `vm.disk_remove`: Removes a disk with its data.
 //!
-//! 1. `define`: detaches it, as above.
-//! 2. `discard`: the agent deletes its file, after a look at what lies on it. There is no way back.
+//! 1. `check`: nobody's disk lies on it, now that the lock keeps new ones away: in the inventory, and in
+//!    the headers of the files on the datastore. Before the guest loses it; undone by putting back the
+//!    record, which the submission has changed.
+//! 2. `define`: detaches it, as above.
+//! 3. `discard`: the agent deletes its file, after a look at what lies on it. There is no way back.
 
-use hostler_agent_api::VmCreateRequest;
+use hostler_agent_api::{FileOwner, VmCreateRequest};
+use hostler_store::Write;
 use hostler_tasks::{Definition, Outcome, Step as TaskStep, StepError, StepResult};
 use hostler_types::{ExecRequest, Name, Vm, VmId, VmSpec};
 use jiff::SignedDuration;
@@ -18,10 +22,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::command::{
-    Step, ask, command, definition as define, link, told, told_back, vm, vm_if_there,
+    Step, ask, command, definition as define, link, require_unneeded, told, told_back, vm,
+    vm_if_there,
 };
 use super::naming::named_change;
 use crate::services::Order;
+use crate::services::vm::{own_files, require_disk_unused};
 use crate::world::Core;
 
 const LIMIT: SignedDuration = SignedDuration::from_mins(30);
@@ -52,6 +58,7 @@ pub(crate) fn definitions() -> impl Iterator<Item = Definition<Core>> {
             .step(TaskStep::new("grow", grow))
     };
     let remove = Definition::new("vm.disk_remove")
+        .step(TaskStep::new("check", check).undo(restore))
         .step(TaskStep::new("define", apply).undo(put_back))
         .step(TaskStep::new("discard", discard).no_return());
     changes.into_iter().map(change).chain([remove])
@@ -68,6 +75,31 @@ pub(crate) fn order_remove(old: &Vm, disk: &Name) -> Order {
     let (vm, spec, subject) = (old.id(), old.spec.clone(), format!("disk {disk}"));
     let input = Input { vm, spec, subject, grow: None, discard: Some(disk.clone()) };
     Order::new("vm.disk_remove", old, &input).limit(LIMIT)
+}
+
+async fn check(step: Step) -> StepResult {
+    let input: Input = step.input()?;
+    let (vm, Some(disk)) = (vm(&step, input.vm).await?, &input.discard) else {
+        return Ok(Outcome::none());
+    };
+    // Whoever got in before the lock is in the log before it.
+    let world = step.world();
+    let snapshot = world.inventory.at_least(world.store.revision().await?).await;
+    require_disk_unused(&snapshot, &vm, disk)
+        .map_err(|error| StepError::failed(error.code, error.message))?;
+    for file in own_files(&vm, disk) {
+        let owner = FileOwner::File(file.clone());
+        require_unneeded(&step, vm.status.host, vm.status.datastore, owner).await?;
+    }
+    Ok(Outcome::none())
+}
+
+/// The host knows of nothing yet, or has been told to forget it.
+async fn restore(step: Step) -> StepResult {
+    let input: Input = step.input()?;
+    let Some(mut vm) = vm_if_there(&step, input.vm).await? else { return Ok(Outcome::none()) };
+    vm.spec = input.spec;
+    Ok(Outcome::none().with(Write::update(&vm)))
 }
 
 async fn apply(step: Step) -> StepResult {

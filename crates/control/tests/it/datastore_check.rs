@@ -4,10 +4,10 @@ use expect_test::expect;
 use hostler_agent_api::{FileOwner, FileUser, FoundFile, FoundKind};
 use hostler_control::services::{Options, datastore, image, vm};
 use hostler_control::{Actor, ServiceError};
-use hostler_sim::Fleet;
+use hostler_sim::{Fleet, SimStorage};
 use hostler_types::{
-    ByteSize, DatastoreFindings, DatastoreId, DatastoreKind, ImageId, ImageKind, LayerFile, Ref,
-    TaskState, VmId,
+    ByteSize, DatastoreFindings, DatastoreId, DatastoreKind, DatastoreLimits, HostKind, HostState,
+    ImageId, ImageKind, Labels, LayerFile, Ref, StopMode, StorageKind, TaskState, VmId,
 };
 use jiff::Timestamp;
 
@@ -190,6 +190,113 @@ async fn orphans_are_adopted_or_removed() {
     assert!(!left.contains(&"junk".to_owned()) && left.contains(&other), "{left:?}");
 }
 
+/// The store was restored from a backup that is older than a VM: its host has it, its files lie on a
+/// shared datastore, and nobody else knows.
+#[tokio::test]
+async fn what_another_host_has_is_neither_adopted_nor_removed() {
+    let fleet = Fleet::new().await;
+    let other = fleet.join("other").await;
+    let world = &fleet.world;
+    let request = datastore::DatastoreCreate {
+        name: "nfs".parse().unwrap(),
+        labels: Labels::new(),
+        hosts: vec!["sim".parse().unwrap(), "other".parse().unwrap()],
+        kind: StorageKind::Shared,
+        limits: DatastoreLimits::default(),
+        path: "/mnt/nfs".to_owned(),
+    };
+    let nfs = datastore::create(world, &root(), request).await.unwrap();
+    let (store, id) = (nfs.reference(), VmId::generate());
+    let mut unknown = fleet.host.vm(fleet.vm("web01").await.id()).unwrap();
+    let vm = &mut unknown.definition.vm;
+    (vm.metadata.id, vm.metadata.name) = (id, "unknown".parse().unwrap());
+    vm.status.datastore = nfs.id();
+    vm.spec.nics.clear();
+    // Its files are seen from both hosts.
+    fleet.host.plant(unknown.clone());
+    fleet.host.lose(id);
+    other.plant(unknown);
+    let path = format!("vms/{id}");
+    let paths = [path.clone()];
+    let (actor, plain, own) = (root(), plain(), Ref::by_id(id));
+    let adopt = || datastore::adopt(world, &actor, &store, &path, None, &plain);
+    let remove = || datastore::remove_orphans(world, &actor, &store, &paths, &plain);
+    let register = || {
+        let request = vm::VmRegister { datastore: store.clone(), vm: own.clone(), name: None };
+        vm::register(world, &actor, request, &plain)
+    };
+    let found = async || {
+        let found = datastore::check_files(world, &actor, &store).await.unwrap();
+        let orphan = found.orphans.into_iter().find(|orphan| orphan.path == path).unwrap();
+        (orphan.host.map(|host| host.to_string()), orphan.adoptable, orphan.registered, orphan.note)
+    };
+
+    let mut text = String::new();
+    text += &format!("{}\n", adopt().await.unwrap_err().message);
+    text += &format!("{}\n", remove().await.unwrap_err().message);
+    text += &format!("{}\n", register().await.unwrap_err().message);
+    other.change(id, |vm| vm.message = Some("it tells of itself".to_owned()));
+    while found().await.0.is_none() {
+        tokio::task::yield_now().await;
+    }
+    text += &format!("{:?}\n", found().await);
+    assert_eq!(vm::unregistered(world, &actor, &store).await.unwrap(), []);
+
+    // A host that does not answer may have it.
+    other.disconnect();
+    let snapshot = |state| {
+        let other = other.id();
+        move |now: &hostler_control::Snapshot| {
+            now.get::<HostKind>(other).unwrap().status.state == state
+        }
+    };
+    fleet.until("it is away", snapshot(HostState::Disconnected)).await;
+    for error in
+        [adopt().await.unwrap_err(), remove().await.unwrap_err(), register().await.unwrap_err()]
+    {
+        assert_eq!(error.code, "host_disconnected");
+        text += &format!("{}\n", error.message.split(" since ").next().unwrap());
+    }
+    other.reconnect();
+    fleet.until("it is back", snapshot(HostState::Connected)).await;
+    assert!(fleet.host.files().contains(&id));
+
+    // Nobody has it any more, and its definition still says that somebody does.
+    other.lose(id);
+    while found().await.0.is_some() {
+        tokio::task::yield_now().await;
+    }
+    text += &format!("{:?}\n", found().await);
+    fleet.done(&remove().await.unwrap()).await;
+    assert!(!fleet.host.files().contains(&id));
+    expect![[r#"
+        `vms/UNKNOWN` cannot be adopted: host `other` has this VM, which is not in the inventory
+        `vms/UNKNOWN` is in use: host `other` has this VM
+        vm `unknown` is not registered: host `other` has it, and may run it
+        (Some("other"), false, true, Some("host `other` has this VM, which is not in the inventory"))
+        host `other` has datastore `nfs` too, and does not say which VMs it has there: the host `other` does not answer
+        host `other` has datastore `nfs` too, and does not say which VMs it has there: the host `other` does not answer
+        host `other` has datastore `nfs` too, and does not say which VMs it has there: the host `other` does not answer
+        (None, true, true, Some("its definition says that an inventory has it"))
+    "#]].assert_eq(&text.replace(&id.to_string(), "UNKNOWN"));
+}
+
+/// Its agent has started it again, on a new layer, and the server has not heard of it yet.
+#[tokio::test]
+async fn a_file_that_the_vms_host_has_is_not_removed() {
+    let fleet = Fleet::new().await;
+    let web = fleet.vm("web01").await;
+    let mut grown = fleet.host.vm(web.id()).unwrap();
+    grown.storage = SimStorage::with_snapshots(web.id(), &web.spec, &["one"]);
+    fleet.host.plant(grown);
+    let layer = format!("vms/{}/disk0.1.qcow2", web.id());
+    let error = remove(&fleet, &[&layer]).await.unwrap_err();
+    assert_eq!(error.code, "not_found");
+    let stray_one = format!("vms/{}/disk0.7.qcow2", web.id());
+    stray(&fleet, &stray_one, FoundKind::Base);
+    remove(&fleet, &[&stray_one]).await.unwrap();
+}
+
 #[tokio::test]
 async fn a_refused_adoption_leaves_the_file_where_it_is() {
     let fleet = Fleet::new().await;
@@ -226,6 +333,41 @@ async fn a_deletion_that_the_files_forbid_fails_before_anything_is_gone() {
     let task = image::delete(&fresh.world, &root(), &image.reference(), &plain()).await.unwrap();
     assert_eq!(fresh.ended(&task).await.status.error_code.as_deref(), Some("in_use"));
     assert_eq!(fresh.host.times_done("image_remove"), 0);
+}
+
+/// It has destroyed nothing, but the guest had lost its disk, and the VM was locked for good.
+#[tokio::test]
+async fn a_disk_that_others_lie_on_is_not_unplugged() {
+    let fleet = Fleet::new().await;
+    let before = fleet.running_vm("web01").await;
+    let (world, actor, web) = (&fleet.world, root(), before.reference());
+    let disk = "disk0".parse().unwrap();
+    let file = LayerFile::disk(before.id(), &disk, 0);
+    let text = "a.qcow2 lies on disk0".to_owned();
+    fleet.host.plant_user(FileOwner::File(file), FileUser { vm: None, text });
+    let defined = fleet.host.times_done("vm_define");
+    let task = vm::disk::remove(world, &actor, &web, &disk, true, &plain()).await.unwrap();
+    let ended = fleet.ended(&task).await;
+    assert_eq!(ended.status.state, TaskState::Failed, "{ended:?}");
+    assert_eq!(ended.status.error.as_deref(), Some("a.qcow2 lies on disk0"));
+    assert_eq!(fleet.show("web01").spec, before.spec);
+    assert_eq!(fleet.host.times_done("vm_define"), defined);
+
+    // What the inventory knows is refused at once, by name.
+    let clone = serde_json::json!({"mode": "linked", "name": "child"});
+    let off = vm::VmStop { mode: StopMode::PowerOff, timeout_seconds: None };
+    let stop = vm::stop(world, &actor, &web, off, &plain()).await.unwrap();
+    fleet.done(&stop).await;
+    let clone = serde_json::from_value(clone).unwrap();
+    let cloned = vm::clone(world, &actor, &web, clone, &plain()).await.unwrap();
+    let removed = vm::disk::remove(world, &actor, &web, &disk, true, &plain()).await;
+    let error = removed.unwrap_err();
+    let message = "disk `disk0` of vm `web01` is needed by `child` (its disk disk0 is just being \
+                   made of a disk of `web01`)";
+    assert_eq!((error.code, error.message.as_str()), ("in_use", message));
+    fleet.done(&cloned.task.unwrap()).await;
+    let removed = vm::disk::remove(world, &actor, &web, &disk, true, &plain()).await;
+    assert!(removed.unwrap_err().message.contains("`child` (its disk disk0 lies on a disk"));
 }
 
 #[tokio::test]

@@ -1,15 +1,22 @@
 //! What the server does for a request outside of its VM: webhooks and probes.
 
-use hostler_control::Actor;
+use expect_test::expect;
+use futures::StreamExt as _;
 use hostler_control::services::event::{self, EventQuery};
-use hostler_control::services::request;
-use hostler_types::{RequestState, Role, VmKind};
+use hostler_control::services::network::{self, NetworkCreate};
+use hostler_control::services::task::{self, TaskFilter};
+use hostler_control::services::{PageRequest, request, watch};
+use hostler_control::{Actor, Settings, WebhookRules};
+use hostler_sim::Fleet;
+use hostler_types::{Labels, RequestState, Revision, Role, VmKind};
 use serde_json::{Value, json};
 
 use crate::receiver::{Reaction, Receiver};
-use crate::requests::{approve_all, ask, delivered, ended, fleet, order, person};
+use crate::requests::{approve_all, ask, delivered, ended, fleet, order, person, rule};
 
 const SECRET: &str = "hunter2";
+/// As Slack, Teams and Discord have it.
+const PATH_SECRET: &str = "b4dc0de";
 
 fn header<'a>(heard: &'a crate::receiver::Heard, name: &str) -> &'a str {
     heard.headers[name].to_str().unwrap()
@@ -20,7 +27,8 @@ async fn a_webhook_is_called_until_it_answers_and_is_signed() {
     let fleet = fleet().await;
     approve_all(&fleet).await;
     let (receiver, at) = Receiver::start([Reaction::Answer(503), Reaction::Answer(429)]).await;
-    let hook = json!({"url": format!("http://{at}/cmdb?token=1"), "secret": SECRET});
+    let hook =
+        json!({"url": format!("http://{at}/services/T0/{PATH_SECRET}?token=1"), "secret": SECRET});
     let wish = json!({"post": [{"webhook": hook}], "notify": [hook], "owner": "team"});
     let it = ask(&fleet, order("web01", wish)).await;
     let vm = delivered(&fleet, &it).await;
@@ -48,11 +56,19 @@ async fn a_webhook_is_called_until_it_answers_and_is_signed() {
     let anna = person("anna", Role::Viewer);
     let shown = request::show(&fleet.world, &anna, &it.reference()).unwrap();
     let events = event::list(&fleet.world, &Actor::root(), &EventQuery::default()).await.unwrap();
-    for text in
-        [format!("{shown:?}"), serde_json::to_string(&*shown).unwrap(), format!("{events:?}")]
-    {
+    let json = serde_json::to_string(&*shown).unwrap();
+    assert!(json.contains(&format!("\"url\":\"http://{at}/[redacted]\"")), "{json}");
+    let tasks = task::list(&fleet.world, &anna, &TaskFilter::default(), &PageRequest::default());
+    let tasks = format!("{:?}", tasks.unwrap().items);
+    assert!(tasks.contains(&format!("http://{at}/[redacted]")), "{tasks}");
+    let mut watched = watch::watch(&fleet.world, &anna, Some(Revision(0)), Vec::new()).unwrap();
+    let mut changes = String::new();
+    for _ in 0..fleet.snapshot().revision.0 {
+        changes += &format!("{:?}", watched.next().await);
+    }
+    for text in [format!("{shown:?}"), json, tasks, changes, format!("{events:?}")] {
         assert!(!text.contains(SECRET) && !text.contains("hostler-sealed"), "{text}");
-        assert!(!text.contains("token=1"), "{text}");
+        assert!(!text.contains("token=1") && !text.contains(PATH_SECRET), "{text}");
     }
     let store = std::fs::read(fleet.store_path()).unwrap();
     assert!(!store.windows(SECRET.len()).any(|bytes| bytes == SECRET.as_bytes()));
@@ -159,4 +175,71 @@ async fn actions_are_done_once_and_probes_look_at_the_guest() {
     let heard = receiver.heard();
     assert_eq!(heard.len(), 3, "one webhook, two looks");
     assert_eq!(fleet.host.times_done("vm_exec"), 2 + 1, "two actions, one probe");
+}
+
+/// Whoever is root in a guest on a bridge could have the server look which machines and ports there
+/// are: by what the guest reports, or by a static address that was asked for.
+#[tokio::test]
+async fn probes_call_nobody_else_on_a_bridge() {
+    let webhooks = WebhookRules {
+        plain_http: true,
+        networks: vec!["127.0.0.0/8".parse().unwrap(), "192.0.2.0/24".parse().unwrap()],
+    };
+    let fleet = Fleet::with_settings(Settings { webhooks, ..Settings::default() }).await;
+    fleet.image("tiny").await;
+    let pool = json!({"range": "198.51.100.10-198.51.100.20", "prefix": 24});
+    for (name, vlan, pool) in [("open", 1, Value::Null), ("pooled", 2, pool)] {
+        let spec = json!({"mode": "bridge", "bridge": "br0", "vlan": vlan, "pool": pool});
+        let spec = serde_json::from_value(spec).unwrap();
+        let (name, labels) = (name.parse().unwrap(), Labels::new());
+        let create = NetworkCreate { name, labels, spec };
+        network::create(&fleet.world, &Actor::root(), create).await.unwrap();
+    }
+    let when = json!({"networks": ["open", "pooled", "default"], "scripts": true});
+    rule(&fleet, "all", json!({"when": when, "need": {"approvals": 0}})).await;
+
+    let fixed = |address: &str| json!({"static": {"address": address, "prefix": 24}});
+    let mut text = String::new();
+    for (name, nic, reported) in [
+        ("reported", json!({"network": "open"}), json!(["198.51.100.7"])),
+        ("asked-for", json!({"network": "open", "address": fixed("198.51.100.7")}), json!([])),
+        ("outside", json!({"network": "pooled", "address": fixed("198.51.100.7")}), json!([])),
+        ("pool", json!({"network": "pooled", "address": "pool"}), json!(["198.51.100.99"])),
+        ("allowed", json!({"network": "open"}), json!(["198.51.100.7", "192.0.2.7"])),
+        ("the-host", json!({"network": "default"}), json!(["10.77.0.1", "192.168.122.1"])),
+    ] {
+        let wish = json!({
+            "vm": {"name": name, "image": "tiny", "nics": [nic]},
+            "post": [{"command": {"run": ["true"]}}],
+            "probes": [{"check": {"tcp": 1}, "retries": 0, "timeout_seconds": 1}],
+        });
+        let it = ask(&fleet, order(name, wish)).await;
+        let runs = |now: &hostler_control::Snapshot| {
+            let mut vms = now.all::<VmKind>().iter();
+            vms.any(|vm| vm.name().as_str() == name && vm.status.power.is_live())
+        };
+        fleet.until("it runs", runs).await;
+        let guest = json!({"agent": true, "since": "2026-01-01T00:00:00Z", "addresses": reported});
+        let guest = serde_json::from_value(guest).unwrap();
+        fleet.host.change(fleet.show(name).id(), |vm| vm.guest = guest);
+        let failed = ended(&fleet, &it).await;
+        // What the network at hand says to a connection.
+        let called = ["198.51.100.10:", "192.0.2.7:"];
+        let reason = match &failed.status.state {
+            RequestState::Failed { reason, .. } if !called.iter().any(|it| reason.contains(it)) => {
+                reason.clone()
+            }
+            RequestState::Failed { .. } | RequestState::Delivered { .. } => "called".to_owned(),
+            other => panic!("{other:?}"),
+        };
+        text += &format!("{name}: {reason}\n");
+    }
+    expect![[r#"
+        reported: tcp 1: 198.51.100.7 is on a bridged network, where the server calls only addresses of the network's pool that the VM was given, and those of `hostler server --webhook-network`; ask for an address of the pool, or look with an `agent` or `command` probe (1 tries)
+        asked-for: tcp 1: 198.51.100.7 is on a bridged network, where the server calls only addresses of the network's pool that the VM was given, and those of `hostler server --webhook-network`; ask for an address of the pool, or look with an `agent` or `command` probe (1 tries)
+        outside: tcp 1: 198.51.100.7 is on a bridged network, where the server calls only addresses of the network's pool that the VM was given, and those of `hostler server --webhook-network`; ask for an address of the pool, or look with an `agent` or `command` probe (1 tries)
+        pool: called
+        allowed: called
+        the-host: tcp 1: the guest has no address yet (1 tries)
+    "#]].assert_eq(&text);
 }

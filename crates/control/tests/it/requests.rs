@@ -2,14 +2,17 @@
 
 use std::sync::Arc;
 
+use expect_test::expect;
 use hostler_control::services::approval_rule::{self, ApprovalRuleCreate};
+use hostler_control::services::customization_spec::{self, CustomizationSpecCreate};
+use hostler_control::services::network::{self, NetworkCreate};
 use hostler_control::services::request::{self, RequestFilter};
-use hostler_control::services::{Options, PageRequest, image, task, vm};
+use hostler_control::services::{Options, PageRequest, image, task, template, vm};
 use hostler_control::{Actor, ServiceError, Settings, Via, WebhookRules};
 use hostler_sim::{Fault, Fleet, vm_request};
 use hostler_types::{
-    PowerState, Ref, Request, RequestKind, RequestOrder, RequestState, Role, TaskKind, UserId, Vm,
-    VmKind,
+    CustomizationRules, Labels, NetworkSpec, PowerState, Ref, Request, RequestKind, RequestOrder,
+    RequestState, Role, TaskKind, UserId, Vm, VmKind,
 };
 use jiff::SignedDuration;
 use serde_json::{Value, json};
@@ -52,6 +55,7 @@ pub(crate) async fn rule(fleet: &Fleet, name: &str, spec: Value) {
 /// Every request is approved at once.
 pub(crate) async fn approve_all(fleet: &Fleet) {
     rule(fleet, "all", json!({"need": {"approvals": 0}})).await;
+    rule(fleet, "scripts", json!({"when": {"scripts": true}, "need": {"approvals": 0}})).await;
 }
 
 async fn approve(fleet: &Fleet, it: &Request, actor: &Actor) -> Result<Arc<Request>, ServiceError> {
@@ -144,6 +148,77 @@ async fn nobody_is_asked_where_a_rule_says_so() {
     let it = ask(&fleet, order("web01", json!({"leave_off": true}))).await;
     assert_eq!(it.status.state, RequestState::Approved);
     assert_eq!(delivered(&fleet, &it).await.status.power, PowerState::Stopped);
+}
+
+/// The image beneath a template is one that a rule can be about; and a rule for nobody lets through
+/// no template, spec, bridge or script that it does not name.
+#[tokio::test]
+async fn rules_see_templates_specs_networks_and_scripts() {
+    let fleet = fleet().await;
+    let (world, root) = (&fleet.world, Actor::root());
+    fleet.vm("base").await;
+    let made = json!({"name": "golden", "vm": "base", "move": true});
+    let made = serde_json::from_value(made).unwrap();
+    let task = template::create(world, &root, &made, &Options::default()).await.unwrap();
+    fleet.done(&task).await;
+    let office = NetworkCreate {
+        name: "office".parse().unwrap(),
+        labels: Labels::new(),
+        spec: NetworkSpec::Bridge { bridge: "br0".to_owned(), vlan: None, pool: None },
+    };
+    network::create(world, &root, office).await.unwrap();
+    let domain = CustomizationSpecCreate {
+        name: "domain".parse().unwrap(),
+        labels: Labels::new(),
+        spec: CustomizationRules::default(),
+    };
+    customization_spec::create(world, &root, domain).await.unwrap();
+    rule(&fleet, "small", json!({"when": {"max_cpus": 8}, "need": {"approvals": 0}})).await;
+    rule(&fleet, "tiny", json!({"when": {"images": ["tiny"]}, "need": {"approvals": 2}})).await;
+
+    let mut text = String::new();
+    let run = json!([{"script": {"text": "id"}}]);
+    let look = json!([{"check": {"command": ["id"]}}]);
+    for (name, more) in [
+        ("a", json!({"vm": {"name": "a", "template": "golden"}})),
+        ("b", json!({"vm": {"name": "b", "disks": [{"size": "1GiB"}]}})),
+        (
+            "c",
+            json!({"vm": {"name": "c", "disks": [{"size": "1GiB"}], "nics": [{"network": "office"}]}}),
+        ),
+        (
+            "d",
+            json!({"vm": {"name": "d", "disks": [{"size": "1GiB"}], "customization_spec": "domain"}}),
+        ),
+        ("e", json!({"vm": {"name": "e", "disks": [{"size": "1GiB"}]}, "post": run})),
+        ("f", json!({"vm": {"name": "f", "disks": [{"size": "1GiB"}]}, "probes": look})),
+    ] {
+        let it = ask(&fleet, order(name, more)).await;
+        for verdict in &it.status.decision.rules {
+            let rule = verdict.rule.as_ref().map_or("default", |name| name.as_str());
+            let fits = if verdict.fits { "fits" } else { "does not" };
+            text +=
+                &format!("{name}: {rule} {fits}, {} missing: {}\n", verdict.missing, verdict.why);
+        }
+    }
+    expect![[r#"
+        a: small does not, 0 missing: it asks for nobody, and does not name the template `golden`
+        a: tiny fits, 2 missing: image tiny
+        b: small fits, 0 missing: 1 CPUs
+        b: tiny does not, 0 missing: it uses none of the rule's images
+        c: small does not, 0 missing: it asks for nobody, and does not name the bridged network `office`
+        c: tiny does not, 0 missing: it uses none of the rule's images
+        c: default fits, 1 missing: no rule is about this request
+        d: small does not, 0 missing: it asks for nobody, and does not name the customization spec `domain`
+        d: tiny does not, 0 missing: it uses none of the rule's images
+        d: default fits, 1 missing: no rule is about this request
+        e: small does not, 0 missing: it asks for nobody, and is not about what runs in the guest
+        e: tiny does not, 0 missing: it uses none of the rule's images
+        e: default fits, 1 missing: no rule is about this request
+        f: small does not, 0 missing: it asks for nobody, and is not about what runs in the guest
+        f: tiny does not, 0 missing: it uses none of the rule's images
+        f: default fits, 1 missing: no rule is about this request
+    "#]].assert_eq(&text);
 }
 
 #[tokio::test]

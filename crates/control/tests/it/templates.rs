@@ -1,12 +1,13 @@
 //! Templates: made of VMs, made VMs again, and what is made from them.
 
+use hostler_agent_api::{FileOwner, FileUser};
 use hostler_control::services::template;
 use hostler_control::services::vm::{self, VmDelete, VmFilter};
 use hostler_control::services::{Options, PageRequest};
 use hostler_control::{Actor, ServiceError};
-use hostler_sim::Fleet;
+use hostler_sim::{Fault, Fleet};
 use hostler_types::{
-    ByteSize, DiskSource, LayerFile, LayerOwner, PowerState, SealWay, Task, Template,
+    ByteSize, DiskSource, LayerFile, LayerOwner, PowerState, SealWay, Task, TaskState, Template,
     TemplateCreate, TemplateRef, TemplateUpdate, Vm, VmCreate, VmUpdate,
 };
 use serde_json::{Value, json};
@@ -242,6 +243,42 @@ async fn what_disks_lie_on_stays_a_template_and_says_for_whom() {
     assert_eq!(numbers(&fleet, "golden"), Vec::<u32>::new());
     let error = deployed(&fleet, json!({"name": "c", "template": "golden"})).await.unwrap_err();
     assert_eq!(error.message, "template `golden` has no version");
+}
+
+#[tokio::test]
+async fn a_deletion_that_a_host_refuses_fails_before_anything_goes_or_is_made_again() {
+    let fleet = Fleet::new().await;
+    let (world, options) = (&fleet.world, Options::default());
+    let mut versions = Vec::new();
+    for vm in ["one", "two"] {
+        versions.push(fleet.vm(vm).await.id());
+        made(&fleet, "golden", vm).await.unwrap();
+    }
+    let (golden, root) = (reference("golden"), root());
+    let delete = || template::delete(world, &root, &golden, &options);
+    // Of no inventory, and seen in the headers on the datastore.
+    let user = FileUser { vm: None, text: "a.qcow2 lies on disk0".to_owned() };
+    fleet.host.plant_user(FileOwner::Vm(versions[1]), user);
+    let ended = fleet.ended(&delete().await.unwrap()).await;
+    let error = ended.status.error.as_deref();
+    assert_eq!((ended.status.state, error), (TaskState::Failed, Some("a.qcow2 lies on disk0")));
+    assert_eq!((numbers(&fleet, "golden"), fleet.host.times_done("vm_remove")), (vec![1, 2], 0));
+
+    // Behind the look, the second one is refused: what the first one was is gone.
+    fleet.host.forget_users();
+    fleet.host.fault("vm_remove", Fault::AnswerLost);
+    let refusal = Fault::refuse(409, "in_use", "b.qcow2 lies on disk0");
+    // The first of them befalls the repeated question, which the journal answers.
+    fleet.host.fault("vm_remove", refusal.clone());
+    fleet.host.fault("vm_remove", refusal);
+    let task = delete().await.unwrap();
+    fleet.done(&task).await;
+    let told: Vec<_> = fleet.ended(&task).await.status.messages.clone();
+    let told: Vec<_> = told.iter().map(|told| told.text.split(',').next().unwrap()).collect();
+    let refused = "`remove` failed: b.qcow2 lies on disk0";
+    assert_eq!(told, [refused, "removed version 1", "removed version 2"]);
+    assert!(template::show(world, &root, &reference("golden")).is_err());
+    assert!(fleet.host.files().is_empty());
 }
 
 #[tokio::test]

@@ -22,6 +22,11 @@ fn facts() -> RequestFacts {
         disk: ByteSize::gib(20),
         labels: Labels::from([("tier".to_owned(), "web".to_owned())]),
         images: vec![name("tiny")],
+        templates: Vec::new(),
+        customization_specs: Vec::new(),
+        networks: vec![name("default")],
+        bridges: Vec::new(),
+        scripts: false,
     }
 }
 
@@ -88,6 +93,50 @@ fn it_is_told_which_rules_fit_and_why() {
     check(r#"{"images": ["debian"]}"#, false, "it uses none of the rule's images");
     check(r#"{"requesters": ["bert"]}"#, false, "`anna` is none of the rule's requesters");
     check(r#"{"requesters": ["anna"]}"#, true, "asked for by anna");
+}
+
+/// What a rule that asks for nobody does not name, it does not let through.
+#[test]
+fn a_rule_for_nobody_fits_only_what_it_names() {
+    let all = RequestFacts {
+        templates: vec![name("golden")],
+        customization_specs: vec![name("domain")],
+        networks: vec![name("default"), name("office"), name("dmz")],
+        bridges: vec![name("office"), name("dmz")],
+        scripts: true,
+        ..facts()
+    };
+    let check = |when: &str, approvals: u32, expected: &str| {
+        let need = format!(r#"{{"approvals": {approvals}}}"#);
+        let rules = [(name("r"), rule(when, &need))];
+        let decision = decide(&all, &rules, &ApprovalNeed::default(), &[]);
+        assert_eq!(decision.rules[0].why, expected, "{when}");
+        assert_eq!(decision.approved, approvals == 0 && decision.rules[0].fits, "{when}");
+        decision.rules[0].fits
+    };
+    let lacks = |what: &str| format!("it asks for nobody, and does not name the {what}");
+    assert!(!check("{}", 0, &lacks("template `golden`")));
+    let when = r#"{"templates": ["golden"]}"#;
+    assert!(!check(when, 0, &lacks("customization spec `domain`")));
+    let two = r#""templates": ["golden"], "customization_specs": ["domain"]"#;
+    let when = format!(r#"{{{two}, "networks": ["office"]}}"#);
+    assert!(!check(&when, 0, &lacks("bridged network `dmz`")));
+    let three = format!(r#"{two}, "networks": ["dmz", "office"]"#);
+    let silent = "it asks for nobody, and is not about what runs in the guest";
+    assert!(!check(&format!("{{{three}}}"), 0, silent));
+    let when = format!(r#"{{{three}, "scripts": true}}"#);
+    let told = "template golden, customization spec domain, network office, network dmz, it runs \
+                something in the guest";
+    assert!(check(&when, 0, told));
+    assert!(check("{}", 1, "it is about every request"), "one that asks for somebody fits");
+    assert!(check(r#"{"networks": ["office"]}"#, 1, "network office"));
+    assert!(!check(r#"{"networks": ["lab"]}"#, 1, "it uses none of the rule's networks"));
+    assert!(!check(r#"{"templates": ["lab"]}"#, 1, "it uses none of the rule's templates"));
+    let when = r#"{"customization_specs": ["lab"]}"#;
+    assert!(!check(when, 1, "it uses none of the rule's customization specs"));
+    let rules = [(name("r"), rule(r#"{"scripts": true}"#, "{}"))];
+    let decision = decide(&facts(), &rules, &ApprovalNeed::default(), &[]);
+    assert_eq!(decision.rules[0].why, "it runs nothing in the guest");
 }
 
 #[test]

@@ -35,7 +35,8 @@ pub(super) struct Check {
     which: Which,
 
     /// Take what nobody owns into the inventory: a VM's directory or an image, as its path is
-    /// listed; all: whatever can be; repeat it for several
+    /// listed; all: whatever can be, but no VM whose definition says that an inventory has it;
+    /// repeat it for several
     #[arg(long, value_name = "PATH", conflicts_with = "remove")]
     adopt: Vec<String>,
 
@@ -44,7 +45,7 @@ pub(super) struct Check {
     name: Option<Name>,
 
     /// Delete what nobody owns and nothing lies on, for good, as its path is listed; all: whatever
-    /// can be; repeat it for several
+    /// can be, but no VM whose definition says that an inventory has it; repeat it for several
     #[arg(long, value_name = "PATH")]
     remove: Vec<String>,
 
@@ -76,7 +77,7 @@ impl Check {
         session: &Session,
         findings: &DatastoreFindings,
     ) -> Result<ExitCode, CliError> {
-        let chosen = chosen(findings, &self.adopt, |orphan| orphan.adoptable);
+        let chosen = chosen(findings, &self.adopt, |orphan| orphan.adoptable && !orphan.registered);
         if self.name.is_some() && chosen.len() != 1 {
             return Err(CliError::new(Exit::Usage, "--name is for adopting one"));
         }
@@ -96,7 +97,9 @@ impl Check {
         session: &Session,
         findings: &DatastoreFindings,
     ) -> Result<ExitCode, CliError> {
-        let chosen = chosen(findings, &self.remove, |orphan| orphan.used_by.is_empty());
+        let chosen = chosen(findings, &self.remove, |orphan| {
+            orphan.used_by.is_empty() && orphan.host.is_none() && !orphan.registered
+        });
         if chosen.is_empty() {
             session.output.remark("there is nothing to remove");
             return Ok(ExitCode::SUCCESS);

@@ -98,6 +98,8 @@ fn fields(whole: &Whole, now: Timestamp) -> Vec<(&'static str, Vec<Cell>)> {
                 .map(|it| Cell::new(format!("{}:{}", it.name, it.version)))
                 .collect(),
         ),
+        ("Spec", spec.customization_spec.iter().map(|it| Cell::new(it.as_str())).collect()),
+        ("Networks", spec.networks.iter().map(|it| Cell::new(it.name.as_str())).collect()),
         ("Purpose", spec.order.purpose.lines().map(Cell::new).collect()),
         ("Requester", one(spec.requester.name.clone())),
         ("Owner", one(spec.owner.clone())),

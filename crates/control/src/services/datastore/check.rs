@@ -12,6 +12,7 @@ use hostler_types::{
 use jiff::Timestamp;
 
 use super::judge::Judge;
+use super::owners::Owners;
 use crate::actor::{Actor, authorize};
 use crate::error::{Class, ServiceError};
 use crate::inventory::Snapshot;
@@ -39,13 +40,14 @@ pub async fn check(
     authorize(actor, Role::Operator, "look through datastores")?;
     let datastore = world.snapshot().find::<DatastoreKind>(datastore)?.clone();
     let judge = |judge: &Judge<'_>| judge.findings();
-    look(world, &datastore, judge).await
+    look(world, &datastore, &Owners::last_told(world), judge).await
 }
 
 /// Looks through the datastore and lets `judge` say what is to be known.
 async fn look<T>(
     core: &Core,
     datastore: &Datastore,
+    owners: &Owners,
     judge: impl FnOnce(&Judge<'_>) -> T,
 ) -> Result<T, ServiceError> {
     let before = core.snapshot();
@@ -54,7 +56,8 @@ async fn look<T>(
     // Whatever was made or deleted while the host looked is in the log by now.
     let after = core.inventory.at_least(core.store.revision().await?).await;
     let now = Timestamp::now();
-    Ok(judge(&Judge { datastore, found: &found, before: &before, after: &after, now }))
+    let (found, before, after) = (&found, &*before, &*after);
+    Ok(judge(&Judge { datastore, found, owners, before, after, now }))
 }
 
 /// A host that can look: the first one that answers and has the datastore.
@@ -78,7 +81,8 @@ fn from(snapshot: &Snapshot, datastore: &Datastore) -> Result<HostId, ServiceErr
 ///
 /// # Errors
 /// `forbidden`, `not_found` when there is no such orphan, `wrong_state` when it cannot be adopted,
-/// `name_taken`, and what [`register`] refuses.
+/// `host_disconnected` when one of the datastore's hosts does not say what it has, `name_taken`, and
+/// what [`register`] refuses.
 pub async fn adopt(
     world: &World,
     actor: &Actor,
@@ -89,7 +93,8 @@ pub async fn adopt(
 ) -> Result<Arc<Task>, ServiceError> {
     authorize(actor, Role::Operator, "adopt files of datastores")?;
     let store = world.snapshot().find::<DatastoreKind>(datastore)?.clone();
-    let findings = look(world, &store, |judge| judge.findings()).await?;
+    let owners = Owners::asked(world, &store).await?;
+    let findings = look(world, &store, &owners, |judge| judge.findings()).await?;
     let orphan = orphan(&findings, path)?;
     let refused = |why: &str| {
         let message = format!("`{path}` cannot be adopted: {why}");
@@ -148,7 +153,8 @@ fn found_image(id: ImageId, name: Name, datastore: DatastoreId) -> Image {
 /// looks once more.
 ///
 /// # Errors
-/// `forbidden`, `invalid`, `not_found` when one is no orphan, `in_use`, `busy`.
+/// `forbidden`, `invalid`, `not_found` when one is no orphan, `in_use`, `busy`, `host_disconnected`
+/// when one of the datastore's hosts does not say what it has.
 pub async fn remove_orphans(
     world: &World,
     actor: &Actor,
@@ -176,7 +182,8 @@ pub(crate) async fn removable(
     datastore: &Datastore,
     paths: &[String],
 ) -> Result<Vec<String>, ServiceError> {
-    look(core, datastore, |judge| {
+    let owners = Owners::asked(core, datastore).await?;
+    look(core, datastore, &owners, |judge| {
         let findings = judge.findings();
         let mut all = Vec::new();
         for path in paths {
@@ -184,6 +191,11 @@ pub(crate) async fn removable(
                 continue;
             }
             let orphan = orphan(&findings, path)?;
+            if let Some(host) = &orphan.host {
+                let message = format!("`{path}` is in use: host `{host}` has this VM");
+                return Err(ServiceError::conflict("in_use", message)
+                    .hint("perhaps the store was restored from a backup older than the VM"));
+            }
             if let Some(user) = orphan.used_by.first() {
                 let message = format!("`{path}` is in use: `{user}` lies on it");
                 return Err(ServiceError::conflict("in_use", message)

@@ -14,6 +14,7 @@ use hostler_types::{
 };
 use jiff::{SignedDuration, Timestamp};
 
+use super::owners::Owners;
 use crate::inventory::Snapshot;
 
 /// Findings of each kind that are told.
@@ -26,6 +27,8 @@ const YOUNG: SignedDuration = SignedDuration::from_hours(1);
 pub(super) struct Judge<'a> {
     pub(super) datastore: &'a Datastore,
     pub(super) found: &'a FoundFiles,
+    /// Which host has which VM: also those that the inventory does not know.
+    pub(super) owners: &'a Owners,
     pub(super) before: &'a Snapshot,
     pub(super) after: &'a Snapshot,
     pub(super) now: Timestamp,
@@ -128,6 +131,10 @@ impl Judge<'_> {
             return None;
         }
         let name = file.path.rsplit('/').next().unwrap_or_default();
+        // Its host may have made it a moment ago, or while the server did not hear of it.
+        if self.owners.has_file(id, &file.path) {
+            return None;
+        }
         let known = || self.states().filter_map(|state| state.get::<VmKind>(id));
         if known().any(|vm| is_vm_file(name, &vm.status.snapshots) || owns_layer(vm, &file.path)) {
             return None;
@@ -152,25 +159,37 @@ impl Judge<'_> {
             note,
             used_by: self.users(&[&file.path]),
             adoptable: false,
+            host: None,
+            registered: false,
         }
     }
 
     fn orphan_vm(&self, vm: VmId, files: &[&FoundFile]) -> Orphan {
         let definition = self.found.definitions.iter().find(|found| found.vm == vm);
         let elsewhere = self.states().find_map(|state| state.get::<VmKind>(vm));
-        let note = match (definition, elsewhere) {
-            (_, Some(known)) => {
+        let host = self.owners.host_of(vm).filter(|_| elsewhere.is_none());
+        let registered = definition.is_some_and(|found| found.registered);
+        let note = match (definition, elsewhere, host) {
+            (_, Some(known), _) => {
                 Some(format!("vm `{}` is on another datastore now", known.called()))
             }
-            (None, None) => Some("without a definition".to_owned()),
-            (Some(found), None) => found.problem.clone(),
+            (_, None, Some(host)) => {
+                Some(format!("host `{host}` has this VM, which is not in the inventory"))
+            }
+            (None, None, None) => Some("without a definition".to_owned()),
+            (Some(found), None, None) => found.problem.clone().or_else(|| {
+                let other = "its definition says that an inventory has it";
+                registered.then(|| other.to_owned())
+            }),
         };
         let name = definition.and_then(|found| found.name.clone());
         let paths: Vec<&str> = files.iter().map(|file| file.path.as_str()).collect();
         Orphan {
             path: format!("vms/{vm}"),
             kind: OrphanKind::Vm,
-            adoptable: name.is_some() && elsewhere.is_none(),
+            adoptable: name.is_some() && elsewhere.is_none() && host.is_none(),
+            host: host.cloned(),
+            registered: registered && elsewhere.is_none(),
             name,
             files: files.len() as u64,
             allocated: ByteSize(files.iter().map(|file| file.allocated.0).sum()),

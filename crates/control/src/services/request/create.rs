@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use hostler_store::Write;
 use hostler_types::{
-    ApprovalDecision, ByteSize, ImageKind, Labels, Lease, Name, Request, RequestEvent,
-    RequestImage, RequestKind, RequestOrder, RequestProgress, RequestSpec, RequestState,
-    RequestStatus, RequestTemplate, Role, SecretText, TemplateRef, VmCreate, VmSpec,
+    ApprovalDecision, ByteSize, CustomizationSpecKind, ImageKind, Labels, Lease, Name, NetworkKind,
+    NetworkSpec, Request, RequestEvent, RequestImage, RequestKind, RequestNetwork, RequestOrder,
+    RequestProgress, RequestSpec, RequestState, RequestStatus, RequestTemplate, Role, SecretText,
+    TemplateRef, VmCreate, VmSpec,
 };
 use jiff::Timestamp;
 
@@ -65,6 +66,10 @@ pub async fn create(
 fn check_webhooks(world: &World, order: &RequestOrder) -> Result<(), ServiceError> {
     let mut order = order.clone();
     for webhook in order.webhooks_mut() {
+        if webhook.url.ends_with(SecretText::REDACTED) {
+            let reason = format!("`{}` stands for what is not shown", SecretText::REDACTED);
+            return Err(ServiceError::invalid("webhook.url", reason));
+        }
         world.settings.webhooks.parse(&webhook.url).map_err(|why| {
             let shown = webhook.shown_url();
             ServiceError::invalid("webhook.url", format!("`{shown}` cannot be called: {why}"))
@@ -118,9 +123,13 @@ fn spec(
         template: pinned.name.clone().into(),
         version: Some(pinned.version),
     });
+    let named = order.vm.customization_spec.as_ref();
+    let named = named.map(|named| snapshot.find::<CustomizationSpecKind>(named)).transpose()?;
     Ok(RequestSpec {
         images: images(snapshot, &vm),
         template,
+        customization_spec: named.map(|named| named.name().clone()),
+        networks: networks(snapshot, &vm),
         cpus: vm.cpus,
         memory: vm.memory,
         disk: ByteSize(vm.disks.iter().map(|disk| disk.size.bytes()).sum()),
@@ -140,6 +149,17 @@ fn images(snapshot: &Snapshot, vm: &VmSpec) -> Vec<RequestImage> {
         }
     }
     images
+}
+
+fn networks(snapshot: &Snapshot, vm: &VmSpec) -> Vec<RequestNetwork> {
+    let mut networks: Vec<RequestNetwork> = Vec::new();
+    for network in vm.nics.iter().filter_map(|nic| snapshot.get::<NetworkKind>(nic.network)) {
+        if networks.iter().all(|known| known.name != *network.name()) {
+            let bridge = matches!(network.spec, NetworkSpec::Bridge { .. });
+            networks.push(RequestNetwork { name: network.name().clone(), bridge });
+        }
+    }
+    networks
 }
 
 fn template(

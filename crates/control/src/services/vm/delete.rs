@@ -196,14 +196,23 @@ fn purge_order(snapshot: &Snapshot, vm: &Ref) -> Result<Order, ServiceError> {
 /// The VMs whose disks need a disk of this one, as their hosts have told; those in the recycle bin
 /// too.
 pub(crate) fn dependents(snapshot: &Snapshot, vm: &Vm) -> Vec<Dependent> {
+    dependents_on(snapshot, vm, |file| file.owner() == LayerOwner::Vm(vm.id()))
+}
+
+/// As [`dependents`], of those files of the VM that `lent` names.
+fn dependents_on(
+    snapshot: &Snapshot,
+    vm: &Vm,
+    lent: impl Fn(&LayerFile) -> bool,
+) -> Vec<Dependent> {
     let others = snapshot.all::<VmKind>().iter().filter(|other| other.id() != vm.id());
     let found = others.filter_map(|other| {
         let whose = called(snapshot, vm);
-        if let Some(disk) = awaiting(other, vm) {
+        if let Some(disk) = awaiting(other, &lent) {
             let reason = format!("its disk {disk} is just being made of a disk of `{whose}`");
             return Some(Dependent { vm: other.id(), name: other.called().clone(), reason });
         }
-        let what = leaning(other, vm)?;
+        let what = leaning(other, &lent)?;
         let place = if other.is_recycled() { ", in the recycle bin" } else { "" };
         let reason = format!("its {what} lies on a disk of `{whose}`{place}");
         Some(Dependent { vm: other.id(), name: other.called().clone(), reason })
@@ -211,30 +220,27 @@ pub(crate) fn dependents(snapshot: &Snapshot, vm: &Vm) -> Vec<Dependent> {
     found.collect()
 }
 
-/// A disk of a VM in the making that is to be made of one of `vm`; its host has told nothing of it
+/// A disk of a VM in the making that is to be made of a `lent` file; its host has told nothing of it
 /// yet.
-fn awaiting<'a>(other: &'a Vm, vm: &Vm) -> Option<&'a Name> {
+fn awaiting(other: &Vm, lent: impl Fn(&LayerFile) -> bool) -> Option<&Name> {
     if !other.status.disks.is_empty() {
         return None;
     }
     let needs = |disk: &&DiskSpec| match &disk.source {
-        DiskSource::Linked(file) | DiskSource::Copy(CopySource { file, .. }) => {
-            file.owner() == LayerOwner::Vm(vm.id())
-        }
+        DiskSource::Linked(file) | DiskSource::Copy(CopySource { file, .. }) => lent(file),
         DiskSource::Image(_) | DiskSource::Blank => false,
     };
     other.spec.own_disks().find(needs).map(|disk| &disk.name)
 }
 
-/// What of a VM needs a file of another one's: a disk, or a snapshot that it could go back to.
-fn leaning(other: &Vm, vm: &Vm) -> Option<String> {
-    let lent = |file: &LayerFile| file.owner() == LayerOwner::Vm(vm.id());
+/// What of a VM needs a `lent` file: a disk, or a snapshot that it could go back to.
+fn leaning(other: &Vm, lent: impl Fn(&LayerFile) -> bool) -> Option<String> {
     let disk = other.status.disks.iter().find(|disk| disk.layers.iter().any(|l| lent(&l.file)));
     if let Some(disk) = disk {
         return Some(format!("disk {}", disk.name));
     }
     let needs = |snapshot: &&hostler_types::Snapshot| {
-        snapshot.disks.iter().any(|disk| disk.layers.iter().any(lent))
+        snapshot.disks.iter().any(|disk| disk.layers.iter().any(&lent))
     };
     let snapshot = other.status.snapshots.snapshots.iter().find(needs)?;
     Some(format!("snapshot {}", snapshot.name))
@@ -264,14 +270,36 @@ pub(crate) fn require_deletable(snapshot: &Snapshot, vm: &Vm) -> Result<(), Serv
 
 /// Refuses what others' disks lie on, and names them.
 pub(crate) fn require_unused(snapshot: &Snapshot, vm: &Vm) -> Result<(), ServiceError> {
-    let users = dependents(snapshot, vm);
+    let what = if vm.is_template() { "template" } else { "vm" };
+    let what = format!("{what} `{}`", called(snapshot, vm));
+    require_nobody(&what, &dependents(snapshot, vm))
+}
+
+/// Refuses a disk that others' disks lie on, and names them.
+pub(crate) fn require_disk_unused(
+    snapshot: &Snapshot,
+    vm: &Vm,
+    disk: &Name,
+) -> Result<(), ServiceError> {
+    let files = own_files(vm, disk);
+    let what = format!("disk `{disk}` of vm `{}`", vm.called());
+    require_nobody(&what, &dependents_on(snapshot, vm, |file| files.contains(&file)))
+}
+
+/// The files of a disk that are the VM's own, as its host has told.
+pub(crate) fn own_files<'a>(vm: &'a Vm, disk: &Name) -> Vec<&'a LayerFile> {
+    let status = vm.status.disks.iter().filter(|status| status.name == *disk);
+    let files = status.flat_map(|status| &status.layers).map(|layer| &layer.file);
+    files.filter(|file| file.owner() == LayerOwner::Vm(vm.id())).collect()
+}
+
+fn require_nobody(what: &str, users: &[Dependent]) -> Result<(), ServiceError> {
     if users.is_empty() {
         return Ok(());
     }
     let users: Vec<_> =
         users.iter().map(|user| format!("`{}` ({})", user.name, user.reason)).collect();
-    let what = if vm.is_template() { "template" } else { "vm" };
-    let message = format!("{what} `{}` is needed by {}", called(snapshot, vm), listed(&users));
+    let message = format!("{what} is needed by {}", listed(&users));
     Err(ServiceError::conflict("in_use", message)
         .hint("delete these VMs first, or make them independent with `hostler vm flatten`"))
 }

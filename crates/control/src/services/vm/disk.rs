@@ -6,13 +6,12 @@ use std::sync::Arc;
 
 use hostler_store::Write;
 use hostler_types::{
-    ByteSize, DatastoreKind, DiskSpec, DiskUpdate, Layer, LayerOwner, Name, Ref, Role, Task, Vm,
-    VmDisk, VmKind,
+    ByteSize, DatastoreKind, DiskSpec, DiskUpdate, Name, Ref, Role, Task, Vm, VmDisk, VmKind,
 };
 use serde::Serialize;
 
 use super::create::{disk_spec, validate};
-use super::delete::require_not_recycled;
+use super::delete::{own_files, require_disk_unused, require_not_recycled};
 use super::update::require_changeable;
 use super::{require_host, require_idle};
 use crate::actor::{Actor, authorize};
@@ -152,7 +151,7 @@ pub async fn remove(
     options: &Options,
 ) -> Result<Arc<Task>, ServiceError> {
     let request = (disk, delete_data);
-    change(world, actor, options, "vm.disk_remove", vm, &request, |_, old| {
+    change(world, actor, options, "vm.disk_remove", vm, &request, |snapshot, old| {
         let mut new = Vm::clone(old);
         if old.spec.detached.iter().all(|known| known.name != *disk) {
             plugged(&mut new, disk)?;
@@ -170,6 +169,7 @@ pub async fn remove(
             return Err(ServiceError::conflict("protected", message)
                 .hint(format!("first run `hostler vm set {} --no-protect`", old.name())));
         }
+        require_disk_unused(snapshot, old, disk)?;
         require_single_file(old, disk)?;
         take_out(&mut new, disk);
         Ok((vm_disk::order_remove(old, disk), new))
@@ -230,9 +230,7 @@ fn take_out(vm: &mut Vm, disk: &Name) {
 
 /// A disk of several files of the VM has states of its own (snapshots), which would be lost with it.
 fn require_single_file(vm: &Vm, disk: &Name) -> Result<(), ServiceError> {
-    let own = |layer: &&Layer| layer.file.owner() == LayerOwner::Vm(vm.id());
-    let status = vm.status.disks.iter().find(|status| status.name == *disk);
-    if status.map_or(0, |status| status.layers.iter().filter(own).count()) <= 1 {
+    if own_files(vm, disk).len() <= 1 {
         return Ok(());
     }
     let message = format!("disk `{disk}` of vm `{}` is part of snapshots", vm.name());

@@ -17,6 +17,7 @@ use crate::customize;
 use crate::error::ServiceError;
 use crate::inventory::{Snapshot, images};
 use crate::redact::Shown;
+use crate::services::datastore::Owners;
 use crate::services::submit::{Ordered, Planned, order, order_with};
 use crate::services::{Changed, Options};
 use crate::tasks::{vm_register, vm_unregister};
@@ -75,8 +76,9 @@ pub async fn unregistered(
     datastore: &Ref,
 ) -> Result<Vec<Arc<Vm>>, ServiceError> {
     authorize(actor, Role::Operator, "look for unregistered VMs")?;
-    let found = on_datastore(world, datastore).await?;
-    Ok(found.iter().map(VmKind::shown).collect())
+    let (owners, found) = (Owners::last_told(world), on_datastore(world, datastore).await?);
+    let free = found.iter().filter(|vm| owners.host_of(vm.id()).is_none());
+    Ok(free.map(VmKind::shown).collect())
 }
 
 async fn on_datastore(world: &World, datastore: &Ref) -> Result<Vec<Arc<Vm>>, ServiceError> {
@@ -91,7 +93,8 @@ async fn on_datastore(world: &World, datastore: &Ref) -> Result<Vec<Arc<Vm>>, Se
 /// Takes a VM whose files lie on a datastore into the inventory.
 ///
 /// # Errors
-/// `forbidden`, `not_found`, `name_taken`, `invalid` when it refers to what is not there.
+/// `forbidden`, `not_found`, `name_taken`, `invalid` when it refers to what is not there, `in_use`
+/// when another host has it, `host_disconnected` when one of the datastore's hosts does not say.
 pub async fn register(
     world: &World,
     actor: &Actor,
@@ -100,12 +103,15 @@ pub async fn register(
 ) -> Result<Changed<Vm>, ServiceError> {
     authorize(actor, Role::Operator, "register VMs")?;
     let found = on_datastore(world, &request.datastore).await?;
+    let datastore = world.snapshot().find::<DatastoreKind>(&request.datastore)?.clone();
+    let owners = Owners::asked(world, &datastore).await;
     let found = found.iter().find(|vm| match &request.vm {
         Ref::Id(id) => vm.id().uuid() == *id,
         Ref::Name(name) => vm.name() == name,
     });
     let ordered = order_with(world, actor, options, "vm.register", &request, |snapshot| {
         let mut vm = adopted(snapshot, &request, found.map(|vm| Vm::clone(vm)))?;
+        require_ownerless(&vm, owners.as_ref().map_err(Clone::clone)?)?;
         customize::seal(&world.vault, vm.spec.customization.as_mut());
         let mut order = vm_register::order(&vm);
         order.writes.push(Write::create(&vm));
@@ -128,6 +134,15 @@ pub async fn register(
             Ok(Changed { object: VmKind::shown(vm), task: Some(task), explanation: Vec::new() })
         }
     }
+}
+
+/// Refuses a VM that a host has: it may run there.
+fn require_ownerless(vm: &Vm, owners: &Owners) -> Result<(), ServiceError> {
+    let Some(host) = owners.host_of(vm.id()) else { return Ok(()) };
+    let message =
+        format!("vm `{}` is not registered: host `{host}` has it, and may run it", vm.name());
+    Err(ServiceError::conflict("in_use", message)
+        .hint("perhaps the store was restored from a backup older than the VM"))
 }
 
 /// The VM of a definition, as a new member of the inventory. What it says of itself was written
