@@ -60,6 +60,11 @@ impl Owners {
         self.0.get(&vm).map(|(_, name, _)| name)
     }
 
+    /// Whether another host than this one has a VM.
+    pub(crate) fn has_elsewhere(&self, vm: VmId, host: HostId) -> bool {
+        self.0.get(&vm).is_some_and(|(owner, ..)| *owner != host)
+    }
+
     /// Whether a file in a VM's directory is one of those that its host says it has.
     pub(super) fn has_file(&self, vm: VmId, path: &str) -> bool {
         let Some((_, _, report)) = self.0.get(&vm) else { return false };
