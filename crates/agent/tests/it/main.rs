@@ -8,6 +8,7 @@ mod datastores;
 mod enter;
 mod files;
 mod fork;
+mod full;
 mod images;
 mod joining;
 mod peers;
