@@ -59,6 +59,24 @@ impl Fault {
     pub(crate) fn internal(what: &str, error: &(dyn Error + 'static)) -> Self {
         Self::Internal(format!("{what}: {}", chain(error)))
     }
+
+    /// Of work on a datastore: if there was no room for it, says so, and where. QEMU and its tools know
+    /// no more of it than the system's words.
+    pub(crate) fn on(self, datastore: DatastoreId) -> Self {
+        const FULL: &str = "No space left on device";
+        const QUOTA: &str = "Disk quota exceeded";
+        match self {
+            Self::Qemu(text)
+            | Self::WrongState(text)
+            | Self::Internal(text)
+            | Self::NoSpace(text)
+                if text.contains(FULL) || text.contains(QUOTA) =>
+            {
+                Self::NoSpace(format!("datastore {datastore} is full: {text}"))
+            }
+            other => other,
+        }
+    }
 }
 
 impl From<Fault> for Problem {

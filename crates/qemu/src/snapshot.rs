@@ -216,11 +216,13 @@ async fn in_background(
 ) -> Result<Duration, MonitorError> {
     qmp.execute(Stop).await?;
     put_layers(qmp, layers).await?;
+    // It may end, or fail, before the guest goes on: who looks for that passes over this.
+    let mut moved = qmp.subscribe();
     qmp.execute(save).await?;
     armed(qmp).await?;
     go_on(qmp).await?;
     let paused = pause(events).await?;
-    transferred(qmp, events, within).await?;
+    transferred(qmp, &mut moved, within).await?;
     Ok(paused)
 }
 

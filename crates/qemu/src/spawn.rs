@@ -17,7 +17,7 @@ use std::{
 };
 
 use rustix::{
-    process::{Resource, Rlimit},
+    process::{Pid, Resource, Rlimit, Signal, getppid, set_parent_process_death_signal},
     thread::{Gid, Uid},
 };
 use thiserror::Error;
@@ -158,6 +158,7 @@ impl Spawn {
 
 /// What the new process does before it runs the program. All memory is allocated beforehand.
 struct Prepare {
+    parent: Pid,
     ids: Option<Ids>,
     lifetime: Lifetime,
     inherited: Vec<RawFd>,
@@ -186,7 +187,9 @@ impl Prepare {
             }),
         };
         let numbers = |fds: &[OwnedFd]| fds.iter().map(AsRawFd::as_raw_fd).collect();
-        Self { ids, lifetime, inherited: numbers(&fds.0), cgroup_files: numbers(cgroup_files) }
+        let parent = rustix::process::getpid();
+        let (inherited, cgroup_files) = (numbers(&fds.0), numbers(cgroup_files));
+        Self { parent, ids, lifetime, inherited, cgroup_files }
     }
 
     #[expect(unsafe_code, reason = "there is no safe way to act between fork and exec")]
@@ -201,11 +204,18 @@ impl Prepare {
 
     /// The order matters: what needs root comes before the change of user.
     fn run(&self) -> rustix::io::Result<()> {
+        // Who comes after us looks for it in its groups, and takes it for not there if it is in none:
+        // until it is in them it ends with us.
+        set_parent_process_death_signal(Some(Signal::KILL))?;
+        if getppid() != Some(self.parent) {
+            return Err(rustix::io::Errno::SRCH);
+        }
         rustix::process::setsid()?;
         for procs in &self.cgroup_files {
             // "0" is the writer.
             rustix::io::write(borrow(*procs), b"0")?;
         }
+        set_parent_process_death_signal(None)?;
         let none = Rlimit { current: Some(0), maximum: Some(0) };
         rustix::process::setrlimit(Resource::Core, none)?;
         close_others_at_exec()?;
@@ -221,8 +231,7 @@ impl Prepare {
         }
         if self.lifetime == Lifetime::WithParent {
             // A change of user would take it away again, so it comes after.
-            let signal = Some(rustix::process::Signal::KILL);
-            rustix::process::set_parent_process_death_signal(signal)?;
+            set_parent_process_death_signal(Some(Signal::KILL))?;
         }
         rustix::thread::set_no_new_privs(true)
     }

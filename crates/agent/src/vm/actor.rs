@@ -319,7 +319,7 @@ impl Actor {
         result: Result<(), Fault>,
         reply: Reply,
     ) {
-        let outcome = result.map_err(Problem::from);
+        let outcome = result.map_err(|fault| fault.on(self.record.datastore()).into());
         // Who has put the operation into the journal has saved it too.
         if self.record.journal.outcome(op).as_ref() != Some(&outcome) {
             self.record.journal.add(op, &outcome);

@@ -15,12 +15,12 @@ use std::time::Duration;
 
 use hostler_host::VmDir;
 use hostler_qemu::Process;
-use hostler_qmp::command::{MigrateCancel, QueryStatus, RunState};
+use hostler_qmp::command::{BlockDevice, MigrateCancel, QueryBlock, QueryStatus, RunState};
 use hostler_types::PowerState;
 
 use super::actor::Actor;
 use super::create::{end_processes, undo_create, undo_register, vm_dir};
-use super::exit::Ending;
+use super::exit::{Ending, disk_failed};
 use super::fork::end;
 use super::machine::{Machine, Sockets};
 use super::record::RecordedState;
@@ -219,11 +219,26 @@ impl Actor {
                 result.map_err(|error| Fault::Qemu(chain(&error)))
             }
             other => {
+                let text = match other {
+                    RunState::IoError => self.why_a_disk_failed(&machine).await,
+                    other => format!("QEMU stands still: {other:?}"),
+                };
                 self.hold(machine);
-                self.set_power(PowerState::Paused, Some(format!("QEMU stands still: {other:?}")));
+                self.set_power(PowerState::Paused, Some(text));
                 Ok(())
             }
         }
+    }
+
+    async fn why_a_disk_failed(&self, machine: &Machine) -> String {
+        let devices = machine.live.qmp.execute(QueryBlock).await.unwrap_or_default();
+        let status =
+            |device: &BlockDevice| device.io_status.clone().filter(|status| status != "ok");
+        let failed =
+            devices.iter().find_map(|device| Some((device.qdev.as_deref(), status(device)?)));
+        let (device, status) = failed.unwrap_or((None, "unknown".to_owned()));
+        let reason = (status != "nospace").then_some("its file could not be used");
+        disk_failed(&self.record, device, "read or written", reason)
     }
 
     /// Ends a QEMU whose guest has ended already.

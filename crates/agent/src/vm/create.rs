@@ -39,7 +39,7 @@ impl Actor {
                 if !matches!(fault, Fault::DatastoreMissing(_)) {
                     undo_create(&self.host, &self.record).await;
                 }
-                let _ = reply.send(Err(fault.into()));
+                let _ = reply.send(Err(fault.on(self.record.datastore()).into()));
                 Next::End
             }
         }
@@ -55,7 +55,7 @@ impl Actor {
             Ok(()) => self.made(op, reply).await,
             Err(fault) => {
                 undo_register(&self.host, &self.record).await;
-                let _ = reply.send(Err(fault.into()));
+                let _ = reply.send(Err(fault.on(self.record.datastore()).into()));
                 Next::End
             }
         }
@@ -94,7 +94,7 @@ impl Actor {
         // Of a creation the definition on the datastore says all that is to be known.
         if registered && let Err(fault) = self.save().await {
             undo_register(&self.host, &self.record).await;
-            let _ = reply.send(Err(fault.into()));
+            let _ = reply.send(Err(fault.on(self.record.datastore()).into()));
             return Next::End;
         }
         self.set_power(power, None);

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use hostler_qemu::disk_id;
 use hostler_qmp::command::{QueryStatus, RunState};
 use hostler_qmp::event::{Event, ShutdownCause};
 use hostler_types::PowerState;
@@ -11,7 +12,7 @@ use tokio::time::Instant;
 use super::actor::Actor;
 use super::create::end_processes;
 use super::machine::MachineEvent;
-use super::record::RecordedState;
+use super::record::{RecordedState, VmRecord};
 use super::restart::pause_before_restart;
 use crate::blocking::blocking;
 
@@ -63,12 +64,13 @@ impl Actor {
                 self.set_power(PowerState::Paused, message);
             }
             Event::Resume if self.power == PowerState::Paused => {
+                machine.pause_reason = None;
                 self.set_power(PowerState::Running, None);
             }
             Event::BlockIoError(error) if error.action == "stop" => {
-                let what = if error.nospace { "its datastore is full" } else { &error.reason };
-                let node = error.node_name.as_deref().unwrap_or_default();
-                let text = format!("a disk ({node}) cannot be {}: {what}", verb(&error.operation));
+                let done = if error.operation == "write" { "written" } else { "read" };
+                let reason = (!error.nospace).then_some(error.reason.as_str());
+                let text = disk_failed(&self.record, error.qom_path.as_deref(), done, reason);
                 machine.pause_reason = Some(text.clone());
                 if self.power == PowerState::Paused {
                     self.set_power(PowerState::Paused, Some(text));
@@ -209,6 +211,23 @@ impl Actor {
     }
 }
 
-fn verb(operation: &str) -> &'static str {
-    if operation == "write" { "written" } else { "read" }
+/// Why a guest stands still whose disk could not be used; `None` as reason: there is no room.
+pub(super) fn disk_failed(
+    record: &VmRecord,
+    device: Option<&str>,
+    done: &str,
+    reason: Option<&str>,
+) -> String {
+    let disks = record.running.iter().flat_map(|running| &running.spec.disks);
+    let is = |id: &str| device.is_some_and(|path| path.split('/').any(|part| part == id));
+    let disk = disks.map(|disk| &disk.name).find(|name| is(&disk_id(name)));
+    let disk = disk.map_or("a disk".to_owned(), |name| format!("disk `{name}`"));
+    match reason {
+        Some(reason) => format!("{disk} cannot be {done}: {reason}"),
+        None => format!(
+            "{disk} cannot be {done}: datastore {} is full; make room, then start the VM, which goes on \
+             where it was",
+            record.datastore()
+        ),
+    }
 }

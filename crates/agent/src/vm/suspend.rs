@@ -10,7 +10,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use hostler_host::VmDir;
-use hostler_qmp::command::{QueryStatus, RunState};
+use hostler_qmp::command::{Cont, QueryStatus, RunState};
 use hostler_types::{ByteSize, OperationId, PowerState};
 use jiff::Timestamp;
 
@@ -46,6 +46,7 @@ impl Actor {
         if let Err(fault) = self.save_state().await {
             // The guest wins: it goes on as if nothing had been asked.
             self.remove_state_file().await;
+            self.go_on_with_room().await;
             self.set_power(was, None);
             return Err(fault);
         }
@@ -54,6 +55,18 @@ impl Actor {
         self.record.journal.add(op, &Ok(()));
         self.save_or_log().await;
         self.power_off_suspended().await
+    }
+
+    /// A memory that was being saved may have taken the last room, so that the guest stands still at a
+    /// write: it goes on now that the file is gone. QEMU's events tell the rest.
+    pub(super) async fn go_on_with_room(&self) {
+        let Some(qmp) = self.machine.as_ref().map(|machine| &machine.live.qmp) else { return };
+        let status = qmp.execute(QueryStatus).await;
+        if status.is_ok_and(|status| status.status == RunState::IoError)
+            && let Err(error) = qmp.execute(Cont).await
+        {
+            tracing::warn!(vm = %self.record.id(), error = chain(&error), "the guest stands still");
+        }
     }
 
     /// Ends a QEMU whose guest's memory is saved.

@@ -13,15 +13,16 @@ use hostler_types::{
     ByteSize, CopySource, DatastoreId, DiskSource, LayerFile, OperationId, PowerState, VmId,
 };
 
+use crate::full::Small;
 use crate::world::{World, command, eventually, long, problem};
 
 /// Writes `count` MiB of a byte from `at` MiB on.
-fn fill(disk: &Path, byte: u8, at: u32, count: u32) {
+pub(crate) fn fill(disk: &Path, byte: u8, at: u32, count: u32) {
     assert!(qemu_io(disk, &format!("write -P {byte} {at}M {count}M"), &[]), "{}", disk.display());
 }
 
 /// Whether `count` MiB from `at` MiB on are this byte.
-fn shows(disk: &Path, byte: u8, at: u32, count: u32) -> bool {
+pub(crate) fn shows(disk: &Path, byte: u8, at: u32, count: u32) -> bool {
     qemu_io(disk, &format!("read -P {byte} {at}M {count}M"), &["-r"])
 }
 
@@ -31,7 +32,7 @@ fn qemu_io(disk: &Path, what: &str, options: &[&str]) -> bool {
     qemu_io.stdout(Stdio::null()).status().unwrap().success()
 }
 
-fn layers(report: &VmReport) -> Vec<String> {
+pub(crate) fn layers(report: &VmReport) -> Vec<String> {
     report.disks[0].layers.iter().map(|layer| layer.file.to_string()).collect()
 }
 
@@ -39,7 +40,7 @@ fn file(world: &World, file: &LayerFile) -> PathBuf {
     world.path("store").join(file.as_str())
 }
 
-fn disk0(vm: VmId, number: u32) -> LayerFile {
+pub(crate) fn disk0(vm: VmId, number: u32) -> LayerFile {
     LayerFile::disk(vm, &"disk0".parse().unwrap(), number)
 }
 
@@ -49,22 +50,26 @@ fn access(path: &Path) -> (u32, u32, u32) {
     (metadata.uid(), metadata.gid(), metadata.mode() & 0o777)
 }
 
-async fn define(world: &World, definition: &VmDefinition) -> Result<VmReport, Problem> {
-    let request = api::VmCreateRequest { command: command(1), definition: definition.clone() };
+pub(crate) async fn define(
+    world: &World,
+    command: api::VmCommand,
+    definition: &VmDefinition,
+) -> Result<VmReport, Problem> {
+    let request = api::VmCreateRequest { command, definition: definition.clone() };
     let path = VmPath { vm: definition.vm.id() };
     let answer = world.client.call_with::<api::VmDefine>(&path, &NoParams {}, request, long());
     answer.await.map_err(problem)
 }
 
 /// A VM with a disk that has something on it, off.
-async fn parent(world: &World, mib: u32) -> VmDefinition {
+pub(crate) async fn parent(world: &World, mib: u32) -> VmDefinition {
     let parent = world.vm(DiskSource::Blank);
     world.create(&parent).await.unwrap();
     fill(&file(world, &disk0(parent.vm.id(), 0)), 7, 0, mib);
     parent
 }
 
-fn copy_of(world: &World, parent: &VmDefinition) -> VmDefinition {
+pub(crate) fn copy_of(world: &World, parent: &VmDefinition) -> VmDefinition {
     let (datastore, file) = (world.datastore, disk0(parent.vm.id(), 0));
     world.vm(DiskSource::Copy(CopySource { datastore, file }))
 }
@@ -94,7 +99,7 @@ async fn a_linked_clone_keeps_what_its_parent_had() {
 
     // The parent goes on in a layer of its own.
     parent.vm.spec.disks[0].size = ByteSize::gib(2);
-    let report = define(&world, &parent).await.unwrap();
+    let report = define(&world, command(1), &parent).await.unwrap();
     let active = disk0(vm, 1);
     assert_eq!(layers(&report), [active.to_string(), base.to_string()]);
     fill(&file(&world, &active), 9, 0, 4);
@@ -133,7 +138,7 @@ async fn what_was_lent_is_given_back_when_nothing_lies_on_it() {
     world.create(&damaged).await.unwrap();
     std::fs::write(file(&world, &disk0(damaged.vm.id(), 0)), "nonsense").unwrap();
     parent.vm.spec.disks[0].size = ByteSize::gib(2);
-    let report = define(&world, &parent).await.unwrap();
+    let report = define(&world, command(1), &parent).await.unwrap();
     assert_eq!(layers(&report), [disk0(vm, 1).to_string(), base.to_string()]);
     world.remove(damaged.vm.id(), false, false).await.unwrap();
 
@@ -210,10 +215,10 @@ async fn a_full_datastore_takes_no_copy() {
     let world = World::start().await;
     let parent = parent(&world, 60).await;
     world.freeze(parent.vm.id(), None).await.unwrap();
-    let small = Small::mount(&world.path("small"), "100m");
+    let small = Small::mount(&world.path("small"), 100 << 20);
     let datastore = DatastoreId::generate();
     let check = api::DatastoreCheck {
-        path: small.0.to_str().unwrap().to_owned(),
+        path: small.path().to_str().unwrap().to_owned(),
         create: true,
         shared: false,
     };
@@ -223,45 +228,21 @@ async fn a_full_datastore_takes_no_copy() {
     clone.vm.status.datastore = datastore;
     let refused = world.create(&clone).await.unwrap_err();
     assert_eq!(refused.code, "no_space", "{refused:?}");
-    assert_eq!(std::fs::read_dir(small.0.join("vms")).unwrap().count(), 0);
+    assert_eq!(std::fs::read_dir(small.path().join("vms")).unwrap().count(), 0);
 
     // With room it goes across datastores.
-    std::process::Command::new("mount")
-        .args(["-o", "remount,size=300m"])
-        .arg(&small.0)
-        .status()
-        .unwrap();
+    small.resize(300 << 20);
     world.create(&clone).await.unwrap();
-    assert!(shows(&small.0.join(disk0(clone.vm.id(), 0).as_str()), 7, 0, 60));
+    assert!(shows(&small.path().join(disk0(clone.vm.id(), 0).as_str()), 7, 0, 60));
 }
 
-/// A datastore's place with little room.
-pub(crate) struct Small(pub(crate) PathBuf);
-
-impl Small {
-    pub(crate) fn mount(path: &Path, size: &str) -> Self {
-        std::fs::create_dir(path).unwrap();
-        let options = format!("size={size},mode=0711");
-        let mut mount = Command::new("mount");
-        let status = mount.args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(path).status();
-        assert!(status.unwrap().success(), "mounting a tmpfs needs root");
-        Self(path.to_owned())
-    }
-}
-
-impl Drop for Small {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
-    }
-}
-
-async fn cancel(world: &World, op: OperationId) {
+pub(crate) async fn cancel(world: &World, op: OperationId) {
     let path = api::OperationPath { op };
     world.client.call::<api::OperationCancel>(&path, &NoParams {}, ()).await.unwrap();
 }
 
 /// Waits until a VM's disk is being copied: a temporary file grows in its directory.
-async fn copying(world: &World, vm: VmId) {
+pub(crate) async fn copying(world: &World, vm: VmId) {
     let folder = world.path("store/vms").join(vm.to_string());
     let begin = std::time::Instant::now();
     loop {
@@ -276,7 +257,7 @@ async fn copying(world: &World, vm: VmId) {
     }
 }
 
-async fn flatten_as(
+pub(crate) async fn flatten_as(
     world: &World,
     vm: VmId,
     command: api::VmCommand,
@@ -289,7 +270,7 @@ async fn flatten_as(
 }
 
 /// A linked clone of a VM that has so much on its disk.
-async fn family(world: &World, mib: u32) -> (VmDefinition, VmDefinition) {
+pub(crate) async fn family(world: &World, mib: u32) -> (VmDefinition, VmDefinition) {
     let parent = parent(world, mib).await;
     world.freeze(parent.vm.id(), None).await.unwrap();
     let child = world.vm(DiskSource::Linked(disk0(parent.vm.id(), 0)));
@@ -317,7 +298,7 @@ async fn a_clone_that_is_off_is_flattened_whatever_happens() {
     let first = command(1);
     let call = begin_flatten(&world, child.vm.id(), first);
     growing(&path, begun).await;
-    let busy = define(&world, &child).await.unwrap_err();
+    let busy = define(&world, command(1), &child).await.unwrap_err();
     assert_eq!(busy.code, "in_use", "{busy:?}");
     cancel(&world, first.op).await;
     assert_eq!(problem(call.await.unwrap().unwrap_err()).code, "cancelled");
@@ -362,7 +343,7 @@ fn begin_flatten(world: &World, vm: VmId, command: api::VmCommand) -> Call {
     })
 }
 
-async fn growing(path: &Path, before: u64) {
+pub(crate) async fn growing(path: &Path, before: u64) {
     eventually("it grows", Duration::from_secs(30), async || {
         let now = std::fs::metadata(path).unwrap().blocks();
         (now > before + (4 << 11)).then_some(())

@@ -8,7 +8,7 @@ use hostler_agent_api::{VmDefinition, VmExportRequest, VmPath};
 use hostler_endpoint::{NoParams, Problem};
 use hostler_types::{DatastoreId, DiskSource, ExportManifest};
 
-use crate::clones::Small;
+use crate::full::Small;
 use crate::world::{World, command, long, problem};
 
 async fn export(world: &World, definition: &VmDefinition) -> Result<ExportManifest, Problem> {
@@ -37,9 +37,9 @@ fn map_to_one(disk: &Path, count: u64) {
 #[tokio::test]
 async fn a_disk_that_makes_much_of_little_does_not_fill_its_datastore() {
     let mut world = World::start().await;
-    let small = Small::mount(&world.path("small"), "400m");
+    let small = Small::mount(&world.path("small"), 400 << 20);
     let datastore = DatastoreId::generate();
-    let place = small.0.to_str().unwrap().to_owned();
+    let place = small.path().to_str().unwrap().to_owned();
     let check = api::DatastoreCheck { path: place, create: true, shared: false };
     let path = api::DatastorePath { datastore };
     world.client.call::<api::DatastoreEnsure>(&path, &NoParams {}, check).await.unwrap();
@@ -47,7 +47,7 @@ async fn a_disk_that_makes_much_of_little_does_not_fill_its_datastore() {
     definition.vm.status.datastore = datastore;
     let vm = definition.vm.id();
     world.create(&definition).await.unwrap();
-    let folder = small.0.join(format!("vms/{vm}"));
+    let folder = small.path().join(format!("vms/{vm}"));
     let disk = folder.join("disk0.qcow2");
     let write = ["-f", "qcow2", "-c", "write -q -P 7 0 64k"];
     let written = std::process::Command::new("qemu-io").args(write).arg(&disk).status();

@@ -9,6 +9,7 @@ mod enter;
 mod exports;
 mod files;
 mod fork;
+mod full;
 mod images;
 mod joining;
 mod peers;

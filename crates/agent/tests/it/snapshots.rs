@@ -43,7 +43,7 @@ pub(crate) async fn snapshot_as(
     answer.await.map_err(problem)
 }
 
-async fn snapshot(world: &World, vm: VmId, how: How) -> (SnapshotId, VmReport) {
+pub(crate) async fn snapshot(world: &World, vm: VmId, how: How) -> (SnapshotId, VmReport) {
     let id = SnapshotId::generate();
     (id, snapshot_as(world, vm, command(1), id, how).await.unwrap())
 }
@@ -76,7 +76,7 @@ pub(crate) async fn delete_as(
     answer.await.map_err(problem)
 }
 
-async fn delete(world: &World, vm: VmId, snapshots: &[SnapshotId]) -> VmReport {
+pub(crate) async fn delete(world: &World, vm: VmId, snapshots: &[SnapshotId]) -> VmReport {
     delete_as(world, vm, command(1), snapshots, None).await.unwrap()
 }
 
@@ -92,7 +92,7 @@ pub(crate) fn blank(name: &str, size: ByteSize) -> DiskSpec {
 }
 
 /// A VM with the tiny guest and a disk beside, which runs and whose agent answers.
-async fn running(world: &World) -> VmId {
+pub(crate) async fn running(world: &World) -> VmId {
     let image = world.tiny_image().await;
     let mut definition = world.vm(DiskSource::Image(image));
     definition.vm.spec.disks.push(blank("data", ByteSize::gib(1)));
@@ -104,14 +104,14 @@ async fn running(world: &World) -> VmId {
 }
 
 /// The guest's agent answers, and it is known which of its disks is `data`.
-async fn answers(world: &World, vm: VmId) {
+pub(crate) async fn answers(world: &World, vm: VmId) {
     world.wait_for("its agent answers", vm, |r| r.guest.as_ref().is_some_and(|g| g.agent)).await;
     let script = "for d in /sys/block/vd*; do [ \"$(cat $d/serial)\" = data ] && \
                   echo /dev/${d##*/} > /the-disk; done; grep -c vd /the-disk";
     assert_eq!(run(world, vm, script).await, "1");
 }
 
-async fn run(world: &World, vm: VmId, script: &str) -> String {
+pub(crate) async fn run(world: &World, vm: VmId, script: &str) -> String {
     let request = ExecRequest {
         command: ["/bin/busybox", "sh", "-c", script].map(str::to_owned).to_vec(),
         stdin: String::new(),
@@ -125,7 +125,7 @@ async fn run(world: &World, vm: VmId, script: &str) -> String {
 }
 
 /// Fills some MiB of the data disk with what `tag` stands for.
-async fn fill(world: &World, vm: VmId, tag: &str, at: u32, mib: u32) {
+pub(crate) async fn fill(world: &World, vm: VmId, tag: &str, at: u32, mib: u32) {
     let bytes = mib << 20;
     let script = format!(
         "yes {tag} | busybox head -c {bytes} > /tmp/fill && busybox dd if=/tmp/fill of=$(cat /the-disk) \
@@ -135,7 +135,7 @@ async fn fill(world: &World, vm: VmId, tag: &str, at: u32, mib: u32) {
 }
 
 #[track_caller]
-fn assert_filled<'a>(
+pub(crate) fn assert_filled<'a>(
     world: &'a World,
     vm: VmId,
     tag: &'a str,
@@ -160,13 +160,13 @@ async fn is_filled(world: &World, vm: VmId, tag: &str, at: u32, mib: u32) -> Str
 }
 
 /// The files of a disk, without its datastore's path.
-fn chain(report: &VmReport, disk: &str) -> Vec<String> {
+pub(crate) fn chain(report: &VmReport, disk: &str) -> Vec<String> {
     let disk = report.disks.iter().find(|status| status.name.as_str() == disk).unwrap();
     disk.layers.iter().map(|layer| layer.file.file_name().to_owned()).collect()
 }
 
 /// Everything beneath the VM's directory that is a disk's file or a snapshot's.
-fn files(world: &World, vm: VmId) -> Vec<String> {
+pub(crate) fn files(world: &World, vm: VmId) -> Vec<String> {
     let names = std::fs::read_dir(world.path(&format!("store/vms/{vm}"))).unwrap();
     let names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
     let mut names: Vec<_> =
@@ -253,7 +253,7 @@ async fn qemu_snapshots_come_and_go_while_the_guest_writes() {
 }
 
 /// Of the datastore's check: nothing is missing, nothing left over, and QEMU agrees.
-async fn assert_whole(world: &World, vm: VmId) {
+pub(crate) async fn assert_whole(world: &World, vm: VmId) {
     let report = world.report(vm).await.unwrap();
     for disk in &report.disks {
         for pair in disk.layers.windows(2) {

@@ -8,7 +8,7 @@ use hostler_types::{LayerFile, Name, SnapshotId, Vm, VmId};
 
 use super::error::{DatastoreError, DefinitionError, IoContext, io_error};
 use super::{Datastore, create_directory, entries, sweep_temporary_files};
-use crate::file::{Access, is_not_plain, open_plain, sync_directory, write_atomic};
+use crate::file::{Access, Replacement, is_not_plain, open_plain, sync_directory, write_atomic};
 
 const REGISTERED: &str = "vm.json";
 const UNREGISTERED: &str = "vm.json.unregistered";
@@ -140,6 +140,15 @@ impl VmDir {
         sweep_temporary_files(&self.path)
     }
 
+    /// Removes files that were in the making when an agent died. They may be large.
+    ///
+    /// # Errors
+    /// The datastore is not mounted, or one cannot be removed.
+    pub fn sweep(&self) -> Result<(), DatastoreError> {
+        self.datastore.check()?;
+        sweep_temporary_files(&self.path)
+    }
+
     /// Writes the definition, which also registers the VM. Secrets are left out: the seed has them
     /// for as long as the guest needs them.
     ///
@@ -155,6 +164,20 @@ impl VmDir {
             .doing("write the definition", &path)?;
         let unregistered = self.path.join(UNREGISTERED);
         crate::file::remove_if_there(&unregistered).doing("remove", &unregistered)
+    }
+
+    /// Finds room for what [`Self::write_definition`] would write; it is given back when the answer is
+    /// dropped.
+    ///
+    /// # Errors
+    /// As [`Self::write_definition`].
+    pub fn prepare_definition(&self, vm: &Vm) -> Result<Replacement, DatastoreError> {
+        self.datastore.check()?;
+        let path = self.definition_path();
+        serde_json::to_vec_pretty(&Self::stored(vm))
+            .map_err(io::Error::other)
+            .and_then(|bytes| Replacement::new(&path, &bytes, Access::ROOT_ONLY))
+            .doing("write the definition", &path)
     }
 
     /// The definition as [`Self::write_definition`] writes it.

@@ -175,3 +175,50 @@ async fn a_probe_ends_with_its_starter_and_a_guest_does_not() {
     guest.kill().unwrap();
     guest.exited().await;
 }
+
+const STARTER: &str = "HOSTLER_TEST_STARTER";
+
+/// Not a test: what starts a process in the next one, and is killed.
+#[test]
+fn a_starter() {
+    if std::env::var_os(STARTER).is_none() {
+        return;
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let mut spawn = shell("true", &tempfile::tempfile().unwrap());
+    spawn.cgroup_procs = vec![rustix::io::dup(std::io::stdin()).unwrap()];
+    runtime.block_on(async { spawn.start().unwrap() });
+}
+
+/// Who starts anew looks for guests in their groups: none may come into them afterwards.
+#[test]
+fn a_process_that_is_in_no_group_yet_ends_with_its_starter() {
+    let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
+    rustix::io::ioctl_fionbio(&write, true).unwrap();
+    while rustix::io::write(&write, &[b'x'; 4096]).is_ok() {}
+    rustix::io::ioctl_fionbio(&write, false).unwrap();
+    // It waits for the pipe where others wait for nothing.
+    let mut starter = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "process::a_starter", "--nocapture"])
+        .env(STARTER, "1")
+        .stdin(write)
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let begin = Instant::now();
+    while !has_child(starter.id()) {
+        assert!(begin.elapsed() < Duration::from_secs(10), "nothing is started");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    starter.kill().unwrap();
+    starter.wait().unwrap();
+    let mut all = Vec::new();
+    File::from(read).read_to_end(&mut all).unwrap();
+    assert!(all.iter().all(|byte| *byte == b'x'), "it has joined its group");
+}
+
+fn has_child(pid: u32) -> bool {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten();
+    let children = tasks.map(|task| std::fs::read_to_string(task.path().join("children")));
+    children.flatten().any(|children| !children.is_empty())
+}

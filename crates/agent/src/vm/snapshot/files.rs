@@ -170,6 +170,7 @@ impl Actor {
             let taking = record.layering.taking.as_ref().map(|taking| taking.snapshot.id);
             let keep = |id| record.snapshots().get(id).is_some() || taking == Some(id);
             dir.remove_snapshots(keep)?;
+            dir.sweep()?;
             match record.layering.waste.is_empty() {
                 true => Ok(Vec::new()),
                 false => sweep(&host.datastores, &dir, &record),

@@ -81,3 +81,105 @@ pub(super) async fn thaw(agent: &GuestAgent) {
     }
     tracing::error!("a guest does not say that it is thawed; it is asked no more");
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+    use std::time::Instant;
+
+    use hostler_qmp::guest::GuestOptions;
+    use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+    use tokio::net::UnixStream;
+
+    use super::*;
+
+    /// What a guest agent does when it is asked to freeze.
+    #[derive(Debug, Clone, Copy, PartialEq)]
+    enum Guest {
+        Freezes,
+        Lies,
+        Hangs,
+        NeverEnds,
+        Dies,
+    }
+
+    /// An agent of a guest, and what it was asked.
+    fn guest(kind: Guest) -> (GuestAgent, Arc<Mutex<Vec<String>>>) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        tokio::spawn(answer(theirs, kind, asked.clone()));
+        (GuestAgent::new(ours, GuestOptions::default()), asked)
+    }
+
+    async fn answer(stream: UnixStream, kind: Guest, asked: Arc<Mutex<Vec<String>>>) {
+        let (read, mut write) = stream.into_split();
+        let mut read = BufReader::new(read);
+        loop {
+            let mut line = Vec::new();
+            if read.read_until(b'\n', &mut line).await.unwrap_or(0) == 0 {
+                return;
+            }
+            let text = String::from_utf8_lossy(&line);
+            let Some(json) = text.find('{').map(|at| &text[at..]) else { continue };
+            let request: serde_json::Value = serde_json::from_str(json).unwrap();
+            let command = request["execute"].as_str().unwrap().to_owned();
+            if command == "guest-sync-delimited" {
+                let text = format!("{{\"return\": {}}}\n", request["arguments"]["id"]);
+                let _ = write.write_all(&[&[0xff], text.as_bytes()].concat()).await;
+                continue;
+            }
+            asked.lock().unwrap().push(command.clone());
+            let text: &[u8] = match (command.as_str(), kind) {
+                ("guest-fsfreeze-thaw", _) | (_, Guest::Freezes) => b"{\"return\": 1}\n",
+                (_, Guest::Lies) => b"{\"return\": -3}\n",
+                (_, Guest::Hangs) => continue,
+                (_, Guest::Dies) => return,
+                (_, Guest::NeverEnds) => {
+                    for _ in 0..48 {
+                        let _ = write.write_all(&[b'x'; 64 << 10]).await;
+                    }
+                    b"\n"
+                }
+            };
+            let _ = write.write_all(text).await;
+        }
+    }
+
+    fn thaws(asked: &Mutex<Vec<String>>) -> usize {
+        asked.lock().unwrap().iter().filter(|command| *command == "guest-fsfreeze-thaw").count()
+    }
+
+    #[tokio::test]
+    async fn a_guest_that_does_not_freeze_as_it_should_is_thawed_and_told_of() {
+        let kinds = [Guest::Lies, Guest::Hangs, Guest::NeverEnds, Guest::Dies];
+        let check = async |kind| {
+            let (agent, asked) = guest(kind);
+            let begin = Instant::now();
+            let fault = Frozen::begin(agent).await.unwrap_err();
+            assert!(matches!(fault, Fault::GuestAgent(_)), "{kind:?}: {fault}");
+            assert!(begin.elapsed() < LONGEST + THAW, "{kind:?}: {:?}", begin.elapsed());
+            // Who is gone cannot be asked.
+            assert_eq!(thaws(&asked), usize::from(kind != Guest::Dies), "{kind:?}");
+        };
+        futures::future::join_all(kinds.map(check)).await;
+    }
+
+    #[tokio::test]
+    async fn a_guest_is_thawed_in_time_whoever_forgets_it() {
+        let (agent, asked) = guest(Guest::Freezes);
+        let frozen = Frozen::begin(agent).await.unwrap();
+        assert_eq!(thaws(&asked), 0);
+        tokio::time::sleep(LONGEST + Duration::from_millis(500)).await;
+        assert_eq!(thaws(&asked), 1, "it was not waited for");
+        assert!(!frozen.end().await, "it was not frozen to the end");
+
+        let (agent, asked) = guest(Guest::Freezes);
+        drop(Frozen::begin(agent).await.unwrap());
+        let thawed = async {
+            while thaws(&asked) == 0 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(5), thawed).await.unwrap();
+    }
+}

@@ -178,7 +178,8 @@ impl Actor {
             Ok(None)
         });
         let Some((merge, bytes, condemned)) = plan.await? else {
-            self.save_or_log().await;
+            // Of an earlier one it may not have been written, for lack of room.
+            self.save_chains().await?;
             return Ok(false);
         };
         self.record.layering.merging = Some(Merging { merge: merge.clone(), switched: false });
@@ -412,7 +413,9 @@ impl Actor {
         let result = match result {
             Ok(()) => Ok(()),
             Err(Fault::Cancelled) => Err(Fault::Cancelled),
-            Err(Fault::NoSpace(text)) => Err(Fault::NoSpace(text.clone())),
+            Err(Fault::NoSpace(text)) => Err(Fault::NoSpace(format!(
+                "the snapshots are gone; their files are not merged: {text}"
+            ))),
             Err(fault) => Err(Fault::Qemu(format!(
                 "the snapshots are gone; their files are not merged: {fault}"
             ))),

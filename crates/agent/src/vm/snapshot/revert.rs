@@ -85,16 +85,18 @@ impl Actor {
         self.record.layering.reverting = Some(reverting);
         self.save().await?;
         if let Err(fault) = self.make_layers(&snapshot, &disks).await {
-            self.record.layering.reverting = None;
-            self.sweep().await;
+            self.not_returned().await;
             return Err(fault);
         }
-        self.power_off().await?;
-        self.restart_at = None;
+        if let Err(fault) = self.end_for_return(&snapshot, &saved, &disks, with_memory).await {
+            self.not_returned().await;
+            return Err(fault);
+        }
         let before = self.record.clone();
         self.record.go_back(&snapshot, saved, &disks, with_memory);
         if let Err(fault) = self.save_chains().await {
             self.record = before;
+            self.not_returned().await;
             return Err(fault);
         }
         self.remove_state_file().await;
@@ -105,6 +107,37 @@ impl Actor {
         let power = if with_memory { PowerState::Suspended } else { PowerState::Stopped };
         self.set_power(power, None);
         Ok(())
+    }
+
+    /// Ends QEMU, if there is room for the definition that follows: else its guest would have been
+    /// ended for nothing.
+    async fn end_for_return(
+        &mut self,
+        snapshot: &Snapshot,
+        saved: &SavedHardware,
+        disks: &[NewDisk],
+        with_memory: bool,
+    ) -> Result<(), Fault> {
+        let (host, mut record) = (self.host.clone(), self.record.clone());
+        record.go_back(snapshot, saved.clone(), disks, with_memory);
+        let room =
+            blocking(
+                move || Ok(vm_dir(&host, &record)?.prepare_definition(&record.definition.vm)?),
+            )
+            .await?;
+        self.power_off().await?;
+        self.restart_at = None;
+        drop(room);
+        Ok(())
+    }
+
+    /// It has not come about: the new layers go. The record is first, as it may say otherwise by now.
+    async fn not_returned(&mut self) {
+        self.record.layering.reverting = None;
+        match self.save().await {
+            Ok(()) => self.sweep().await,
+            Err(error) => tracing::error!(vm = %self.record.id(), %error, "layers are left over"),
+        }
     }
 
     /// What it will be; refuses what could not be started then.

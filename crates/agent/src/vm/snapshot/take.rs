@@ -59,6 +59,9 @@ impl Actor {
             Ok(taken) => self.taken(op, taking, &taken).await,
             Err(fault) => {
                 self.not_taken(&taking).await;
+                if request.memory {
+                    self.go_on_with_room().await;
+                }
                 Err(fault)
             }
         }
@@ -150,7 +153,7 @@ impl Actor {
             };
             let snapshot = &taking.snapshot;
             std::thread::scope(|scope| {
-                let hardware = || state_file::write(&dir.snapshot_hardware(snapshot.id), &saved);
+                let hardware = || write_hardware(&dir, snapshot, &saved);
                 let hardware = scope.spawn(hardware);
                 for (disk, (_, file)) in snapshot.disks.iter().zip(&taking.layers) {
                     layers::check(&dir, layers::of(&record, &disk.name))?;
@@ -315,6 +318,18 @@ fn new_layers(dir: &VmDir, taking: &Taking, aio: DiskAio) -> Vec<NewLayer> {
         }
     };
     pairs.map(new).collect()
+}
+
+/// Beside the disks. Blocks.
+fn write_hardware(dir: &VmDir, snapshot: &Snapshot, saved: &SavedHardware) -> Result<(), Fault> {
+    let path = dir.snapshot_hardware(snapshot.id);
+    state_file::write(&path, saved).map_err(|fault| match fault {
+        Fault::NoSpace(_) => {
+            let (id, path) = (dir.datastore().id(), path.display());
+            Fault::NoSpace(format!("datastore {id} is full: too little for {path}"))
+        }
+        fault => fault,
+    })
 }
 
 /// Blocks.
