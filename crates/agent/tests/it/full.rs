@@ -9,7 +9,6 @@ use hostler_agent_api as api;
 use hostler_agent_api::{VmPath, VmReport};
 use hostler_endpoint::{NoParams, Problem};
 use hostler_types::{ByteSize, DiskSource, DiskStatus, PowerState, SnapshotId, VmId};
-use rustix::fs::FallocateFlags;
 use rustix::mount::MountFlags;
 
 use crate::clones::{copy_of, copying, disk0, family, flatten_as, growing, parent, shows};
@@ -20,7 +19,7 @@ use crate::snapshots::{
 use crate::world::{World, command, eventually, long, problem};
 
 /// A file system in memory of a size that changes.
-pub(crate) struct Small(PathBuf);
+pub(crate) struct Small(PathBuf, u64);
 
 impl Small {
     pub(crate) fn mount(path: &Path, size: u64) -> Self {
@@ -29,7 +28,7 @@ impl Small {
         let mut mount = Command::new("mount");
         let status = mount.args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(path).status();
         assert!(status.unwrap().success(), "mounting a tmpfs needs root");
-        Self(path.to_owned())
+        Self(path.to_owned(), size)
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -57,20 +56,9 @@ impl Small {
         panic!("what it holds grows too fast");
     }
 
-    /// A file takes all room but so much.
-    fn fill(&self, leave: u64) {
-        let now = rustix::fs::statvfs(&self.0).unwrap();
-        let file = std::fs::File::create(self.ballast()).unwrap();
-        let size = now.f_bfree * now.f_frsize - leave;
-        rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, size).unwrap();
-    }
-
+    /// As large again as it was made.
     fn make_room(&self) {
-        std::fs::remove_file(self.ballast()).unwrap();
-    }
-
-    fn ballast(&self) -> PathBuf {
-        self.0.join("images/ballast")
+        self.resize(self.1);
     }
 }
 
@@ -110,7 +98,7 @@ async fn until_it_fits<T>(
     // Each takes its time while a guest runs.
     let step = if disks == 1 { 1 } else { 4 };
     for pages in [0, 20].into_iter().chain((disks * LAYER - 3..disks * LAYER + 40).step_by(step)) {
-        store.fill(pages * PAGE);
+        store.shrink(pages * PAGE);
         let answer = ask(command(1)).await;
         store.make_room();
         match answer {
@@ -156,7 +144,7 @@ async fn with_any_lack_of_room_all_is_done_or_nothing() {
 
     // Its data does not fit, and is where it was.
     let before = files(&world, vm);
-    store.fill(3 << 20);
+    store.shrink(3 << 20);
     let merged = delete_as(&world, vm, command(1), &[snapshot], None).await.unwrap_err();
     assert_full(&world, &merged);
     assert_eq!(
@@ -177,7 +165,7 @@ async fn with_any_lack_of_room_all_is_done_or_nothing() {
     assert!(shows(&place(&world, &report.disks[0].layers[0].file), 7, 0, 2));
     // It needs next to no room: only the definition is written.
     for pages in 0..8 {
-        store.fill(pages * PAGE);
+        store.shrink(pages * PAGE);
         let merged = delete_as(&world, vm, command(1), &[back], None).await;
         store.make_room();
         if let Err(problem) = merged {
@@ -200,7 +188,7 @@ async fn with_any_lack_of_room_all_is_done_or_nothing() {
     // What has been lent in vain may have a layer: it is the VM's.
     let mut report = None;
     for pages in 28..80 {
-        store.fill(pages * PAGE);
+        store.shrink(pages * PAGE);
         let answer = crate::clones::define(&world, command(1), &grown).await;
         store.make_room();
         match answer {
@@ -272,7 +260,7 @@ async fn qemu_a_guest_outlives_a_datastore_that_becomes_full() {
     fill(&world, vm, "two", 2, 24).await;
 
     // A merge: the guest goes on, or stands still because it has no room either.
-    store.fill(2 << 20);
+    store.shrink(2 << 20);
     assert_full(&world, &delete_as(&world, vm, command(1), &[id], None).await.unwrap_err());
     let report = world.report(vm).await.unwrap();
     assert_eq!(report.power, PowerState::Running, "{:?}", report.message);
@@ -314,7 +302,7 @@ async fn qemu_a_guest_outlives_a_datastore_that_becomes_full() {
     let writing = "rm /tmp/much; yes big | busybox head -c 67108864 > /tmp/big; (sleep 1; busybox dd if=/tmp/big \
                    of=$(cat /the-disk) bs=1M seek=100 conv=notrunc,fsync 2>/dev/null; \
                    echo $? > /tmp/result) </dev/null >/dev/null 2>&1 &";
-    store.fill(16 << 20);
+    store.shrink(16 << 20);
     run(&world, vm, writing).await;
     let paused = world.wait_for("it is paused", vm, |r| r.power == PowerState::Paused).await;
     assert_paused(&world, "first", &paused);
