@@ -186,7 +186,7 @@ fn a_starter() {
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let mut spawn = shell("true", &tempfile::tempfile().unwrap());
-    spawn.cgroup_procs = vec![rustix::io::dup(std::io::stdin()).unwrap()];
+    spawn.cgroup_files = vec![rustix::io::dup(std::io::stdin()).unwrap()];
     runtime.block_on(async { spawn.start().unwrap() });
 }
 
