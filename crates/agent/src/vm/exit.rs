@@ -57,8 +57,9 @@ impl Actor {
                 machine.ending = machine.ending.take().or(ending);
                 machine.end_in_background();
             }
+            // A disk that fails is told of before, and is not what was expected.
+            Event::Stop if machine.pause_reason.is_none() && machine.is_expected_pause() => {}
             // A guest that has ended stands still too.
-            Event::Stop if machine.is_expected_pause() => {}
             Event::Stop if machine.ending.is_none() && self.power == PowerState::Running => {
                 let message = machine.pause_reason.take();
                 self.set_power(PowerState::Paused, message);
