@@ -2,8 +2,9 @@
 //! that are two machines.
 
 use std::fs;
+use std::time::Duration;
 
-use hostler_e2e::{Instance, build_appliance};
+use hostler_e2e::{Instance, build_appliance, eventually};
 
 /// What tells a machine from others: its machine id, its SSH host key, its host name.
 fn identity(hostler: &Instance, vm: &str) -> [String; 3] {
@@ -12,8 +13,12 @@ fn identity(hostler: &Instance, vm: &str) -> [String; 3] {
     let exec = |command: &str| hostler.ok(&["vm", "exec", vm, "--", "sh", "-c", command]);
     let machine = exec(wait).trim().to_owned();
     assert_eq!(machine.len(), 32, "{machine}");
-    let shown = hostler.json(&["vm", "show", vm]);
-    let address = shown["status"]["guest"]["addresses"][0].as_str().expect("an address").to_owned();
+    let mut address = String::new();
+    eventually("the guest's address", Duration::from_secs(60), || {
+        let shown = hostler.json(&["vm", "show", vm]);
+        let told = shown["status"]["guest"]["addresses"][0].as_str().map(str::to_owned);
+        told.map(|told| address = told).is_some()
+    });
     // The guest makes its key when the first client comes.
     let scan = hostler
         .namespace()
