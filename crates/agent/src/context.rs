@@ -1,9 +1,11 @@
 //! What every VM's actor needs of its host.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use hostler_host::{Cgroups, QemuImg};
 use hostler_types::{HostId, VmId};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::cancel::Cancels;
@@ -24,6 +26,8 @@ pub(crate) struct HostContext {
     pub(crate) records: Records,
     pub(crate) facts: FactsSource,
     pub(crate) cancels: Cancels,
+    /// As many instant clones take their identity at once as there are processors.
+    pub(crate) identities: Arc<Semaphore>,
     /// Where the appliance's kernel and initramfs are.
     pub(crate) appliance: PathBuf,
     /// Below it, one directory per VM.

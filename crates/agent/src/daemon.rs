@@ -10,6 +10,7 @@ use hostler_host::{Access, Cgroups, Networks as HostNetworks, QemuImg};
 use hostler_pki::{CredentialFile, CredentialsError, Identity, tls};
 use hostler_types::HostId;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::blocking::blocking;
@@ -138,6 +139,10 @@ async fn bind(config: &AgentConfig, credentials: &CredentialFile) -> Result<List
     Listener::bind(address, tls).await.map_err(|source| AgentError::Listen { address, source })
 }
 
+fn processors() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
 /// Reads the state and takes the guests up again.
 async fn prepare(
     config: &AgentConfig,
@@ -174,6 +179,7 @@ async fn prepare(
         records,
         facts,
         cancels: Cancels::default(),
+        identities: Arc::new(Semaphore::new(processors())),
         appliance: config.appliance.clone(),
         runtime: config.vm_runtime(),
         stop,

@@ -37,6 +37,9 @@ pub(crate) struct Port {
     pub(crate) open: Option<bool>,
     /// Grows when something suggests that addresses have changed.
     pub(crate) hints: u64,
+    /// The guest is an instant clone that is not yet a machine of its own: all it would say of
+    /// itself is the other one's, and it has better things to do.
+    pub(crate) becoming: bool,
 }
 
 /// Watches one guest until its port's owner (the actor) goes away.
@@ -49,7 +52,7 @@ pub(crate) async fn watch_guest(
     let mut came = Instant::now();
     let mut answered = false;
     loop {
-        let open = port.borrow_and_update().open;
+        let Port { open, becoming, .. } = *port.borrow_and_update();
         if open == Some(false) {
             answered = false;
             report = tell(&actor, report, None).await;
@@ -59,7 +62,7 @@ pub(crate) async fn watch_guest(
             came = Instant::now();
             continue;
         }
-        let read = read(&agent).await;
+        let read = if becoming { ping(&agent).await } else { read(&agent).await };
         if read.is_some() && !answered {
             came = Instant::now();
         }
@@ -74,7 +77,7 @@ pub(crate) async fn watch_guest(
 }
 
 /// What one round of questions brought.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Answers {
     hostname: Option<String>,
     os: Option<String>,
@@ -93,8 +96,14 @@ pub(super) async fn ask(agent: &GuestAgent, before: Option<GuestReport>) -> Opti
     merge(before.as_ref(), answers, Timestamp::now())
 }
 
-async fn read(agent: &GuestAgent) -> Option<Answers> {
+/// Whether there is somebody to ask.
+async fn ping(agent: &GuestAgent) -> Option<Answers> {
     agent.execute_within(Ping, ANSWER).await.ok()?;
+    Some(Answers::default())
+}
+
+async fn read(agent: &GuestAgent) -> Option<Answers> {
+    ping(agent).await?;
     let hostname = agent.execute(GetHostName).await;
     let os = agent.execute(GetOsinfo).await;
     let interfaces = agent.execute(NetworkGetInterfaces).await;
@@ -264,6 +273,13 @@ mod tests {
     }
 
     async fn watch(answer: impl Fn(&str) -> Vec<u8> + Send + 'static) -> Option<GuestReport> {
+        watch_as(false, answer).await
+    }
+
+    async fn watch_as(
+        becoming: bool,
+        answer: impl Fn(&str) -> Vec<u8> + Send + 'static,
+    ) -> Option<GuestReport> {
         let (near, far) = tokio::net::UnixStream::pair().unwrap();
         let guest = tokio::spawn(async move { fake_guest(far, answer).await });
         let options = hostler_qmp::guest::GuestOptions {
@@ -271,7 +287,7 @@ mod tests {
             max_line: 64 << 10,
         };
         let agent = GuestAgent::new(near, options);
-        let (_port, seen) = watch::channel(Port { open: Some(true), hints: 0 });
+        let (_port, seen) = watch::channel(Port { open: Some(true), hints: 0, becoming });
         let (actor, mut messages) = mpsc::channel(4);
         let watching = tokio::spawn(watch_guest(agent, seen, actor, None));
         let heard = tokio::time::timeout(Duration::from_secs(4), messages.recv()).await;
@@ -298,6 +314,19 @@ mod tests {
         assert_eq!(report.hostname, None, "not a host name");
         assert_eq!(report.os.as_deref(), Some("Debian"));
         assert_eq!(report.addresses, Vec::<IpAddr>::new());
+    }
+
+    #[tokio::test]
+    async fn a_clone_that_is_not_itself_yet_is_not_asked_who_it_is() {
+        let parent = |command: &str| match command {
+            "guest-ping" => b"{\"return\":{}}\n".to_vec(),
+            "guest-get-host-name" => b"{\"return\":{\"host-name\":\"parent\"}}\n".to_vec(),
+            _ => b"{\"return\":[]}\n".to_vec(),
+        };
+        let report = watch_as(true, parent).await.unwrap();
+        assert_eq!((report.agent, report.hostname), (true, None));
+        let report = watch_as(false, parent).await.unwrap();
+        assert_eq!(report.hostname.as_deref(), Some("parent"));
     }
 
     #[tokio::test]

@@ -119,7 +119,7 @@ impl Machine {
             console: console(serial, console_log),
             vnc: sockets.vnc(),
         };
-        let (port, _) = watch::channel(Port { open: port_open, hints: 0 });
+        let (port, _) = watch::channel(Port { open: port_open, hints: 0, becoming: false });
         Self {
             process,
             live: Arc::new(live),
@@ -230,6 +230,11 @@ impl Machine {
         if port == GUEST_AGENT_PORT {
             self.port.send_modify(|port| port.open = Some(open));
         }
+    }
+
+    /// The guest takes, or has taken, an identity of its own.
+    pub(super) fn becomes(&self, becoming: bool) {
+        self.port.send_modify(|port| port.becoming = becoming);
     }
 
     /// Something happened that may have changed the guest's addresses.

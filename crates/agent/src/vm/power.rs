@@ -142,6 +142,7 @@ impl Actor {
         if let Some(to_self) = self.to_self.upgrade() {
             let (agent, port) = (machine.live.agent.clone(), machine.port());
             if self.record.identity_due {
+                machine.becomes(true);
                 self.begin_identity(agent.clone(), port.clone(), to_self.clone());
             } else if let Some(expected) = self.record.expected() {
                 tokio::spawn(prove(agent.clone(), port.clone(), to_self.clone(), expected));

@@ -1,11 +1,11 @@
 //! The guest of a clone becomes a machine of its own, before it may talk.
 //!
 //! ```text
-//!  actor: the parent's cards out ─> guest: name, machine id, host keys, clock
+//!  guest: answers ─> actor: the parent's cards out ─> guest: name, machine id, host keys, clock
 //!      ─> actor: its own cards in ─> guest: addresses ─> what the guest says now: the proof
 //! ```
 //!
-//! Until the guest has its own name it has no card at all. When it does not join in, it stays so,
+//! Until the guest has its own name it has no card at all, or one without a cable. When it does not join in, it stays so,
 //! and the customization has failed with its reason; from its next start from nothing on the seed
 //! tells it the same. What the guest runs is told in full in `identity.sh` and `network.sh`.
 //!
@@ -21,8 +21,8 @@ use hostler_qmp::guest::{
 };
 use hostler_types::{CustomizationState, GuestOs, MacAddress, NicSpec};
 use jiff::Timestamp;
-use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{Instant, sleep};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::fault::chain;
 use crate::vm::actor::{Actor, Message};
@@ -33,6 +33,8 @@ const SCRIPT: &str = include_str!("identity.sh");
 const NETWORK: &str = include_str!("network.sh");
 /// The guest's agent ran when the parent was frozen; it needs no time to come up.
 const AGENT: Duration = Duration::from_secs(30);
+/// How long a guest waits for others to become machines of their own before it begins.
+const TURN: Duration = Duration::from_secs(10);
 const ANSWER: Duration = Duration::from_secs(2);
 /// Host keys take a slow guest some time.
 const RENEW: Duration = Duration::from_secs(120);
@@ -80,10 +82,11 @@ impl Actor {
             run: customization.map_or(0, |c| c.run),
         };
         let span = tracing::info_span!("identity", vm = %vm.id());
+        let turns = self.host.identities.clone();
         tokio::spawn(tracing::Instrument::instrument(
             async move {
                 let taken = tokio::select! {
-                    taken = take(&agent, &actor, &identity) => taken,
+                    taken = take(&agent, &actor, &identity, &turns) => taken,
                     () = gone(port) => return,
                 };
                 let (state, reason) = match taken {
@@ -124,6 +127,9 @@ impl Actor {
                     }
                 }
                 self.record.identity_due = false;
+                if let Some(machine) = &self.machine {
+                    machine.becomes(false);
+                }
                 self.customized(verdict).await;
             }
         }
@@ -169,13 +175,18 @@ async fn take(
     agent: &GuestAgent,
     actor: &mpsc::Sender<Message>,
     identity: &Identity,
+    turns: &Semaphore,
 ) -> Result<(), String> {
+    let answers = wait_for(agent).await;
+    // Of many clones those that answer first are done first; all at once, none would be for long.
+    // A guest that is stuck keeps nobody waiting.
+    let _turn = timeout(TURN, turns.acquire()).await;
     ask(actor, IdentityStep::Unplug).await?;
     if identity.os != GuestOs::Linux {
         let text = "a Windows guest cannot take another name while it runs; restart it";
         return Err(text.to_owned());
     }
-    wait_for(agent).await?;
+    answers?;
     // It stood still for a while. A guest without a hardware clock says so after it has done it.
     let now = i64::try_from(Timestamp::now().as_nanosecond()).ok();
     if let Err(error) = agent.execute(SetTime { time: now }).await {
