@@ -155,6 +155,11 @@ async fn prepare(
         Ok(false) => tracing::warn!("no userfaultfd: guests stand still for longer in snapshots"),
         Err(error) => tracing::warn!(%error, "QEMU cannot be given userfaultfd"),
     }
+    match hostler_host::huge_pages::allow() {
+        Ok(true) => {}
+        Ok(false) => tracing::warn!("no huge pages for guests' memory: guests run slower"),
+        Err(error) => tracing::warn!(%error, "guests' memory cannot have huge pages"),
+    }
     let cgroups = Cgroups::detect()?;
     let facts = FactsSource::begin(config.state().join("accelerator.json"), cgroups.clone());
     let records = Records::new(config.vm_records());

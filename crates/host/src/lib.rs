@@ -10,6 +10,7 @@ pub mod copy;
 pub mod datastore;
 pub mod facts;
 mod file;
+pub mod huge_pages;
 pub mod image;
 pub mod layers;
 pub mod network;

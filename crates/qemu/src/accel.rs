@@ -267,6 +267,7 @@ fn prepare(
         args: args.into_iter().map(OsString::from).collect(),
         credentials: options.credentials.clone(),
         lifetime: Lifetime::WithParent,
+        huge_pages: true,
         fds,
         cgroup_files: Vec::new(),
         log: log.try_clone()?,

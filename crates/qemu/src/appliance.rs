@@ -164,6 +164,7 @@ impl Appliance {
             args,
             credentials: self.credentials,
             lifetime: Lifetime::WithParent,
+            huge_pages: true,
             fds,
             cgroup_files: self.cgroup_files,
             log: log.try_clone().map_err(failed)?,

@@ -18,8 +18,8 @@
 //! // 2. The plan becomes a command line.
 //! let args = command_line(&plan(qmp_socket))?;
 //! // 3. The process; it outlives the agent.
-//! let spawn = Spawn { program: PathBuf::from(QEMU), args, credentials, lifetime: Lifetime::Detached, fds,
-//!     cgroup_files: Vec::new(), log };
+//! let spawn = Spawn { program: PathBuf::from(QEMU), args, credentials, lifetime: Lifetime::Detached,
+//!     huge_pages: true, fds, cgroup_files: Vec::new(), log };
 //! let process = spawn.start()?;
 //! // 4. Its monitor. The stream was connected to the listener before.
 //! let (qmp, mut events) = hostler_qmp::Qmp::connect(stream, Default::default()).await?;

@@ -53,14 +53,19 @@ pub(crate) fn machine(args: &mut Arguments, plan: &LaunchPlan) -> Result<(), Pla
     Ok(())
 }
 
+/// Of x86, in bytes.
+const HUGE_PAGE: u64 = 2 << 20;
+
 /// The memory is a file by name, though nobody but this process and root finds it by that: QEMU
 /// leaves nothing but named files out of a saved state. It is a memfd, so nothing is left of it when
 /// its last user ends; and shared, so that it can be frozen, and that a vhost-user back end can join.
+///
+/// Huge pages need it to lie at a multiple of their size, which QEMU sees to for anonymous memory only.
 fn memory_backend(file: MemoryPlan, size: u64) -> Value {
     let path = format!("/proc/self/fd/{}", file.file().number());
     let mut backend = json!({
         "qom-type": "memory-backend-file", "id": "ram0", "size": size, "mem-path": path,
-        "share": true,
+        "share": true, "align": HUGE_PAGE,
     });
     if let MemoryPlan::Frozen(_) = file {
         backend["share"] = false.into();

@@ -99,6 +99,9 @@ pub struct Spawn {
     pub credentials: Credentials,
     /// Whether it outlives us.
     pub lifetime: Lifetime,
+    /// Whether its memory may lie in transparent huge pages, where it asks for them. They are zeroed
+    /// and counted whole, however little of each is used.
+    pub huge_pages: bool,
     /// What it inherits.
     pub fds: InheritedFds,
     /// The files of the groups it joins, open for writing; it writes `0` into each.
@@ -130,7 +133,8 @@ impl Spawn {
     /// # Errors
     /// See [`SpawnError`].
     pub fn start(self) -> Result<Process, SpawnError> {
-        let Self { program, args, credentials, lifetime, fds, cgroup_files, log } = self;
+        let Self { program, args, credentials, lifetime, huge_pages, fds, cgroup_files, log } =
+            self;
         let failed = |source| SpawnError::Start { program: program.clone(), source };
         let mut command = Command::new(&program);
         command
@@ -142,7 +146,7 @@ impl Spawn {
             .stdin(Stdio::null())
             .stdout(log.try_clone().map_err(failed)?)
             .stderr(log);
-        let prepare = Prepare::new(&credentials, lifetime, &fds, &cgroup_files);
+        let prepare = Prepare::new(&credentials, lifetime, huge_pages, &fds, &cgroup_files);
         prepare.attach(&mut command);
         let mut child = command.spawn().map_err(failed)?;
         // Ours are closed once the process has its own.
@@ -161,6 +165,7 @@ struct Prepare {
     parent: Pid,
     ids: Option<Ids>,
     lifetime: Lifetime,
+    huge_pages: bool,
     inherited: Vec<RawFd>,
     cgroup_files: Vec<RawFd>,
 }
@@ -175,6 +180,7 @@ impl Prepare {
     fn new(
         credentials: &Credentials,
         lifetime: Lifetime,
+        huge_pages: bool,
         fds: &InheritedFds,
         cgroup_files: &[OwnedFd],
     ) -> Self {
@@ -189,7 +195,7 @@ impl Prepare {
         let numbers = |fds: &[OwnedFd]| fds.iter().map(AsRawFd::as_raw_fd).collect();
         let parent = rustix::process::getpid();
         let (inherited, cgroup_files) = (numbers(&fds.0), numbers(cgroup_files));
-        Self { parent, ids, lifetime, inherited, cgroup_files }
+        Self { parent, ids, lifetime, huge_pages, inherited, cgroup_files }
     }
 
     #[expect(unsafe_code, reason = "there is no safe way to act between fork and exec")]
@@ -218,6 +224,9 @@ impl Prepare {
         set_parent_process_death_signal(None)?;
         let none = Rlimit { current: Some(0), maximum: Some(0) };
         rustix::process::setrlimit(Resource::Core, none)?;
+        if !self.huge_pages {
+            rustix::thread::disable_transparent_huge_pages(true)?;
+        }
         close_others_at_exec()?;
         for fd in &self.inherited {
             rustix::io::fcntl_setfd(borrow(*fd), rustix::io::FdFlags::empty())?;

@@ -42,7 +42,9 @@ pub(crate) struct Port {
     pub(crate) becoming: bool,
 }
 
-/// Watches one guest until its port's owner (the actor) goes away.
+/// Watches one guest until its port's owner (the actor) goes away. A guest that goes on in another
+/// process (`report` says that it answers, and its port is open) is not asked at once what it said
+/// just now.
 pub(crate) async fn watch_guest(
     agent: GuestAgent,
     mut port: watch::Receiver<Port>,
@@ -51,6 +53,13 @@ pub(crate) async fn watch_guest(
 ) {
     let mut came = Instant::now();
     let mut answered = false;
+    if port.borrow_and_update().open == Some(true) && report.as_ref().is_some_and(|r| r.agent) {
+        answered = true;
+        tokio::select! {
+            changed = port.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep(SOON) => {}
+        }
+    }
     loop {
         let Port { open, becoming, .. } = *port.borrow_and_update();
         if open == Some(false) {

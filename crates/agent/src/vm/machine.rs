@@ -228,7 +228,7 @@ impl Machine {
 
     pub(super) fn port_changed(&self, port: &str, open: bool) {
         if port == GUEST_AGENT_PORT {
-            self.port.send_modify(|port| port.open = Some(open));
+            self.port.send_if_modified(|port| port.open.replace(open) != Some(open));
         }
     }
 

@@ -306,6 +306,8 @@ fn spawn(
             MemoryPlan::Shared(inherit(file.map_err(no_memory)?)?)
         }
     };
+    // A clone shares what it can; the little that is its own lies scattered.
+    let huge_pages = matches!(memory, MemoryPlan::Shared(_));
     let channels = [qmp, guest_agent, serial];
     let files = Files {
         disks: prepared.disks,
@@ -322,6 +324,7 @@ fn spawn(
         args,
         credentials: credentials(record.uid, running.accelerator),
         lifetime: Lifetime::Detached,
+        huge_pages,
         fds,
         cgroup_files: prepared.cgroup_files,
         log: prepared.log,

@@ -119,7 +119,7 @@ fn a_clone() {
     let plan = LaunchPlan { memory_file, start: Start::Fork, ..small() };
     let (small, clone) = (shown(&small()), shown(&plan));
     let new: Vec<&str> = clone.lines().filter(|line| !small.lines().any(|s| s == *line)).collect();
-    let memory = r#"-object {"id":"ram0","mem-path":"/proc/self/fd/67","qom-type":"memory-backend-file","readonly":true,"reserve":false,"rom":"off","share":false,"size":268435456}"#;
+    let memory = r#"-object {"align":2097152,"id":"ram0","mem-path":"/proc/self/fd/67","qom-type":"memory-backend-file","readonly":true,"reserve":false,"rom":"off","share":false,"size":268435456}"#;
     assert_eq!(new, [memory, "-incoming defer", "-S"]);
 }
 

@@ -156,6 +156,7 @@ impl Machine {
             args: command_line(&plan).unwrap(),
             credentials: credentials(),
             lifetime: Lifetime::Detached,
+            huge_pages: true,
             fds,
             cgroup_files: Vec::new(),
             log: OpenOptions::new().create(true).append(true).open(&log).unwrap(),

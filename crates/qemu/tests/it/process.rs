@@ -18,6 +18,7 @@ fn shell(script: &str, log: &File) -> Spawn {
         args: ["-c", script].map(OsString::from).to_vec(),
         credentials: Credentials::Inherit,
         lifetime: Lifetime::Detached,
+        huge_pages: true,
         fds: InheritedFds::default(),
         cgroup_files: Vec::new(),
         log: log.try_clone().unwrap(),

@@ -137,6 +137,7 @@ impl Actor {
         for clone in &mut clones {
             clone.state.take().map(|to| to.send(state.clone()));
         }
+        self.settle_in().await;
         self.write_definition().await;
         Ok(())
     }
@@ -314,14 +315,18 @@ impl Actor {
             // and must not, end in an orderly way, which would take the screen's socket along.
             end_in_background(ended);
         }
+        self.publish();
+        Ok(goes_on)
+    }
+
+    /// What a successor needs that nobody waits for.
+    async fn settle_in(&mut self) {
         if let Ok(new) = self.qmp() {
             fork::finish(&new).await;
         }
         if let Err(fault) = self.dress().await {
             tracing::warn!(vm = %self.record.id(), %fault, "limits are not set again");
         }
-        self.publish();
-        Ok(goes_on)
     }
 
     /// Brings the guest, while it runs, into a process whose memory lies in a file.
@@ -346,6 +351,7 @@ impl Actor {
         match moved.and(stands_still(successor.qmp()).await) {
             Ok(()) => {
                 self.succeed(next, written, successor).await?;
+                self.settle_in().await;
                 // On the disk, too.
                 self.save_or_log().await;
                 Ok(())

@@ -24,7 +24,7 @@ pub(crate) async fn watch(client: &Client) -> Result<EventStream<Change>> {
 pub(crate) async fn until(
     stream: &mut EventStream<Change>,
     what: &str,
-    condition: impl Fn(&Change) -> bool,
+    mut condition: impl FnMut(&Change) -> bool,
 ) -> Result<()> {
     let found = async {
         while let Some(item) = stream.next().await {
