@@ -8,6 +8,7 @@
 
 pub mod approval;
 mod placement;
+pub mod pools;
 mod snapshots;
 
 pub use placement::{
