@@ -2,7 +2,8 @@
 //! reserved in it.
 //!
 //! [`Hierarchy`] checks a tree of pools; [`Ledger`] says at each power-on and at each change of a
-//! pool whether its reservation can be promised, and remembers what was.
+//! pool whether its reservation can be promised, and remembers what was. How capacity is divided
+//! among those that run is the business of [`crate::entitlement`].
 //!
 //! CPU is counted in megahertz, memory in bytes, both in whole numbers. An amount is at most
 //! [`MOST`]; larger ones are read as that.
@@ -19,8 +20,10 @@ use std::fmt::{Debug, Display};
 use std::hash::Hash;
 
 pub use allocation::{
-    MOST, Megahertz, PerResource, Pool, PoolAllocation, Reserve, Resource, Shares, Unit,
+    MOST, Megahertz, PerResource, Pool, PoolAllocation, PoolVm, Reserve, Resource, Shares, Unit,
+    VmAllocation,
 };
+pub(crate) use allocation::{PoolNumbers, VmNumbers};
 pub use hierarchy::{Hierarchy, HierarchyError};
 pub use ledger::{Admission, Borrowed, Ledger, LedgerError, Usage};
 pub use refusal::{Change, Obstacle, ObstacleKind, Refused, Shortage};

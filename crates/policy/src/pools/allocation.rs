@@ -17,6 +17,8 @@ const POOL_VCPUS: u64 = 4;
 /// Management), where a normal pool has 4,000 CPU shares and 163,840 memory shares.
 const POOL_MIB: u64 = 16 << 10;
 
+const MIB: u64 = 1 << 20;
+
 /// Processor speed, or the sum of it over processors, in 10⁶ cycles a second.
 #[derive(
     Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
@@ -157,6 +159,19 @@ pub struct PoolAllocation<U> {
     pub limit: Option<U>,
 }
 
+/// What a VM is given of one resource.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmAllocation<U> {
+    #[serde(default)]
+    pub shares: Shares,
+    /// Set aside for it while it runs.
+    pub reservation: U,
+    /// The most it may get; none, if only its size is the limit.
+    pub limit: Option<U>,
+    /// The most it can make use of: CPUs × speed, or the memory it was configured with.
+    pub configured: U,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pool<P> {
     pub id: P,
@@ -165,6 +180,16 @@ pub struct Pool<P> {
     pub parent: Option<P>,
     pub cpu: PoolAllocation<Megahertz>,
     pub memory: PoolAllocation<ByteSize>,
+}
+
+/// A VM as a child of its pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PoolVm<P, V> {
+    pub id: V,
+    pub pool: P,
+    pub vcpus: u32,
+    pub cpu: VmAllocation<Megahertz>,
+    pub memory: VmAllocation<ByteSize>,
 }
 
 /// What a VM's power-on sets aside.
@@ -190,6 +215,16 @@ pub(crate) struct PoolNumbers {
     pub limit: Option<u64>,
 }
 
+/// A VM's allocation of one resource in bare numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct VmNumbers {
+    pub weight: u64,
+    /// At most `ceiling`: what cannot be used is not kept from others.
+    pub reservation: u64,
+    /// The smaller of limit and size.
+    pub ceiling: u64,
+}
+
 impl<U: Unit> PoolAllocation<U> {
     pub(crate) fn numbers(&self, resource: Resource) -> PoolNumbers {
         let units = match resource {
@@ -205,11 +240,31 @@ impl<U: Unit> PoolAllocation<U> {
     }
 }
 
+impl<U: Unit> VmAllocation<U> {
+    fn numbers(&self, resource: Resource, units: u64) -> VmNumbers {
+        let ceiling = self.limit.map_or(MOST, U::amount).min(self.configured.amount());
+        VmNumbers {
+            weight: self.shares.weight(resource, units),
+            reservation: self.reservation.amount().min(ceiling),
+            ceiling,
+        }
+    }
+}
+
 impl<P> Pool<P> {
     pub(crate) fn numbers(&self, resource: Resource) -> PoolNumbers {
         match resource {
             Resource::Cpu => self.cpu.numbers(resource),
             Resource::Memory => self.memory.numbers(resource),
+        }
+    }
+}
+
+impl<P, V> PoolVm<P, V> {
+    pub(crate) fn numbers(&self, resource: Resource) -> VmNumbers {
+        match resource {
+            Resource::Cpu => self.cpu.numbers(resource, self.vcpus.into()),
+            Resource::Memory => self.memory.numbers(resource, self.memory.configured.bytes() / MIB),
         }
     }
 }
