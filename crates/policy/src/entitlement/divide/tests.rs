@@ -212,3 +212,16 @@ fn nothing_and_too_much_are_divided_as_well() {
     // The second's ideal is a hair below one.
     assert_eq!(divide(MOST, &[claim(MOST, 0, MOST), claim(1, 0, MOST)]), [MOST - 1, 1]);
 }
+
+/// Rounded by itself, the large one gets 30 of 48 and the small ones nothing; or 70, and they one
+/// each, of 112. What is off is all its own, before any of theirs.
+#[test]
+fn one_may_be_off_by_many_units() {
+    let mut claims = vec![claim(1, 0, 100); 60];
+    claims.push(claim(100, 0, 100));
+    for (capacity, large, small) in [(48, 48, 0), (112, 52, 1)] {
+        let given = divide(capacity, &claims);
+        assert_eq!((given[60], given[0]), (large, small));
+        assert_eq!(given, unit_by_unit(capacity, &claims));
+    }
+}
