@@ -7,7 +7,9 @@
 //! `control` builds the input from its inventory snapshot and carries the decision out.
 
 pub mod approval;
+pub mod entitlement;
 mod placement;
+pub mod pools;
 mod snapshots;
 
 pub use placement::{
