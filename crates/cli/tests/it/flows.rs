@@ -284,6 +284,22 @@ fn a_second_ctrl_c_leaves_the_task_to_the_server() {
 }
 
 #[test]
+fn ctrl_c_ends_the_waiting_for_a_guest() {
+    let fake = Fake::start().with_vm(world::vm("web01", 0x10));
+    let start = fake.spawn(&["vm", "start", "web01", "--wait=guest"]);
+    let pid = Pid::from_raw(i32::try_from(start.id()).unwrap()).unwrap();
+    fake.wait_asked("watch ");
+    kill_process(pid, Signal::INT).unwrap();
+    expect![[r#"
+        vm.start vm/web01: making disks
+        vm web01: waiting for the guest agent
+        error: interrupted while waiting for the guest agent of vm web01
+        hint: what was ordered goes on: see `hostler vm show web01`
+    "#]]
+    .assert_eq(&Run::from(start.wait_with_output().unwrap()).fails(130));
+}
+
+#[test]
 fn exec_passes_streams_and_the_exit_code_through() {
     let fake = Fake::start().with_vm(running("web01", 0x10));
     let run = fake.run(&["vm", "exec", "web01", "--", "sh", "-c", "exit 3", "--flag"]);
