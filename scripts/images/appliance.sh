@@ -1,7 +1,8 @@
 # shellcheck shell=bash disable=SC2154 # work and root come from build-image
 # The appliance: kernel and initramfs in which Hostler looks into a guest's
 # disks without trusting them (see appliance/init). The result is a directory
-# with `vmlinuz` and `initrd`. Sourced by build-image, which gives $work and $root.
+# with `vmlinuz`, `initrd`, and the names and versions of the Debian packages
+# that they are made of in `packages`. Sourced by build-image, which gives $work and $root.
 
 appliance_modules='virtio_pci virtio_blk virtio_console qemu_fw_cfg'
 # The kernel asks for them when something is mounted.
@@ -30,4 +31,7 @@ build_appliance() {
   (cd "$initramfs" && find . -print0 | LC_ALL=C sort -z | cpio -0 -o -H newc -R 0:0 --quiet) |
     zstd -q -19 -T0 >"$work/appliance/initrd"
   cp "$stage"/boot/vmlinuz-* "$work/appliance/vmlinuz"
+  for package in "$work"/debs/*.deb; do
+    dpkg-deb --show --showformat='${source:Package} ${source:Version}: ${Package} ${Version}\n' "$package"
+  done >"$work/appliance/packages"
 }

@@ -1,4 +1,5 @@
-//! What is installed elsewhere: a tarball and a .deb with binary, units, completions, man pages.
+//! What is installed elsewhere: a tarball and a .deb with binary, units, completions, man pages, and
+//! the appliance that seals disks where the agent looks for it.
 
 use std::fs;
 use std::path::Path;
@@ -7,6 +8,9 @@ use std::process::Command;
 use anyhow::{Context, Result};
 
 use crate::{cargo, root, run, target};
+
+/// Where server and agent look for the appliance unless they are told another place.
+const APPLIANCE: &str = "/usr/lib/hostler/appliance";
 
 pub(crate) fn dist() -> Result<()> {
     run(cargo().args(["build", "--release", "--package", "hostler"]))?;
@@ -38,6 +42,24 @@ pub(crate) fn dist() -> Result<()> {
     Ok(())
 }
 
+/// Puts the appliance in place. It is GPL software from Debian: the list of the packages that it is
+/// made of goes with it, by which their sources are found.
+fn stage_appliance(tree: &Path, binary: &Path) -> Result<()> {
+    let help = Command::new(binary).args(["agent", "--help"]).output()?;
+    let help = String::from_utf8_lossy(&help.stdout).into_owned();
+    anyhow::ensure!(
+        help.contains(&format!("[default: {APPLIANCE}]")),
+        "`hostler agent` does not look for the appliance in {APPLIANCE}"
+    );
+    let place = tree.join(APPLIANCE.trim_start_matches('/'));
+    run(Command::new(root().join("scripts/build-image")).args(["appliance", "-o"]).arg(&place))?;
+    for file in ["vmlinuz", "initrd", "packages"] {
+        let size = fs::metadata(place.join(file)).map_or(0, |metadata| metadata.len());
+        anyhow::ensure!(size > 0, "the appliance has no {file}");
+    }
+    Ok(())
+}
+
 /// Lays the files out as they are installed.
 fn stage(tree: &Path) -> Result<()> {
     let binary = target().join("release/hostler");
@@ -46,6 +68,7 @@ fn stage(tree: &Path) -> Result<()> {
         let from = root().join("packaging").join(unit);
         install(&from, &tree.join("usr/lib/systemd/system").join(unit))?;
     }
+    stage_appliance(tree, &binary)?;
     for file in ["README.md", "CHANGELOG.md", "LICENSE"] {
         install(&root().join(file), &tree.join("usr/share/doc/hostler").join(file))?;
     }

@@ -50,6 +50,74 @@ impl FromStr for Setting {
     }
 }
 
+/// One `KEY` or `KEY=VALUE` that a spec is to have no more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Unsetting {
+    TimeZone,
+    Locale,
+    Dns,
+    /// All of them, or this one.
+    Search(Option<String>),
+    Package(Option<String>),
+    Run(Option<String>),
+}
+
+impl FromStr for Unsetting {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (key, value) = match text.split_once('=') {
+            Some((key, value)) => (key, Some(value.to_owned())),
+            None => (text, None),
+        };
+        match (key, &value) {
+            ("time-zone", None) => Ok(Self::TimeZone),
+            ("locale", None) => Ok(Self::Locale),
+            ("dns", None) => Ok(Self::Dns),
+            ("search", _) => Ok(Self::Search(value)),
+            ("package", _) => Ok(Self::Package(value)),
+            ("run", _) => Ok(Self::Run(value)),
+            _ => Err(format!(
+                "`{}` is not time-zone, locale, dns, search[=DOMAIN], package[=NAME] or run[=COMMAND]",
+                text.chars().take(64).collect::<String>().escape_debug()
+            )),
+        }
+    }
+}
+
+/// Takes away what is not to be there any more.
+///
+/// # Errors
+/// It is not there: somebody has mistyped it.
+pub(crate) fn take_away(
+    unsettings: &[Unsetting],
+    guest: &mut Customization,
+) -> Result<(), CliError> {
+    for unsetting in unsettings {
+        let (key, gone) = match unsetting {
+            Unsetting::TimeZone => ("time-zone", guest.time_zone.take().is_some()),
+            Unsetting::Locale => ("locale", guest.locale.take().is_some()),
+            Unsetting::Dns => ("dns", !std::mem::take(&mut guest.dns.servers).is_empty()),
+            Unsetting::Search(one) => ("search", remove(&mut guest.dns.search, one.as_deref())),
+            Unsetting::Package(one) => ("package", remove(&mut guest.packages, one.as_deref())),
+            Unsetting::Run(one) => ("run", remove(&mut guest.run_once, one.as_deref())),
+        };
+        if !gone {
+            let message = format!("there is no such {key} to be taken away");
+            return Err(CliError::new(Exit::Usage, message)
+                .hint("see `hostler customization show` for what there is, word for word"));
+        }
+    }
+    Ok(())
+}
+
+/// Whether one was there, or any.
+fn remove(values: &mut Vec<String>, one: Option<&str>) -> bool {
+    let before = values.len();
+    values.retain(|value| one.is_some_and(|one| one != value));
+    values.len() < before
+}
+
 /// `dhcp`, `pool`, or an address such as `10.0.0.5`, `10.0.0.5/24` or `10.0.0.5/24,10.0.0.1`.
 pub(crate) fn addressing(text: &str) -> Result<NicAddressing, String> {
     match text {
@@ -103,6 +171,32 @@ pub(crate) fn password(path: &std::path::Path) -> Result<hostler_types::SecretTe
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_set_is_taken_away() {
+        let set =
+            ["run=a", "run=b=c", "package=x", "search=lab,example", "dns=10.0.0.1", "locale=C"];
+        let settings: Vec<Setting> = set.iter().map(|text| text.parse().unwrap()).collect();
+        let mut guest = Customization::default();
+        apply(&settings, &mut guest);
+        let unset = |guest: &mut Customization, texts: &[&str]| {
+            let unsettings: Vec<_> = texts.iter().map(|text| text.parse().unwrap()).collect();
+            take_away(&unsettings, guest)
+        };
+        unset(&mut guest, &["run=b=c", "search=lab", "dns"]).unwrap();
+        assert_eq!(guest.run_once, ["a"]);
+        assert_eq!(guest.dns.search, ["example"]);
+        assert!(guest.dns.servers.is_empty());
+        for missing in ["run=b=c", "dns", "time-zone", "package=y"] {
+            let error = unset(&mut guest, &[missing]).unwrap_err();
+            assert!(error.to_string().contains("no such"), "{missing}: {error}");
+        }
+        unset(&mut guest, &["run", "package", "search", "locale"]).unwrap();
+        assert_eq!(guest, Customization::default());
+        for bad in ["", "hostname", "dns=10.0.0.1", "colour"] {
+            assert!(bad.parse::<Unsetting>().is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn settings_are_understood() {

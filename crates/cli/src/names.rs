@@ -2,10 +2,13 @@
 
 use std::collections::HashMap;
 
+use hostler_api::template::{self, TemplatePath};
 use hostler_api::vm::{self, VmPath};
 use hostler_api::{datastore, host, image, network, user};
 use hostler_endpoint::NoParams;
-use hostler_types::{DiskSource, Id, Kind, LayerFile, LayerOwner, Name, Object, Ref, Vm};
+use hostler_types::{
+    DiskSource, Id, Kind, LayerFile, LayerOwner, Name, Object, Ref, TemplateRef, Vm, VmId,
+};
 
 use crate::error::{CliError, Exit};
 use crate::session::Session;
@@ -13,23 +16,35 @@ use crate::table::{Cell, Tone};
 
 /// Names by id. What has no name here is shown by its id.
 #[derive(Debug, Default)]
-pub(crate) struct Names(HashMap<uuid::Uuid, String>);
+pub(crate) struct Names {
+    names: HashMap<uuid::Uuid, String>,
+    /// Of VMs that are versions of templates, as `golden:3`.
+    versions: HashMap<VmId, String>,
+}
 
 impl Names {
     fn add<K: Kind>(mut self, objects: &[Object<K>]) -> Self {
         let names = objects.iter().map(|o| (o.id().uuid(), o.metadata.name.to_string()));
-        self.0.extend(names);
+        self.names.extend(names);
         self
     }
 
+    /// A VM as people call it: a template's version is `template golden:3`.
+    fn vm(&self, id: VmId) -> String {
+        match self.versions.get(&id) {
+            Some(version) => format!("template {version}"),
+            None => format!("vm {}", self.of(id)),
+        }
+    }
+
     pub(crate) fn of<K>(&self, id: Id<K>) -> String {
-        self.0.get(&id.uuid()).cloned().unwrap_or_else(|| id.to_string())
+        self.names.get(&id.uuid()).cloned().unwrap_or_else(|| id.to_string())
     }
 
     /// What a disk was made from.
     pub(crate) fn source(&self, source: &DiskSource) -> String {
         let owner = |file: &LayerFile| match file.owner() {
-            LayerOwner::Vm(vm) => format!("vm {}", self.of(vm)),
+            LayerOwner::Vm(vm) => self.vm(vm),
             LayerOwner::Image(image) => format!("image {}", self.of(image)),
         };
         match source {
@@ -40,7 +55,7 @@ impl Names {
         }
     }
 
-    /// With the VMs that a VM's disks were made from, or lie on, as far as they are still there.
+    /// With the VMs and templates that a VM's disks were made from, or lie on, as far as they are still there.
     pub(crate) async fn with_parents(
         mut self,
         session: &Session,
@@ -65,7 +80,11 @@ impl Names {
         for parent in parents {
             let path = VmPath { vm: Ref::by_id(parent) };
             match session.call::<vm::Show>(&path, &NoParams {}, ()).await {
-                Ok(found) => self = self.add(&[found]),
+                Ok(found) => {
+                    let version = version(session, &found).await?;
+                    self.versions.extend(version.map(|version| (parent, version)));
+                    self = self.add(&[found]);
+                }
                 Err(error) if error.exit() == Exit::NotFound => {}
                 Err(error) => return Err(error),
             }
@@ -80,7 +99,7 @@ impl Names {
         let mut others: Vec<_> = others.filter(|owner| *owner != LayerOwner::Vm(vm.id())).collect();
         others.dedup();
         let called = others.into_iter().map(|owner| match owner {
-            LayerOwner::Vm(vm) => format!("vm {}", self.of(vm)),
+            LayerOwner::Vm(vm) => self.vm(vm),
             LayerOwner::Image(image) => format!("image {}", self.of(image)),
         });
         let called: Vec<_> = called.collect();
@@ -88,7 +107,7 @@ impl Names {
     }
 
     pub(crate) fn cell<K>(&self, id: Id<K>) -> Cell {
-        match self.0.get(&id.uuid()) {
+        match self.names.get(&id.uuid()) {
             Some(name) => Cell::new(name),
             None => Cell::new(id.to_string()).tone(Tone::Dim),
         }
@@ -139,8 +158,17 @@ impl Names {
             session.call::<network::List>(&NoParams {}, &networks, ()),
         )?;
         let mut names = Self::default().add(&images.items).add(&networks.items);
-        names.0.extend(hosts.0);
-        names.0.extend(datastores.0);
+        names.names.extend(hosts.names);
+        names.names.extend(datastores.names);
         Ok(names)
     }
+}
+
+/// Which version of a template a VM is, if it is one.
+async fn version(session: &Session, vm: &Vm) -> Result<Option<String>, CliError> {
+    let Some(version) = &vm.spec.template else { return Ok(None) };
+    let template = TemplateRef { template: Ref::by_id(version.template), version: None };
+    let path = TemplatePath { template };
+    let template = session.call::<template::Show>(&path, &NoParams {}, ()).await?;
+    Ok(Some(format!("{}:{}", template.metadata.name, version.version)))
 }

@@ -126,6 +126,46 @@ impl Output {
     }
 }
 
+/// What was done to several objects, one after the other: a line each for people, one document with
+/// all of it for programs.
+pub(crate) struct Several<'a, T> {
+    output: &'a Output,
+    /// One was named: its document stands alone, whatever is done.
+    alone: bool,
+    done: Vec<T>,
+}
+
+impl<'a, T: Serialize> Several<'a, T> {
+    pub(crate) fn new(output: &'a Output, alone: bool) -> Self {
+        Self { output, alone, done: Vec::new() }
+    }
+
+    /// One more is done. `told` is how people are told.
+    pub(crate) fn add(
+        &mut self,
+        object: T,
+        told: impl FnOnce(&T) -> Result<(), CliError>,
+    ) -> Result<(), CliError> {
+        if self.output.is_data() {
+            self.done.push(object);
+            return Ok(());
+        }
+        told(&object)
+    }
+
+    /// With what came of the work as a whole: what was done before something failed is told too.
+    pub(crate) fn finish(self, outcome: Result<(), CliError>) -> Result<(), CliError> {
+        if !self.output.is_data() || (outcome.is_err() && self.done.is_empty()) {
+            return outcome;
+        }
+        match self.done.as_slice() {
+            [one] if self.alone => self.output.data(one)?,
+            done => self.output.data(&done)?,
+        }
+        outcome
+    }
+}
+
 /// Writes to stdout. A reader that has gone ends the command silently.
 pub(crate) fn print(text: &str) -> Result<(), CliError> {
     print_bytes(text.as_bytes())

@@ -1,7 +1,8 @@
 //! Waiting for the end of a task, or for a guest, by following the server's streams.
 //!
 //! The first Ctrl-C asks the server to cancel the task and waits until it has been undone; the
-//! second leaves the task to the server. A lost connection is taken up again: tasks outlive it.
+//! second leaves the task to the server. Waiting for a guest ends with the first: what was ordered
+//! is done by then. A lost connection is taken up again: tasks outlive it.
 
 use std::time::Duration;
 
@@ -84,7 +85,7 @@ impl StartWaitOptions {
             WaitFor::Task => session.call::<VmShow>(path, &NoParams {}, ()).await,
             WaitFor::Guest => guest(session, path, "waiting for the guest agent", judge).await,
             WaitFor::Customized => {
-                let activity = "waiting for the guest to be customized";
+                let activity = "waiting for the customization";
                 guest(session, path, activity, judge_customized).await
             }
         }
@@ -133,12 +134,18 @@ const CUSTOMIZED: Duration = Duration::from_secs(20 * 60);
 /// # Errors
 /// It failed, was cancelled or is stuck.
 pub(crate) async fn task(session: &Session, task: Task) -> Result<Task, CliError> {
+    Ok(task_or_less(session, task).await?.0)
+}
+
+/// As [`task`], for one that is done with less than was asked for when it is cancelled: also
+/// whether it was.
+pub(crate) async fn task_or_less(session: &Session, task: Task) -> Result<(Task, bool), CliError> {
     let title = format!("{} {}", task.spec.action, task.spec.target);
     let mut progress = Progress::new(&session.output, session.draws, &title);
     let mut follower = Follower { session, path: TaskPath { task: task.id() }, stream: None };
     let mut interrupts = interrupts()?;
     let mut task = task;
-    let mut asked = false;
+    let (mut asked, mut accepted) = (false, false);
     while !task.status.state.is_terminal() && task.status.state != TaskState::Stuck {
         show(&task, &mut progress);
         tokio::select! {
@@ -149,24 +156,28 @@ pub(crate) async fn task(session: &Session, task: Task) -> Result<Task, CliError
                     return Err(left_behind(&task));
                 }
                 asked = true;
-                cancel(session, &follower.path, &progress).await?;
+                accepted = cancel(session, &follower.path, &progress).await?;
             }
         }
     }
     drop(progress);
-    ended(task)
+    Ok((ended(task)?, accepted))
 }
 
-/// Asks for the undoing of a task. One that has ended, or is past the point of no return, goes its way.
-async fn cancel(session: &Session, path: &TaskPath, progress: &Progress) -> Result<(), CliError> {
+/// Asks for the undoing of a task. One that has ended, or is past the point of no return, goes its
+/// way: `false`.
+async fn cancel(session: &Session, path: &TaskPath, progress: &Progress) -> Result<bool, CliError> {
     match session.call::<Cancel>(path, &NoParams {}, ()).await {
-        Ok(_) => progress.say("cancelling; Ctrl-C again leaves it to the server"),
+        Ok(_) => {
+            progress.say("cancelling; Ctrl-C again leaves it to the server");
+            Ok(true)
+        }
         Err(error) if error.exit() == Exit::Conflict => {
             progress.say(&format!("{error}; Ctrl-C again leaves it to the server"));
+            Ok(false)
         }
-        Err(error) => return Err(error),
+        Err(error) => Err(error),
     }
-    Ok(())
 }
 
 /// What a VM's state says of what is waited for: it is there, it never will be, or it is not yet.
@@ -175,7 +186,7 @@ type Judge = fn(Vm) -> Result<Option<Vm>, CliError>;
 /// Waits until a VM's guest has come as far as `judge` wants it.
 ///
 /// # Errors
-/// The VM has stopped or failed meanwhile.
+/// The VM has stopped or failed meanwhile, or somebody pressed Ctrl-C.
 async fn guest(
     session: &Session,
     path: &VmPath,
@@ -186,7 +197,17 @@ async fn guest(
     let title = format!("vm {name}");
     let mut progress = Progress::new(&session.output, session.draws, &title);
     progress.activity(activity, None);
-    persist(async || follow_guest(session, path, judge).await).await?
+    // Waiting for a task may have taken Ctrl-C from the system: nobody else answers to it any more.
+    let mut interrupts = interrupts()?;
+    tokio::select! {
+        verdict = persist(async || follow_guest(session, path, judge).await) => verdict?,
+        _ = interrupts.recv() => {
+            let message = format!("interrupted while {activity} of vm {name}");
+            Err(CliError::new(Exit::Interrupted, message).hint(format!(
+                "what was ordered goes on: see `hostler vm show {name}`"
+            )))
+        }
+    }
 }
 
 /// Follows a stream to what is waited for: again when it breaks (`None`), until the server has been

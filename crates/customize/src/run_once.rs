@@ -13,7 +13,8 @@ const FUNCTION: &str = r#"hostler_run() {
   sh -c "$2" >/run/hostler-command.log 2>&1 </dev/null && code=0 || code=$?
   cat /run/hostler-command.log
   [ "$code" -ne 0 ] || return 0
-  echo "$1 failed with exit code $code: $(tail -n 1 /run/hostler-command.log | head -c 400)" >/var/lib/hostler/customization-failed
+  last=$(tail -n 1 /run/hostler-command.log | head -c 400)
+  echo "$1 failed with exit code $code${last:+: $last}" >/var/lib/hostler/customization-failed
   exit "$code"
 }"#;
 

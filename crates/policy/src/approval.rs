@@ -10,7 +10,7 @@
 
 use hostler_types::{
     Approval, ApprovalConditions, ApprovalDecision, ApprovalNeed, ApprovalRuleSpec, ByteSize,
-    Labels, Name, Requester, Role, RuleVerdict,
+    Labels, Name, Requester, Role, RuleVerdict, counted,
 };
 
 /// All that rules look at.
@@ -228,7 +228,7 @@ fn told(when: &ApprovalConditions, facts: &RequestFacts) -> String {
         parts.push(format!("asked for by {}", facts.requester.name));
     }
     if when.min_cpus.is_some() || when.max_cpus.is_some() {
-        parts.push(format!("{} CPUs", facts.cpus));
+        parts.push(counted(facts.cpus, "CPU"));
     }
     if when.min_memory.is_some() || when.max_memory.is_some() {
         parts.push(format!("{} memory", facts.memory));

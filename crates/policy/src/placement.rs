@@ -8,7 +8,7 @@
 use std::cmp::Reverse;
 use std::fmt;
 
-use hostler_types::{ByteSize, DatastoreId, DatastoreLimits, HostId, ImageId};
+use hostler_types::{ByteSize, DatastoreId, DatastoreLimits, HostId, ImageId, counted};
 use serde::{Deserialize, Serialize};
 
 /// What a datastore must still have free: definitions, logs and the guests' first writes.
@@ -143,7 +143,7 @@ fn datastore_on<'a>(
         return Err("does not answer".to_owned());
     }
     if wish.cpus > host.cpus {
-        return Err(format!("has {} CPUs, {} are asked for", host.cpus, wish.cpus));
+        return Err(format!("has {}, {} are asked for", counted(host.cpus, "CPU"), wish.cpus));
     }
     if wish.memory > host.memory {
         return Err(format!("has {} of memory, {} are asked for", host.memory, wish.memory));
@@ -186,7 +186,7 @@ pub fn refuses(datastore: &DatastoreCandidate, disks: &[ByteSize]) -> Option<Str
         return Some("is in maintenance: it takes no new disks".to_owned());
     }
     if let Some(disk) = disks.iter().find(|disk| *disk > capacity) {
-        return Some(format!("holds {capacity}, a disk of {disk} is asked for"));
+        return Some(format!("holds {capacity}, {disk} more are asked for"));
     }
     // A datastore smaller than twice the headroom may be filled to the half.
     if *free < HEADROOM.min(ByteSize(capacity.0 / 2)) {

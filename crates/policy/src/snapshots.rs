@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use hostler_types::{AtLimit, Snapshot, SnapshotId, SnapshotRules, SnapshotTree};
+use hostler_types::{AtLimit, Snapshot, SnapshotId, SnapshotRules, SnapshotTree, counted};
 use jiff::{SignedDuration, Timestamp};
 
 /// What is to be done about a VM's snapshots.
@@ -50,7 +50,7 @@ pub fn further_snapshot(
     }
     let depth = tree.depth();
     if let Some(most) = rules.max_depth.filter(|most| depth >= *most as usize) {
-        return Err(format!("{depth} snapshots lie beneath its disks, and {most} may"));
+        return Err(format!("{}, and {most} may", beneath(depth)));
     }
     match judge_snapshots(tree, rules, now).warnings.into_iter().next() {
         Some(first) => Err(first),
@@ -92,10 +92,13 @@ fn too_deep(
     excess.extend(deeper.map(|snapshot| snapshot.id));
     let depth = tree.depth();
     if depth > most {
-        verdict
-            .warnings
-            .push(format!("{depth} snapshots lie beneath its disks, and at most {most} should"));
+        verdict.warnings.push(format!("{}, and at most {most} should", beneath(depth)));
     }
+}
+
+fn beneath(depth: usize) -> String {
+    let lie = if depth == 1 { "lies" } else { "lie" };
+    format!("{} {lie} beneath its disks", counted(depth, "snapshot"))
 }
 
 fn too_large(

@@ -6,6 +6,7 @@
 
 mod address;
 mod approval_rule;
+mod count;
 mod customization;
 mod customization_validate;
 mod datastore;
@@ -47,6 +48,7 @@ pub use approval_rule::{
     ApprovalConditions, ApprovalDecision, ApprovalNeed, ApprovalRule, ApprovalRuleKind,
     ApprovalRuleSpec, ApprovalRuleStatus, RuleVerdict,
 };
+pub use count::counted;
 pub use customization::{
     ComputerName, Customization, CustomizationOrigin, CustomizationRules, CustomizationSpec,
     CustomizationSpecKind, CustomizationSpecStatus, CustomizationState, CustomizationStatus, Dns,

@@ -210,7 +210,10 @@ impl Files {
                     Fate::Removed => plan
                         .removed
                         .push(PlannedFile { file: file.clone(), bytes: self.size(file) }),
-                    Fate::Kept(why) => plan.kept.push(KeptFile { file: file.clone(), why }),
+                    Fate::Kept(why) => {
+                        let file = self.merged_into(file).unwrap_or(file).clone();
+                        plan.kept.push(KeptFile { file, why });
+                    }
                     Fate::TakesIn => {
                         // A file that takes in is needed, so it is found in a chain that stays, in
                         // which what it takes in lies above it.
@@ -257,7 +260,13 @@ impl Files {
         }
     }
 
-    /// Whether the one file on it is merged into it.
+    /// The file that takes in this one, if one does: the lowest of those beneath that are nothing
+    /// but layers of it. What lies on this file lies on that one afterwards.
+    fn merged_into<'a>(&'a self, file: &'a LayerFile) -> Option<&'a LayerFile> {
+        let beneath = |file: &&'a LayerFile| self.beneath(file).filter(|b| self.takes_in(b));
+        std::iter::successors(Some(file), beneath).skip(1).last()
+    }
+
     fn takes_in(&self, file: &LayerFile) -> bool {
         file.owner() == LayerOwner::Vm(self.vm)
             && self.needed.contains(file)

@@ -15,6 +15,7 @@ use std::fmt::{self, Display};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::count::counted;
 use crate::name::Name;
 use crate::size::ByteSize;
 use crate::vm::{BootDevice, CdromSpec, DiskBus, DiskSpec, LinkState, NicSpec, VmSpec};
@@ -109,7 +110,8 @@ impl Plan<'_> {
         if values.0 != values.1 {
             let most = self.room.map_or(u32::MAX, |room| room.max_cpus);
             if asked.cpus.count() > most {
-                let reason = format!("it has room for {most} CPUs until it is powered off");
+                let reason =
+                    format!("it has room for {} until it is powered off", counted(most, "CPU"));
                 self.power_off("cpus", values, reason);
             } else {
                 let grows = asked.cpus > running.cpus;

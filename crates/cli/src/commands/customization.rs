@@ -11,11 +11,11 @@ use hostler_api::customization_spec::{
 use hostler_endpoint::{CallOptions, NoParams};
 use hostler_types::{
     ComputerName, Customization, CustomizationRules, CustomizationSpec, GuestUser, Labels, Name,
-    NicAddressing, Ref,
+    NicAddressing, Ref, counted,
 };
 use serde_json::{Map, Value};
 
-use crate::customize::{self, Setting};
+use crate::customize::{self, Setting, Unsetting};
 use crate::error::{CliError, Exit};
 use crate::input::{self, Label};
 use crate::output::{self, Listing};
@@ -147,6 +147,7 @@ struct Create {
 #[command(after_help = "\
 Examples:
   hostler customization set web --set time-zone=UTC
+  hostler customization set web --unset run='systemctl enable nginx' --unset package
   hostler customization show web -o yaml >web.yaml; $EDITOR web.yaml
   hostler customization set web -f web.yaml
 
@@ -154,6 +155,11 @@ A secret that reads [redacted] in the file stays what it was.")]
 struct Set {
     #[command(flatten)]
     which: Which,
+
+    /// Take away time-zone, locale or dns; search, package or run: all of them, or with =VALUE that
+    /// one; repeat it for several. What --set gives is given after that
+    #[arg(long = "unset", value_name = "KEY[=VALUE]")]
+    unsettings: Vec<Unsetting>,
 
     #[command(flatten)]
     rules: Rules,
@@ -232,6 +238,7 @@ impl Set {
             Some(_) => self.rules.document()?,
             None => (before.spec.clone(), Labels::new()),
         };
+        customize::take_away(&self.unsettings, &mut spec.guest)?;
         self.rules.lay_over(&mut spec)?;
         labels.extend(self.rules.labels.iter().map(Label::pair));
         let labels = (!labels.is_empty()).then(|| {
@@ -399,7 +406,11 @@ fn print(session: &Session, spec: &CustomizationSpec) -> Result<(), CliError> {
         let users = guest.users.iter().map(|user| {
             let password = if user.password.is_some() { ", with a password" } else { "" };
             let root = if user.sudo { ", may become root" } else { "" };
-            Cell::new(format!("{}: {} SSH keys{root}{password}", user.name, user.ssh_keys.len()))
+            Cell::new(format!(
+                "{}: {}{root}{password}",
+                user.name,
+                counted(user.ssh_keys.len(), "SSH key")
+            ))
         });
         let join = guest.domain_join.iter().map(|join| Cell::new(&join.domain));
         let mut fields = vec![

@@ -12,6 +12,7 @@ use hostler_api::host::{self, HostPath};
 use hostler_endpoint::{CallOptions, NoParams};
 use hostler_types::{
     Datastore, DatastoreLimits, DatastoreState, DatastoreUsage, HostId, Name, Ref, StorageKind,
+    counted,
 };
 
 use crate::error::{CliError, Exit};
@@ -413,7 +414,7 @@ fn warnings(datastore: &Datastore) -> Vec<Cell> {
 }
 
 fn holds(usage: &DatastoreUsage) -> Cell {
-    Cell::new(format!("{} VMs, {} images", usage.vms, usage.images))
+    Cell::new(format!("{}, {}", counted(usage.vms, "VM"), counted(usage.images, "image")))
 }
 
 fn limits(limits: DatastoreLimits) -> String {

@@ -6,12 +6,12 @@ use clap::{Args, Subcommand};
 use hostler_api::recycle_bin::{self, Purge};
 use hostler_api::vm::VmPath;
 use hostler_endpoint::{NoParams, PageQuery};
-use hostler_types::{Ref, Vm};
+use hostler_types::{Ref, Task, Vm};
 use jiff::Timestamp;
 
 use crate::error::CliError;
 use crate::names::Names;
-use crate::output::Listing;
+use crate::output::{Listing, Several};
 use crate::session::{Session, once};
 use crate::table::Cell;
 use crate::terminal::confirm;
@@ -110,6 +110,7 @@ async fn list(session: &Session) -> Result<(), CliError> {
 
 impl Empty {
     async fn run(self, session: &Session) -> Result<(), CliError> {
+        let alone = self.vms.len() == 1;
         let mut wanted = self.vms;
         if wanted.is_empty() {
             let vms = all(session).await?;
@@ -120,20 +121,27 @@ impl Empty {
         }
         if wanted.is_empty() {
             session.output.remark("the recycle bin is empty");
-            return Ok(());
+            return Several::<Task>::new(&session.output, alone).finish(Ok(()));
         }
         confirm(self.yes, "Delete this and all data on the disks?")?;
-        for vm in wanted {
-            let path = VmPath { vm };
-            let task = session.call_with::<Purge>(&path, &NoParams {}, (), once()).await?;
-            if !self.wait.waits() {
-                crate::commands::task::print_ordered(session, &task)?;
-                continue;
+        let mut done = Several::new(&session.output, alone);
+        let purged = async {
+            for vm in wanted {
+                let path = VmPath { vm };
+                let task = session.call_with::<Purge>(&path, &NoParams {}, (), once()).await?;
+                if !self.wait.waits() {
+                    done.add(task, |task| crate::commands::task::print_ordered(session, task))?;
+                    continue;
+                }
+                let task = wait::task(session, task).await?;
+                done.add(task, |task| {
+                    let name = task.spec.target.strip_prefix("vm/").unwrap_or(&task.spec.target);
+                    session.output.done("deleted for good", "vm", name, task)
+                })?;
             }
-            let task = wait::task(session, task).await?;
-            let name = task.spec.target.strip_prefix("vm/").unwrap_or(&task.spec.target);
-            session.output.done("deleted for good", "vm", name, &task)?;
-        }
-        Ok(())
+            Ok(())
+        };
+        let purged = purged.await;
+        done.finish(purged)
     }
 }

@@ -7,6 +7,7 @@ use hostler_api::template::{self, TemplateListQuery, TemplatePath, ToVmRequest};
 use hostler_endpoint::NoParams;
 use hostler_types::{
     Name, Ref, Seal, Task, Template, TemplateCreate, TemplateRef, TemplateUpdate, TemplateVersion,
+    counted,
 };
 use jiff::Timestamp;
 
@@ -95,7 +96,7 @@ struct Create {
     #[arg(long = "move")]
     moves: bool,
 
-    /// What this version is, in words
+    /// What this version is, in words; what the template is for: `hostler template set`
     #[arg(long, value_name = "TEXT", default_value = "")]
     description: String,
 
@@ -276,11 +277,19 @@ impl List {
                         Cell::maybe(latest.map(|v| format!("{} ago", time::age(v.at, now)))),
                         Cell::maybe(latest.map(sealed)),
                         Cell::number(users),
-                        Cell::new(&template.spec.description),
+                        Cell::new(described(template)),
                     ]
                 },
             },
         )
+    }
+}
+
+/// What it is for; where nobody has said that, what its latest version is.
+fn described(template: &Template) -> &str {
+    match (template.spec.description.as_str(), template.status.versions.last()) {
+        ("", Some(latest)) => &latest.description,
+        (description, _) => description,
     }
 }
 
@@ -370,8 +379,8 @@ fn version_fields(version: &TemplateVersion) -> Vec<(&'static str, Vec<Cell>)> {
         (
             "Hardware",
             one(format!(
-                "{} CPUs, {}, {}",
-                version.cpus,
+                "{}, {}, {}",
+                counted(version.cpus, "CPU"),
                 version.memory,
                 version.firmware.as_str()
             )),
@@ -462,8 +471,8 @@ impl Delete {
         let question = match self.which.template.version {
             Some(_) => format!("Delete {name} and all data on its disks?"),
             None => format!(
-                "Delete the template {name} with {} versions and all data on their disks?",
-                shown.status.versions.len()
+                "Delete the template {name} with {} and all data on their disks?",
+                counted(shown.status.versions.len(), "version")
             ),
         };
         confirm(self.yes, &question)?;

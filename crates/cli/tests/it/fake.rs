@@ -1,5 +1,8 @@
 //! A server with canned answers that remembers what it was asked for.
 
+mod files;
+mod templates;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
@@ -35,6 +38,8 @@ pub(crate) struct State {
     pub(crate) vms: Mutex<BTreeMap<String, Vm>>,
     pub(crate) images: Mutex<BTreeMap<String, Image>>,
     pub(crate) uploaded: Mutex<Vec<u8>>,
+    /// What an export gives.
+    pub(crate) archive: Mutex<Vec<u8>>,
     /// An upload breaks off after this many bytes, once.
     pub(crate) break_upload_at: Mutex<Option<usize>>,
     /// `operation: body`, in order.
@@ -53,6 +58,8 @@ pub(crate) enum TaskEnd {
     Never,
     /// Runs, and cannot be cancelled.
     Stubborn,
+    /// Runs until it is cancelled, and is done then with less than was asked for.
+    Settles,
 }
 
 impl Fake {
@@ -126,6 +133,7 @@ impl State {
             vms: Mutex::default(),
             images: Mutex::new([("tiny".to_owned(), world::image())].into()),
             uploaded: Mutex::default(),
+            archive: Mutex::default(),
             break_upload_at: Mutex::default(),
             asked: Mutex::default(),
             end: Mutex::new(TaskEnd::Done),
@@ -224,7 +232,7 @@ pub(crate) fn router(state: Shared) -> Router {
             token.metadata.name = call.body.name;
             Ok(token::TokenCreated { token, secret: SecretText::new("hostler_secret") })
         });
-    snapshots(images(tasks(vms(routes)))).build()
+    templates::serve(files::serve(snapshots(images(tasks(vms(routes)))))).build()
 }
 
 fn vms(routes: Routes<Shared>) -> Routes<Shared> {
@@ -260,7 +268,7 @@ fn vms(routes: Routes<Shared>) -> Routes<Shared> {
                 labels: vm.metadata.labels.clone(),
                 kept_until: Some(jiff::Timestamp::UNIX_EPOCH),
                 used_by: Vec::new(),
-                refused: None,
+                refused: vm.spec.protected.then(|| format!("vm `{}` is protected", vm.name())),
             })
         })
         .serve(|state: Shared, call: Call<vm::Delete>| async move {
@@ -269,6 +277,7 @@ fn vms(routes: Routes<Shared>) -> Routes<Shared> {
                 let detail = format!("vm {} is running", vm.metadata.name);
                 return Err(Problem::new(409, "wrong_state", detail).hint("stop it first"));
             }
+            state.note::<vm::Delete>(&vm.metadata.name);
             state.vms.lock().unwrap().remove(vm.metadata.name.as_str());
             Ok(state.order("vm.delete", &format!("vm/{}", vm.metadata.name)))
         })
@@ -355,6 +364,10 @@ async fn create(state: Shared, call: Call<vm::Create>) -> Result<vm::VmCreated, 
         }
     }
     let name = call.body.name.to_string();
+    // As a naming rule does at once, and as a host that is full by then does late.
+    if name == "refused" || (name == "late" && !call.query.dry_run) {
+        return Err(Problem::new(409, "refused", format!("`{name}` is refused")));
+    }
     if state.vms.lock().unwrap().contains_key(&name) {
         return Err(Problem::new(409, "name_taken", format!("there is a vm `{name}` already")));
     }
@@ -452,8 +465,10 @@ fn tasks(routes: Routes<Shared>) -> Routes<Shared> {
                     "it is past the point of no return",
                 ));
             }
+            let settles = matches!(*state.end.lock().unwrap(), TaskEnd::Settles);
+            let end = if settles { TaskState::Done } else { TaskState::Cancelled };
             let tasks = state.tasks.lock().unwrap();
-            tasks[&id].send_modify(|task| task.status.state = TaskState::Cancelled);
+            tasks[&id].send_modify(|task| task.status.state = end);
             Ok(tasks[&id].borrow().clone())
         })
 }
@@ -470,7 +485,7 @@ fn progress(
         let (state, id) = (Arc::clone(&state), id.clone());
         async move {
             let (mut receiver, end) = rest?;
-            if matches!(end, TaskEnd::Never | TaskEnd::Stubborn) {
+            if matches!(end, TaskEnd::Never | TaskEnd::Stubborn | TaskEnd::Settles) {
                 receiver.changed().await.ok()?;
                 return Some((receiver.borrow().clone(), None));
             }
@@ -482,7 +497,7 @@ fn progress(
                     task.status.error = Some(error.to_owned());
                     task.status.error_code = Some(code.to_owned());
                 }
-                TaskEnd::Done | TaskEnd::Never | TaskEnd::Stubborn => {
+                TaskEnd::Done | TaskEnd::Never | TaskEnd::Stubborn | TaskEnd::Settles => {
                     task.status.state = TaskState::Done;
                 }
             });
@@ -533,10 +548,25 @@ fn images(routes: Routes<Shared>) -> Routes<Shared> {
             Ok(image::UploadStatus { received: ByteSize(u64::try_from(length).unwrap()) })
         })
         .serve(upload)
+        .serve(delete_image)
         .serve(|state: Shared, call: Call<image::Import>| async move {
             state.note::<image::Import>(&());
+            let name = call.path.image.to_string();
+            if let Some(image) = state.images.lock().unwrap().get_mut(&name) {
+                image.status.state = ImageState::Ready;
+                image.status.sha256.clone_from(&image.spec.sha256);
+            }
             Ok(state.order("image.import", &format!("image/{}", call.path.image)))
         })
+}
+
+async fn delete_image(state: Shared, call: Call<image::Delete>) -> Result<Task, Problem> {
+    let name = call.path.image.to_string();
+    state.note::<image::Delete>(&name);
+    state.uploaded.lock().unwrap().clear();
+    let removed = state.images.lock().unwrap().remove(&name);
+    removed.ok_or_else(|| missing("image", &call.path.image))?;
+    Ok(state.order("image.delete", &format!("image/{name}")))
 }
 
 async fn upload(

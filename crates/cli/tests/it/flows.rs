@@ -284,6 +284,114 @@ fn a_second_ctrl_c_leaves_the_task_to_the_server() {
 }
 
 #[test]
+fn ctrl_c_ends_the_waiting_for_a_guest() {
+    let fake = Fake::start().with_vm(world::vm("web01", 0x10));
+    let start = fake.spawn(&["vm", "start", "web01", "--wait=guest"]);
+    let pid = Pid::from_raw(i32::try_from(start.id()).unwrap()).unwrap();
+    fake.wait_asked("watch ");
+    kill_process(pid, Signal::INT).unwrap();
+    expect![[r#"
+        vm.start vm/web01: making disks
+        vm web01: waiting for the guest agent
+        error: interrupted while waiting for the guest agent of vm web01
+        hint: what was ordered goes on: see `hostler vm show web01`
+    "#]]
+    .assert_eq(&Run::from(start.wait_with_output().unwrap()).fails(130));
+}
+
+#[test]
+fn of_several_vms_none_goes_if_one_cannot() {
+    let mut kept = world::vm("b", 0x11);
+    kept.spec.protected = true;
+    let fake =
+        Fake::start().with_vm(world::vm("a", 0x10)).with_vm(kept).with_vm(running("c", 0x12));
+    expect![[r#"
+        vm a (stopped) goes to the recycle bin:
+        vm b (stopped) goes to the recycle bin:
+          will be refused: vm `b` is protected
+        vm c (running) goes to the recycle bin:
+        error: nothing was deleted, for not all of it can be
+          - vm `b` is protected
+          - vm c is running: add --stop or --force
+        hint: leave these out, or remove what holds them
+    "#]]
+    .assert_eq(&fake.run(&["vm", "delete", "a", "b", "c", "--yes"]).fails(4));
+    assert_eq!(fake.asked(), [] as [String; 0]);
+}
+
+#[test]
+fn what_is_done_to_several_is_one_document() {
+    let fake = Fake::start().with_vm(world::vm("a", 0x10)).with_vm(world::vm("b", 0x11));
+    let fake = fake.with_vm(world::vm("c", 0x12));
+    let targets = |run: Run| {
+        let tasks: serde_json::Value = serde_json::from_str(&run.ok()).unwrap();
+        match tasks {
+            serde_json::Value::Array(tasks) => tasks
+                .iter()
+                .map(|task| task["spec"]["target"].as_str().unwrap().to_owned())
+                .collect(),
+            one => vec![format!("only {}", one["spec"]["target"].as_str().unwrap())],
+        }
+    };
+    let deleted = fake.run(&["vm", "delete", "a", "b", "--yes", "-o", "json"]);
+    assert_eq!(targets(deleted), ["vm/a", "vm/b"]);
+    assert_eq!(targets(fake.run(&["vm", "delete", "c", "-y", "-o", "json"])), ["only vm/c"]);
+    let adopted = fake.run(&["datastore", "check", "local", "--adopt", "all", "-o", "json"]);
+    assert_eq!(targets(adopted), ["image/found", "image/found"]);
+    let removed = ["datastore", "check", "local", "--remove", "all", "--yes", "-o", "json"];
+    let removed = fake.run(&removed);
+    expect![[r#"
+        images/1.qcow2 is left out: vms/a/disk0.qcow2 lies on it
+        images/2.qcow2 is left out: vms/a/disk0.qcow2 lies on it
+        vms/b is left out: its definition says that an inventory has it; `vms/b` instead of `all` does it
+        there is nothing to remove
+    "#]]
+    .assert_eq(&removed.stderr);
+    assert_eq!(removed.ok(), "null\n");
+}
+
+#[test]
+fn a_nic_is_given_an_address() {
+    let fake = Fake::start().with_vm(world::vm("web01", 0x10));
+    let asked = |line: &str| {
+        fake.run(&line.split(' ').collect::<Vec<_>>()).ok();
+        let asked = fake.asked().into_iter().rfind(|asked| asked.starts_with("vm_update"));
+        let body: serde_json::Value =
+            serde_json::from_str(asked.unwrap().strip_prefix("vm_update ").unwrap()).unwrap();
+        body["nics"].clone()
+    };
+    let nics = asked("vm nic add web01 --network default --address pool");
+    assert_eq!(
+        (&nics[0]["address"], &nics[1]["address"]),
+        (&serde_json::Value::Null, &"pool".into())
+    );
+    let nics = asked("vm nic set web01 nic0 --address 10.77.0.9/24");
+    let fixed = serde_json::json!({"static": {"address": "10.77.0.9", "prefix": 24}});
+    assert_eq!((nics.as_array().unwrap().len(), &nics[0]["address"]), (1, &fixed));
+}
+
+#[test]
+fn a_templates_version_is_called_as_people_call_it() {
+    let mut golden = world::vm("golden-v1", 0x10);
+    golden.spec.template = Some(hostler_types::VersionOf {
+        template: "01890a5d-ac96-774b-bcce-b302099a8099".parse().unwrap(),
+        version: 3,
+        description: "with the July updates".to_owned(),
+        name: "web00".parse().unwrap(),
+        at: world::at(0),
+        by: "root".to_owned(),
+    });
+    let mut vm = world::vm("web01", 0x11);
+    let disk = hostler_types::LayerFile::disk(golden.id(), &"disk0".parse().unwrap(), 0);
+    vm.spec.disks[0].source = hostler_types::DiskSource::Linked(disk);
+    let fake = Fake::start().with_vm(golden).with_vm(vm);
+    let shown = fake.run(&["vm", "show", "web01"]).ok();
+    assert!(shown.contains("disk0: 2GiB, linked to template golden:3"), "{shown}");
+    let list = fake.run(&["template", "list"]).ok();
+    assert!(list.contains("with the July updates"), "{list}");
+}
+
+#[test]
 fn exec_passes_streams_and_the_exit_code_through() {
     let fake = Fake::start().with_vm(running("web01", 0x10));
     let run = fake.run(&["vm", "exec", "web01", "--", "sh", "-c", "exit 3", "--flag"]);

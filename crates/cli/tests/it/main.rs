@@ -5,6 +5,8 @@
 #[cfg(test)]
 mod apply;
 #[cfg(test)]
+mod archives;
+#[cfg(test)]
 mod console;
 #[cfg(test)]
 mod fake;

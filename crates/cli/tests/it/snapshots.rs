@@ -6,9 +6,11 @@ use hostler_types::{
     SnapshotTree, Vm,
 };
 use jiff::{SignedDuration, Timestamp};
+use rustix::process::{Pid, Signal, kill_process};
 use uuid::Uuid;
 
-use crate::fake::Fake;
+use crate::fake::{Fake, TaskEnd};
+use crate::process::Run;
 use crate::world;
 
 fn id(number: u128) -> SnapshotId {
@@ -147,6 +149,18 @@ fn a_deletion_is_planned_and_confirmed() {
     expect![[r#"
         snapshot_delete_several {"snapshot":["before"],"children":true,"all":false,"max_rate":52428800}
         task_watch "01890a5d-ac96-774b-bcce-b302099a8040""#]].assert_eq(&fake.asked().join("\n"));
+}
+
+#[test]
+fn a_merge_that_ctrl_c_has_stopped_ends_with_130() {
+    let fake = Fake::start().with_vm(vm()).ends(TaskEnd::Settles);
+    let delete = fake.spawn(&["vm", "snapshot", "delete", "web01", "other", "--yes"]);
+    fake.wait_asked("task_watch");
+    let pid = Pid::from_raw(i32::try_from(delete.id()).unwrap()).unwrap();
+    kill_process(pid, Signal::INT).unwrap();
+    let ended = Run::from(delete.wait_with_output().unwrap());
+    assert_eq!(ended.stdout, "snapshot other deleted\n");
+    assert!(ended.fails(130).ends_with("error: interrupted before all was merged\n"));
 }
 
 #[test]

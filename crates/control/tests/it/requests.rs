@@ -204,7 +204,7 @@ async fn rules_see_templates_specs_networks_and_scripts() {
     expect![[r#"
         a: small does not, 0 missing: it asks for nobody, and does not name the template `golden`
         a: tiny fits, 2 missing: image tiny
-        b: small fits, 0 missing: 1 CPUs
+        b: small fits, 0 missing: 1 CPU
         b: tiny does not, 0 missing: it uses none of the rule's images
         c: small does not, 0 missing: it asks for nobody, and does not name the bridged network `office`
         c: tiny does not, 0 missing: it uses none of the rule's images

@@ -100,7 +100,7 @@ async fn a_policy_may_refuse() {
     assert_eq!(error.code, "snapshot_policy");
     assert_eq!(
         error.message,
-        "vm `web01` takes no further snapshot: 1 snapshots lie beneath its disks, and 1 may \
+        "vm `web01` takes no further snapshot: 1 snapshot lies beneath its disks, and 1 may \
          (policy: strict, default)"
     );
     let limits = Some(SnapshotLimits { max_depth: Some(2), ..limits });

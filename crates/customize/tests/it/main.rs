@@ -176,10 +176,16 @@ fn a_crypted_password_is_passed_on_as_one() {
 /// The script says which command failed, with what exit code and why, and ends there.
 #[test]
 fn the_script_stops_at_the_first_command_that_fails() {
+    let said = "run-once command 2 failed with exit code 3: no such thing\n";
+    check_failing("echo 'no such thing' >&2; exit 3", said);
+    check_failing("exit 3", "run-once command 2 failed with exit code 3\n");
+}
+
+fn check_failing(command: &str, told: &str) {
     let customization = Customization {
         run_once: vec![
             "echo one >>$OUT".to_owned(),
-            "echo 'no such thing' >&2; exit 3".to_owned(),
+            command.to_owned(),
             "echo three >>$OUT".to_owned(),
         ],
         ..Customization::default()
@@ -189,7 +195,7 @@ fn the_script_stops_at_the_first_command_that_fails() {
     let lines = config["runcmd"].as_array().unwrap();
     let script: String = lines.iter().map(|line| format!("{}\n", line.as_str().unwrap())).collect();
     let directory = std::env::temp_dir().join(format!("hostler-run-once-{}", std::process::id()));
-    std::fs::create_dir_all(&directory).unwrap();
+    std::fs::create_dir(&directory).unwrap();
     let place = directory.display().to_string();
     let script = script.replace("/var/lib/hostler", &place).replace("/run/", &format!("{place}/"));
     let out = directory.join("out");
@@ -200,7 +206,7 @@ fn the_script_stops_at_the_first_command_that_fails() {
     let ran = std::fs::read_to_string(&out).unwrap();
     std::fs::remove_dir_all(&directory).unwrap();
     assert_eq!((status.code(), ran.as_str()), (Some(3), "one\n"));
-    assert_eq!(failed, "run-once command 2 failed with exit code 3: no such thing\n");
+    assert_eq!(failed, told);
 }
 
 #[test]

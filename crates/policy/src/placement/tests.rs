@@ -80,7 +80,7 @@ fn each_refusal_tells_the_numbers() {
     let disks = vec![ByteSize::gib(101)];
     check(
         Wish { disks, ..wish() },
-        "host `a` has no room: its datastore `local` holds 100GiB, a disk of 101GiB is asked for",
+        "host `a` has no room: its datastore `local` holds 100GiB, 101GiB more are asked for",
     );
     let images = vec![(ImageId::generate(), "debian".to_owned(), DatastoreId::generate())];
     check(Wish { images, ..wish() }, "host `a` has no datastore with the image `debian`");

@@ -101,6 +101,22 @@ fn a_branch_that_nothing_reads_is_removed() {
 }
 
 #[test]
+fn a_file_that_is_merged_is_not_said_to_stay() {
+    // image <- 1 <- 2 <- 3 (active), and 4 ("c") on 2 as well; "a" names 1, "b" names 2.
+    let a = snapshot(None, chain(&[1, 0]));
+    let b = snapshot(Some(a.id), chain(&[2, 1, 0]));
+    let c = snapshot(Some(b.id), chain(&[4, 2, 1, 0]));
+    let tree = SnapshotTree { current: Some(b.id), snapshots: vec![a, b, c] };
+    let told = shown(&tree, &[disk(chain(&[3, 2, 1, 0]))], &[0, 1], &[]);
+    let expected = format!(
+        "merge   d.1.qcow2 into d.qcow2 (10MiB)\n\
+         keep    vms/{VM}/d.qcow2: several files lie on it\n\
+         keep    images/{IMAGE}.qcow2: it is an image\n"
+    );
+    assert_eq!(told, expected);
+}
+
+#[test]
 fn another_vms_file_is_left_alone() {
     let theirs = LayerFile::disk(OTHER.parse().unwrap(), &name("root"), 0);
     let disks = [disk(vec![file(2), file(1), theirs.clone()])];

@@ -160,8 +160,9 @@ fn prepare(
     fresh: &[Fresh],
     aio: DiskAio,
 ) -> Result<Prepared, Fault> {
-    let kernel = appliance_file(&host.appliance, "vmlinuz")?;
-    let initrd = appliance_file(&host.appliance, "initrd")?;
+    let else_do = otherwise(record);
+    let kernel = appliance_file(&host.appliance, "vmlinuz", else_do)?;
+    let initrd = appliance_file(&host.appliance, "initrd", else_do)?;
     let dir = vm_dir(host, record)?;
     let (mut disks, mut layered) = (Vec::new(), record.clone());
     for (disk, fresh) in record.definition.vm.spec.disks.iter().zip(fresh) {
@@ -175,12 +176,20 @@ fn prepare(
     Ok(Prepared { disks, kernel, initrd })
 }
 
-fn appliance_file(directory: &Path, name: &str) -> Result<File, Fault> {
+/// What is possible without the appliance.
+fn otherwise(record: &VmRecord) -> &'static str {
+    match record.definition.vm.spec.template {
+        Some(_) => "make the template a VM again and seal that while it runs",
+        None => "seal the guest while it runs",
+    }
+}
+
+fn appliance_file(directory: &Path, name: &str, else_do: &str) -> Result<File, Fault> {
     let path = directory.join(name);
     File::open(&path).map_err(|error| {
         Fault::WrongState(format!(
-            "this host has no appliance to seal disks with ({}: {error}); put it there \
-             (`scripts/build-image appliance`), or seal the guest while it runs",
+            "this host has no appliance to seal disks with ({}: {error}); the package of Hostler \
+             has it, `scripts/build-image appliance` makes it; or {else_do}",
             path.display()
         ))
     })
@@ -204,5 +213,23 @@ fn appliance_fault(error: &ApplianceError) -> Fault {
             Fault::Timeout { what: "sealing the disks".to_owned(), after: *limit }
         }
         error => Fault::Qemu(format!("the disks cannot be sealed: {}", chain(error))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_without_the_appliance_says_what_else_there_is() {
+        let nowhere = Path::new("/nonexistent/appliance");
+        let fault = appliance_file(nowhere, "vmlinuz", "seal the guest while it runs").unwrap_err();
+        let Fault::WrongState(text) = fault else { panic!("{fault:?}") };
+        assert_eq!(
+            text,
+            "this host has no appliance to seal disks with (/nonexistent/appliance/vmlinuz: No such \
+             file or directory (os error 2)); the package of Hostler has it, `scripts/build-image \
+             appliance` makes it; or seal the guest while it runs"
+        );
     }
 }

@@ -7,7 +7,7 @@ use hostler_api::vm::{Create, Show, Update, VmCreateQuery, VmPath};
 use hostler_endpoint::{CallOptions, NoParams};
 use hostler_types::{
     Customization, DiskSource, ImageId, KindName, LayerOwner, Name, Ref, TemplateRef, Vm, VmCreate,
-    VmNic, VmUpdate,
+    VmNic, VmUpdate, counted,
 };
 use serde_json::{Map, Value};
 
@@ -105,9 +105,9 @@ impl Document {
             return Err(fixed(KindName::Vm, name, &format!("a first disk of {}", disk.size)));
         }
         let wanted = self.create.disks.len() + usize::from(self.create.image.is_some());
-        let counted = self.names_disks && self.create.template.is_none();
-        if counted && wanted != vm.spec.disks.len() {
-            return Err(fixed(KindName::Vm, name, &format!("{} disks", vm.spec.disks.len())));
+        let checked = self.names_disks && self.create.template.is_none();
+        if checked && wanted != vm.spec.disks.len() {
+            return Err(fixed(KindName::Vm, name, &counted(vm.spec.disks.len(), "disk")));
         }
         Ok(())
     }

@@ -7,11 +7,11 @@ use hostler_api::datastore::{
     Adopt, AdoptRequest, Check as CheckFiles, RemoveOrphans, RemoveOrphansRequest,
 };
 use hostler_endpoint::NoParams;
-use hostler_types::{DatastoreFindings, Name, Orphan, OrphanKind, Task};
+use hostler_types::{DatastoreFindings, Name, Orphan, OrphanKind, Task, counted};
 
 use super::Which;
 use crate::error::{CliError, Exit};
-use crate::output::print;
+use crate::output::{Several, print};
 use crate::sanitise::line;
 use crate::session::{Session, once};
 use crate::table::{Cell, Tone, render};
@@ -81,14 +81,30 @@ impl Check {
         if self.name.is_some() && chosen.len() != 1 {
             return Err(CliError::new(Exit::Usage, "--name is for adopting one"));
         }
-        let datastore = self.which.path();
-        for path in chosen {
-            let request = AdoptRequest { path: path.clone(), name: self.name.clone() };
-            let order = session.call_with::<Adopt>(&datastore, &NoParams {}, request, once());
-            let task = wait::task(session, order.await?).await?;
-            let name = task.spec.target.split_once('/').map_or("", |(_, name)| name);
-            session.output.done("adopted", "file", &format!("{} as {name}", line(&path)), &task)?;
+        if chosen.is_empty() {
+            session.output.remark("there is nothing to adopt");
         }
+        tell_left_out(session, findings, &self.adopt, &chosen, |_| {
+            "it cannot become an object of the inventory".to_owned()
+        });
+        let datastore = self.which.path();
+        let alone = self.adopt.len() == 1 && self.adopt != ["all"];
+        let mut done = Several::new(&session.output, alone);
+        let adopted = async {
+            for path in chosen {
+                let request = AdoptRequest { path: path.clone(), name: self.name.clone() };
+                let order = session.call_with::<Adopt>(&datastore, &NoParams {}, request, once());
+                let task = wait::task(session, order.await?).await?;
+                done.add(task, |task| {
+                    let name = task.spec.target.split_once('/').map_or("", |(_, name)| name);
+                    let what = format!("{} as {name}", line(&path));
+                    session.output.done("adopted", "file", &what, task)
+                })?;
+            }
+            Ok(())
+        };
+        let adopted = adopted.await;
+        done.finish(adopted)?;
         Ok(ExitCode::SUCCESS)
     }
 
@@ -100,8 +116,15 @@ impl Check {
         let chosen = chosen(findings, &self.remove, |orphan| {
             orphan.used_by.is_empty() && orphan.host.is_none() && !orphan.registered
         });
+        tell_left_out(session, findings, &self.remove, &chosen, |orphan| {
+            format!("{} lies on it", orphan.used_by.first().map_or("something", String::as_str))
+        });
         if chosen.is_empty() {
             session.output.remark("there is nothing to remove");
+            if session.output.is_data() {
+                // No task: what a script reads is a document all the same.
+                session.output.data(&None::<Task>)?;
+            }
             return Ok(ExitCode::SUCCESS);
         }
         for path in &chosen {
@@ -139,6 +162,32 @@ fn chosen(
     all.map(|orphan| orphan.path.clone()).collect()
 }
 
+/// Says what `all` has left out, and why: `else_why` when it is neither a host's nor an inventory's.
+fn tell_left_out(
+    session: &Session,
+    findings: &DatastoreFindings,
+    wanted: &[String],
+    chosen: &[String],
+    else_why: impl Fn(&Orphan) -> String,
+) {
+    if wanted != ["all"] {
+        return;
+    }
+    for orphan in findings.orphans.iter().filter(|orphan| !chosen.contains(&orphan.path)) {
+        let why = match &orphan.host {
+            Some(host) => format!("host {host} says that it has it"),
+            None if orphan.registered => {
+                let path = &orphan.path;
+                format!(
+                    "its definition says that an inventory has it; `{path}` instead of `all` does it"
+                )
+            }
+            None => else_why(orphan),
+        };
+        session.output.remark(&format!("{} is left out: {why}", orphan.path));
+    }
+}
+
 fn tell(session: &Session, findings: &DatastoreFindings) -> Result<(), CliError> {
     if !session.output.is_table() {
         return session.output.data(findings);
@@ -172,8 +221,9 @@ fn tell(session: &Session, findings: &DatastoreFindings) -> Result<(), CliError>
     }
     let (orphans, damaged) = (findings.orphans.len(), findings.damaged.len());
     session.output.remark(&format!(
-        "{} files with {}: {orphans} that nobody owns, {damaged} missing or not as they should be",
-        findings.files, findings.allocated
+        "{} with {}: {orphans} that nobody owns, {damaged} missing or not as they should be",
+        counted(findings.files, "file"),
+        findings.allocated
     ));
     Ok(())
 }

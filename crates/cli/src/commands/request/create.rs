@@ -6,8 +6,8 @@ use clap::{Args, ValueEnum};
 use hostler_api::request;
 use hostler_endpoint::NoParams;
 use hostler_types::{
-    GuestScript, HttpCheck, Name, OnFailure, Probe, ProbeCheck, RequestAction, RequestOrder,
-    RequestState, Webhook,
+    GuestCommand, GuestScript, HttpCheck, Name, OnFailure, Probe, ProbeCheck, RequestAction,
+    RequestOrder, RequestState, Webhook,
 };
 use serde_json::{Map, Value, json};
 
@@ -22,6 +22,8 @@ use crate::session::Session;
 Examples:
   hostler request create web01 --image debian-12 --purpose 'the shop' --owner team-web --lease 30d
   hostler request create web01 --image debian-12 --script setup.sh --probe agent --probe http:80/health
+  hostler request create web01 --image debian-12 --command 'systemctl start shop' \\
+      --probe 'command:systemctl is-active shop' --webhook https://ci.example/hooks/shop
   hostler request create -f web01.yaml")]
 pub(crate) struct Create {
     /// Name for the VM
@@ -44,7 +46,17 @@ pub(crate) struct Create {
     #[arg(long = "script", value_name = "FILE", help_heading = "Request")]
     scripts: Vec<PathBuf>,
 
-    /// What must be so before it is delivered: agent, tcp:PORT or http:PORT/PATH; repeat it
+    /// Command that the guest's shell runs once it is up; repeat it for several. Commands come
+    /// first, then scripts, then webhooks; a file says any order
+    #[arg(long = "command", value_name = "COMMAND", help_heading = "Request")]
+    commands: Vec<String>,
+
+    /// Address that the server calls once the guest is up; repeat it for several
+    #[arg(long = "webhook", value_name = "URL", help_heading = "Request")]
+    webhooks: Vec<String>,
+
+    /// What must be so before it is delivered: agent, tcp:PORT, http:PORT/PATH, or command:COMMAND,
+    /// which must end with 0 in the guest's shell; repeat it
     #[arg(long = "probe", value_name = "PROBE", value_parser = probe, help_heading = "Request")]
     probes: Vec<Probe>,
 
@@ -119,23 +131,35 @@ impl Create {
         order.on_failure = self.on_failure.map_or(order.on_failure, OnFailure::from);
         order.leave_off |= self.leave_off;
         order.probes.extend(self.probes.iter().cloned());
+        for command in &self.commands {
+            let command = GuestCommand { run: shell(command), timeout_seconds: 60 };
+            order.post.push(RequestAction::Command(command));
+        }
         for script in &self.scripts {
             let text = input::text(script)?;
             order.post.push(RequestAction::Script(GuestScript { text, timeout_seconds: 900 }));
         }
-        for url in &self.notify {
-            let url = url.clone();
-            order.notify.push(Webhook { url, secret: None, timeout_seconds: 10, retries: 4 });
-        }
+        let calls = self.webhooks.iter().map(|url| RequestAction::Webhook(webhook(url)));
+        order.post.extend(calls);
+        order.notify.extend(self.notify.iter().map(|url| webhook(url)));
         Ok(order)
     }
 }
 
-/// `agent`, `tcp:22`, `http:80/health`.
+fn webhook(url: &str) -> Webhook {
+    Webhook { url: url.to_owned(), secret: None, timeout_seconds: 10, retries: 4 }
+}
+
+/// As a person types it: words, pipes and quotes are for the guest's shell.
+fn shell(command: &str) -> Vec<String> {
+    ["sh", "-c", command].map(str::to_owned).to_vec()
+}
+
+/// `agent`, `tcp:22`, `http:80/health`, `command:systemctl is-active shop`.
 fn probe(text: &str) -> Result<Probe, String> {
     let wrong = || {
         let shown = text.escape_debug();
-        format!("`{shown}` is no probe; write agent, tcp:PORT or http:PORT/PATH")
+        format!("`{shown}` is no probe; write agent, tcp:PORT, http:PORT/PATH or command:COMMAND")
     };
     let check = match text.split_once(':') {
         None if text == "agent" => ProbeCheck::Agent,
@@ -145,6 +169,9 @@ fn probe(text: &str) -> Result<Probe, String> {
             let port = port.parse().map_err(|_| wrong())?;
             ProbeCheck::Http(HttpCheck { port, path: format!("/{path}"), status: 200 })
         }
+        Some(("command", command)) if !command.trim().is_empty() => {
+            ProbeCheck::Command(shell(command))
+        }
         _ => return Err(wrong()),
     };
     Ok(Probe { check, timeout_seconds: 10, retries: 30, pause_seconds: 2 })
@@ -152,7 +179,34 @@ fn probe(text: &str) -> Result<Probe, String> {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
     use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        create: Create,
+    }
+
+    #[test]
+    fn what_is_to_be_done_is_ordered() {
+        let line = ["x", "shop01", "--image", "tiny", "--webhook", "https://ci.example/x"];
+        let rest = [
+            "--command",
+            "systemctl start shop",
+            "--probe",
+            "command:true",
+            "--notify",
+            "https://y",
+        ];
+        let order = Line::parse_from(line.into_iter().chain(rest)).create.order().unwrap();
+        let command = GuestCommand { run: shell("systemctl start shop"), timeout_seconds: 60 };
+        let call = webhook("https://ci.example/x");
+        assert_eq!(order.post, [RequestAction::Command(command), RequestAction::Webhook(call)]);
+        assert_eq!(order.probes.len(), 1);
+        assert_eq!(order.notify, [webhook("https://y")]);
+    }
 
     #[test]
     fn probes_are_read_as_documented() {
@@ -163,7 +217,11 @@ mod tests {
         check("tcp:22", Some("tcp 22"));
         check("http:80/health", Some("http 80/health"));
         check("http:80", Some("http 80/"));
-        for wrong in ["", "tcp", "tcp:", "tcp:99999", "http:x/", "udp:53", "agent:1"] {
+        let run = probe("command:test -e /a:b | cat").unwrap().check;
+        assert_eq!(run, ProbeCheck::Command(shell("test -e /a:b | cat")));
+        for wrong in
+            ["", "tcp", "tcp:", "tcp:99999", "http:x/", "udp:53", "agent:1", "command", "command: "]
+        {
             check(wrong, None);
         }
     }

@@ -5,7 +5,7 @@ use hostler_api::request::{self, RequestPath};
 use hostler_api::task::{self, TaskListQuery, TaskPath};
 use hostler_endpoint::NoParams;
 use hostler_types::{
-    ApprovalDecision, Request, RuleVerdict, StepRecord, StepState, Task, TaskId, TaskState,
+    ApprovalDecision, Request, RuleVerdict, StepRecord, StepState, Task, TaskId, TaskState, counted,
 };
 use jiff::Timestamp;
 use serde::Serialize;
@@ -89,7 +89,15 @@ fn fields(whole: &Whole, now: Timestamp) -> Vec<(&'static str, Vec<Cell>)> {
         ("Meaning", one(sentence(&whole.request))),
         ("Since", one(time::show(status.since))),
         ("VM", one(vm.name.to_string())),
-        ("Size", one(format!("{} CPUs, {} memory, {} disk", spec.cpus, spec.memory, spec.disk))),
+        (
+            "Size",
+            one(format!(
+                "{}, {} memory, {} disk",
+                counted(spec.cpus, "CPU"),
+                spec.memory,
+                spec.disk
+            )),
+        ),
         ("Images", spec.images.iter().map(|image| Cell::new(image.name.as_str())).collect()),
         (
             "Template",

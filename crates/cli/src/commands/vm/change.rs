@@ -2,7 +2,7 @@
 
 use hostler_api::vm::{self, ChangePlan, VmPath};
 use hostler_endpoint::{CallOptions, NoParams};
-use hostler_types::{ChangeWhen, Name, NicSpec, Ref, Vm, VmChange, VmNic, VmUpdate};
+use hostler_types::{ChangeWhen, Name, NicSpec, Ref, Vm, VmChange, VmNic, VmUpdate, counted};
 
 use super::show;
 use crate::error::{CliError, Exit};
@@ -112,7 +112,7 @@ pub(super) fn guest(vm: &Vm) -> String {
     };
     let mut parts = Vec::new();
     if let Some(cpus) = guest.cpus {
-        parts.push(format!("{cpus} CPUs online"));
+        parts.push(format!("{} online", counted(cpus, "CPU")));
     }
     if let Some(memory) = guest.memory {
         parts.push(format!("{memory} of memory to use"));

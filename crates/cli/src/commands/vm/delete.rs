@@ -7,11 +7,12 @@ use clap::Args;
 use hostler_api::recycle_bin::{Undelete as UndeleteVm, UndeleteRequest};
 use hostler_api::vm::{self, StopRequest, VmDeleteQuery, VmPath};
 use hostler_endpoint::NoParams;
-use hostler_types::{DeletionPlan, Name, Ref, StopMode};
+use hostler_types::{DeletionPlan, Name, Ref, StopMode, Task};
 
 use super::VmName;
 use super::export::export;
 use crate::error::{CliError, Exit};
+use crate::output::Several;
 use crate::session::{Session, once};
 use crate::terminal::{confirm, require_answers};
 use crate::time;
@@ -95,15 +96,42 @@ impl Delete {
         if self.dry_run {
             return Ok(());
         }
+        self.require_all(&plans)?;
         let names: Vec<String> = self.vms.iter().map(ToString::to_string).collect();
         confirm(self.yes, &format!("Delete {}?", names.join(", ")))?;
         if let (Some(file), [plan]) = (&self.export, plans.as_slice()) {
             self.save(session, plan, file).await?;
         }
-        for (vm, plan) in self.vms.iter().zip(&plans) {
-            self.delete(session, vm, plan).await?;
+        let mut done = Several::new(&session.output, self.vms.len() == 1);
+        let deleted = async {
+            for (vm, plan) in self.vms.iter().zip(&plans) {
+                self.delete(session, vm, plan, &mut done).await?;
+            }
+            Ok(())
+        };
+        let deleted = deleted.await;
+        done.finish(deleted)
+    }
+
+    /// All or nothing, as far as the plans know: of several VMs none goes if one will be refused.
+    fn require_all(&self, plans: &[DeletionPlan]) -> Result<(), CliError> {
+        let refusal = |(at, plan): (usize, &DeletionPlan)| {
+            let goes_before = |name: &Name| plans[..at].iter().any(|before| before.name == *name);
+            let needed = plan.used_by.iter().any(|user| !(self.now && goes_before(&user.name)));
+            let why = plan.refused.clone().filter(|_| needed || plan.used_by.is_empty());
+            let runs = || {
+                let runs = plan.power.is_live() && !self.force && !self.stop;
+                runs.then(|| format!("vm {} is {}: add --stop or --force", plan.name, plan.power))
+            };
+            why.or_else(runs)
+        };
+        let mut refusals = plans.iter().enumerate().filter_map(refusal).peekable();
+        if plans.len() < 2 || refusals.peek().is_none() {
+            return Ok(());
         }
-        Ok(())
+        let error = CliError::new(Exit::Conflict, "nothing was deleted, for not all of it can be");
+        let error = refusals.fold(error, CliError::detail);
+        Err(error.hint("leave these out, or remove what holds them"))
     }
 
     fn timeout_seconds(&self) -> Option<u32> {
@@ -137,6 +165,7 @@ impl Delete {
         session: &Session,
         vm: &Ref,
         plan: &DeletionPlan,
+        done: &mut Several<'_, Task>,
     ) -> Result<(), CliError> {
         let query = VmDeleteQuery {
             force: self.force,
@@ -148,20 +177,30 @@ impl Delete {
         let path = VmPath { vm: Ref::by_id(plan.vm) };
         let task = session.call_with::<vm::Delete>(&path, &query, (), once()).await?;
         if !self.wait.waits() {
-            return crate::commands::task::print_ordered(session, &task);
+            return done.add(task, |task| crate::commands::task::print_ordered(session, task));
         }
         let task = wait::task(session, task).await?;
-        session.output.done("deleted", "vm", &vm.to_string(), &task)?;
-        if session.output.is_table() && task.spec.action == "vm.delete" {
-            task.status.messages.iter().for_each(|message| session.output.remark(&message.text));
-        }
-        if session.output.is_table() && task.spec.action == "vm.recycle" {
-            let until = plan.kept_until.map(time::show).unwrap_or_default();
-            let back = format!("hostler vm undelete {}", plan.name);
-            session.output.remark(&format!("in the recycle bin until {until}; back with `{back}`"));
-        }
-        Ok(())
+        done.add(task, |task| tell_deleted(session, vm, plan, task))
     }
+}
+
+/// That it is gone, what went with it, and the way back if there is one.
+fn tell_deleted(
+    session: &Session,
+    vm: &Ref,
+    plan: &DeletionPlan,
+    task: &Task,
+) -> Result<(), CliError> {
+    session.output.done("deleted", "vm", &vm.to_string(), task)?;
+    if session.output.is_table() && task.spec.action == "vm.delete" {
+        task.status.messages.iter().for_each(|message| session.output.remark(&message.text));
+    }
+    if session.output.is_table() && task.spec.action == "vm.recycle" {
+        let until = plan.kept_until.map(time::show).unwrap_or_default();
+        let back = format!("hostler vm undelete {}", plan.name);
+        session.output.remark(&format!("in the recycle bin until {until}; back with `{back}`"));
+    }
+    Ok(())
 }
 
 /// What would go, in lines for people.

@@ -3,7 +3,7 @@
 use clap::Args;
 use hostler_api::vm::{self, VmPath};
 use hostler_endpoint::NoParams;
-use hostler_types::{CustomizationState, Name, PowerState, Ref, Vm};
+use hostler_types::{CustomizationState, Name, PowerState, Ref, Vm, counted};
 use jiff::Timestamp;
 
 use super::VmName;
@@ -206,7 +206,7 @@ pub(super) fn fields(vm: &Vm, names: &Names, now: Timestamp) -> Vec<(&'static st
         ("Datastore", one(names.of(status.datastore))),
         ("CPUs", one(spec.cpus.to_string())),
         ("Memory", one(memory(vm))),
-        ("CPU limit", spec.cpu_limit.iter().map(|l| Cell::new(format!("{l} CPUs"))).collect()),
+        ("CPU limit", spec.cpu_limit.iter().map(|l| Cell::new(counted(l, "CPU"))).collect()),
         ("Firmware", one(word(&spec.firmware))),
         ("Restart", one(word(&spec.restart))),
         ("Protected", one(if spec.protected { "yes" } else { "no" }.to_owned())),

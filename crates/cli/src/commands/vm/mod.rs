@@ -9,6 +9,7 @@ mod delete;
 mod disk;
 mod exec;
 mod export;
+mod import;
 mod lease;
 mod list;
 mod log;
@@ -79,7 +80,7 @@ enum VmCommand {
     Exec(exec::Exec),
     Ssh(ssh::Ssh),
     Export(export::Export),
-    Import(export::Import),
+    Import(import::Import),
     Unregister(remove::Unregister),
     Register(remove::Register),
     Delete(delete::Delete),

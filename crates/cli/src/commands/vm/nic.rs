@@ -2,7 +2,9 @@
 
 use clap::{Args, Subcommand, ValueEnum};
 use hostler_endpoint::CallOptions;
-use hostler_types::{LinkState, MacAddress, Name, NicSpec, Ref, Vm, VmNic, VmUpdate};
+use hostler_types::{
+    LinkState, MacAddress, Name, NicAddressing, NicSpec, Ref, Vm, VmNic, VmUpdate,
+};
 
 use super::change::{Request, carry_out, free_name, kept};
 use super::{VmName, show};
@@ -124,6 +126,7 @@ impl Common {
 #[command(after_help = "\
 Examples:
   hostler vm nic add web01 --network lab
+  hostler vm nic add web01 --network lab --address pool
   hostler vm nic add web01 --network lab --name backup --link down")]
 struct AddNic {
     #[command(flatten)]
@@ -137,6 +140,10 @@ struct AddNic {
     #[arg(long, value_name = "NAME")]
     name: Option<Name>,
 
+    /// How the guest gets its address: dhcp, pool or ADDRESS[/PREFIX][,GATEWAY] [default: dhcp]
+    #[arg(long, value_name = "WAY", value_parser = crate::customize::addressing)]
+    address: Option<NicAddressing>,
+
     /// MAC address [default: a free one]
     #[arg(long, value_name = "MAC")]
     mac: Option<MacAddress>,
@@ -148,11 +155,11 @@ struct AddNic {
 
 impl AddNic {
     async fn run(self, session: &Session) -> Result<(), CliError> {
-        let Self { common, network, name, mac, link } = self;
+        let Self { common, network, name, address, mac, link } = self;
         common
             .change(session, |vm, nics| {
                 let name = name.or_else(|| free_name(&vm.spec.nics));
-                nics.push(VmNic { name, network, mac, address: None, link: link.into() });
+                nics.push(VmNic { name, network, mac, address, link: link.into() });
                 Ok(())
             })
             .await
@@ -184,7 +191,7 @@ impl RemoveNic {
     }
 }
 
-/// Move a NIC to another network, or pull or plug its cable
+/// Move a NIC to another network, give it another address, or pull or plug its cable
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -199,8 +206,13 @@ struct SetNic {
     nic: Name,
 
     /// Network to plug it into; the guest keeps the card
-    #[arg(long, value_name = "NETWORK", required_unless_present = "link")]
+    #[arg(long, value_name = "NETWORK", required_unless_present_any = ["link", "address"])]
     network: Option<Ref>,
+
+    /// How the guest gets its address: dhcp, pool or ADDRESS[/PREFIX][,GATEWAY] [default: as
+    /// before; dhcp on another network]
+    #[arg(long, value_name = "WAY", value_parser = crate::customize::addressing)]
+    address: Option<NicAddressing>,
 
     /// Whether its cable is plugged in
     #[arg(long, value_enum, value_name = "LINK")]
@@ -209,13 +221,14 @@ struct SetNic {
 
 impl SetNic {
     async fn run(self, session: &Session) -> Result<(), CliError> {
-        let Self { common, nic, network, link } = self;
+        let Self { common, nic, network, address, link } = self;
         common
             .change(session, |vm, nics| {
                 let found = find(vm, nics, &nic)?;
                 if let Some(network) = network {
                     found.network = network;
                 }
+                found.address = address;
                 if let Some(link) = link {
                     found.link = link.into();
                 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use hostler_store::Write;
 use hostler_types::{
     ByteSize, Customization, CustomizationState, HostKind, Name, PowerState, Ref, Revision, Role,
-    Vm, VmChange, VmKind, VmUpdate, plan_changes, validate_labels,
+    Vm, VmChange, VmKind, VmUpdate, counted, plan_changes, validate_labels,
 };
 
 use super::create::{first_cdrom, name_taken, nics, validate};
@@ -302,7 +302,11 @@ fn fits(snapshot: &Snapshot, vm: &Vm) -> Result<(), ServiceError> {
     };
     if vm.spec.cpus.count() > facts.cpus {
         let (has, asked) = (facts.cpus, vm.spec.cpus);
-        return too_much(format!("host `{}` has {has} CPUs, {asked} are asked for", host.name()));
+        return too_much(format!(
+            "host `{}` has {}, {asked} are asked for",
+            host.name(),
+            counted(has, "CPU")
+        ));
     }
     if vm.spec.memory > facts.memory {
         let (has, asked) = (facts.memory, vm.spec.memory);

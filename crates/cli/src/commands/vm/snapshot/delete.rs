@@ -8,7 +8,7 @@ use hostler_endpoint::NoParams;
 use hostler_types::{ByteSize, Ref, SnapshotDeletionPlan, Task};
 
 use crate::commands::vm::VmName;
-use crate::error::CliError;
+use crate::error::{CliError, Exit};
 use crate::output::print;
 use crate::session::{Session, once};
 use crate::terminal::{confirm, require_answers};
@@ -26,8 +26,8 @@ Examples:
   hostler vm snapshot delete web01 before-upgrade --children --max-rate 50MiB
   hostler vm snapshot delete web01 --all
 
-The guest runs on meanwhile. Ctrl-C stops the merge: the snapshots are gone then, and their files wait
-for `hostler vm consolidate web01`."
+The guest runs on meanwhile. Ctrl-C stops the merge and ends this with 130: the snapshots are gone
+then, and their files wait for `hostler vm consolidate web01`."
 )]
 pub(super) struct Delete {
     #[command(flatten)]
@@ -133,11 +133,14 @@ async fn finish(
     if !wait.waits() {
         return crate::commands::task::print_ordered(session, &ordered);
     }
-    let ended = wait::task(session, ordered).await?;
+    let (ended, stopped) = wait::task_or_less(session, ordered).await?;
     let kind = if verb == "deleted" { "snapshot" } else { "vm" };
     session.output.done(verb, kind, &names.join(", "), &ended)?;
     for message in &ended.status.messages {
         session.output.remark(&message.text);
+    }
+    if stopped {
+        return Err(CliError::new(Exit::Interrupted, "interrupted before all was merged"));
     }
     Ok(())
 }
