@@ -244,7 +244,11 @@ impl QemuImg {
         max_size: ByteSize,
         owner: VmUid,
     ) -> Result<(), QemuImgError> {
-        let arguments = ["rebase", "-q", "-f", "qcow2", "-b", "", "--"];
+        // Else the header says that nothing lies beneath before the tables say where the copies are, and
+        // a power failure, or a signal, in between leaves nothing but zeros. Costs a flush every 2 MiB.
+        let safely = ["-t", "writethrough"];
+        let rebase = ["rebase", "-q", "-f", "qcow2", "-b", ""];
+        let arguments = [rebase.as_slice(), &safely, &["--"]].concat();
         let (sandbox, timeout) = at_work(size, max_size, owner);
         self.confined(&arguments, &[disk], sandbox, timeout)?.output().await?;
         Ok(())

@@ -20,7 +20,7 @@ use hostler_qmp::{
     event::{Event, TimedEvent},
 };
 use hostler_types::Name;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::devices::disks::{file_node, layer_options};
 use crate::names::{disk_id, layer_file_node};
@@ -136,6 +136,23 @@ pub async fn open_for_writing(
 ) -> Result<(), MonitorError> {
     let cache = if layer.shared { DiskCache::PageCache } else { cache };
     let options = vec![file_node(layer, cache, !writable).map_err(|error| planned(&error))?];
+    qmp.execute(BlockdevReopen { options }).await?;
+    Ok(())
+}
+
+/// Writes to its file what QEMU holds of a layer that is written to, its tables included: opening it
+/// anew does, and nothing else does that leaves the guest alone. `beneath` is the node that it lies on.
+///
+/// # Errors
+/// See [`MonitorError`].
+pub async fn flush_layer(
+    qmp: &Qmp,
+    layer: &LayerPlan,
+    cache: DiskCache,
+    beneath: Option<&str>,
+) -> Result<(), MonitorError> {
+    let cache = if layer.shared { DiskCache::PageCache } else { cache };
+    let options = vec![layer_options(layer, cache, false, &json!(beneath))];
     qmp.execute(BlockdevReopen { options }).await?;
     Ok(())
 }

@@ -16,7 +16,7 @@ use super::fork::{ForkOrder, ForkSeat, IdentityStep};
 use super::machine::{Live, Machine, MachineEvent};
 use super::proof::Verdict;
 use super::record::VmRecord;
-use super::snapshot::Merger;
+use super::snapshot::{Merger, Thaw};
 use super::stop::Stopping;
 use crate::blocking::blocking;
 use crate::context::HostContext;
@@ -42,6 +42,8 @@ pub(crate) enum Message {
     Cancel(OperationId),
     /// From who copies into a disk.
     Flattened(Flattened),
+    /// From who thaws the guest's file systems, if it does not say at once that they are.
+    Thawing(Thaw),
 }
 
 /// A command to a VM.
@@ -202,6 +204,10 @@ impl Actor {
             }
             Message::Flattened(flattened) => {
                 self.flattened(flattened).await;
+                Next::Go
+            }
+            Message::Thawing(thaw) => {
+                self.thawing(thaw).await;
                 Next::Go
             }
         }

@@ -259,6 +259,10 @@ impl Actor {
         self.record.flattening = None;
         if self.record.state != RecordedState::Suspended {
             self.record.running = None;
+            // It was going on from a snapshot's memory, which has nothing to do with what follows.
+            self.record.layering.memory_of = None;
+            // Of a suspension that both have died in: as large as the guest's memory, and of no use.
+            self.remove_state_file().await;
         }
         match self.record.state.clone() {
             RecordedState::Running { .. } => {

@@ -109,6 +109,9 @@ impl Actor {
             Ok(record)
         })
         .await?;
+        // Before anything is known that could not be taken back there.
+        let (host, record) = (self.host.clone(), self.record.clone());
+        blocking(move || vm_dir(&host, &record)).await?;
         // First of all, so that whatever follows is known to be ours.
         self.save().await?;
         let (host, record) = (self.host.clone(), self.record.clone());

@@ -35,7 +35,10 @@ impl Actor {
         }
         definition.vm.spec.validate().map_err(|e| Fault::Invalid(e.to_string()))?;
         let fixed = self.power.is_live() || self.record.state == RecordedState::Suspended;
+        let had = before.vm.status.disks.clone();
         let mut record = VmRecord { definition, ..self.record.clone() };
+        let disks = record.definition.vm.status.disks.clone().into_iter().map(|disk| disk.name);
+        record.begin_disks(disks.filter(|name| had.iter().all(|known| known.name != *name)));
         if fixed {
             let plugs = union(&record.plugs(), &record.wanted_plugs());
             record.plugs = Some(plugs);
@@ -100,10 +103,14 @@ impl Actor {
         self.fit_files(&record).await?;
         record.plugs = Some(nics::settle(&self.host, &record).await?);
         record.unsettled = false;
+        record.disks_are_made();
         Ok(record)
     }
 
-    /// Makes a disk's file if it is not there; the active one's path.
+    /// Makes a disk's file if it has none yet; the active one's path.
+    ///
+    /// # Errors
+    /// The file has been there and is not any more.
     pub(super) async fn ensure_disk(
         &self,
         record: &VmRecord,
@@ -111,8 +118,13 @@ impl Actor {
     ) -> Result<PathBuf, Fault> {
         let (host, owned, spec) = (self.host.clone(), record.clone(), disk.clone());
         let making = matches!(record.state, RecordedState::Creating { .. });
+        let lost = !making && !record.is_unmade(&disk.name);
         let dir = blocking(move || {
             let dir = vm_dir(&host, &owned)?;
+            if lost {
+                // A new one in its place would be what clones and snapshots lie on.
+                layers::check(&dir, layers::of(&owned, &spec.name))?;
+            }
             if !dir.disk(&spec.name).exists()
                 && spec.provisioning.is_thin()
                 && (making || !of_another_vm(&spec.source))

@@ -17,7 +17,9 @@ use hostler_agent_api::OperationProgress;
 use hostler_host::VmDir;
 use hostler_host::copy::{CopyProgress, make_alone};
 use hostler_host::layers::backing;
-use hostler_qemu::{BlockJob, Copied, MonitorError, Stream, close_nodes, jobs, open_for_writing};
+use hostler_qemu::{
+    BlockJob, Copied, MonitorError, Stream, close_nodes, flush_layer, jobs, open_for_writing,
+};
 use hostler_qmp::Qmp;
 use hostler_types::{Layer, LayerFile, LayerOwner, Name, OperationId, PowerState};
 
@@ -262,6 +264,7 @@ impl Actor {
                 Err(Fault::Cancelled)
             }
             Copied::All => {
+                self.flush(&qmp, &dir, disk, (&own, &others)).await?;
                 job.finish().await.map_err(qemu)?;
                 job.forget().await.map_err(qemu)?;
                 let nodes: Vec<_> =
@@ -272,6 +275,24 @@ impl Actor {
         };
         self.reopen(&qmp, &dir, disk, &own, false).await?;
         ended
+    }
+
+    /// What was copied is in the file before its header says that nothing lies beneath it: a QEMU that is
+    /// killed takes with it what it holds of the tables that say where the copies are.
+    async fn flush(
+        &self,
+        qmp: &Qmp,
+        dir: &VmDir,
+        disk: &Name,
+        (own, others): (&[Layer], &[Layer]),
+    ) -> Result<(), Fault> {
+        let spec = self.record.definition.vm.spec.own_disks().find(|spec| spec.name == *disk);
+        let (Some(spec), Some(lowest)) = (spec, own.last()) else { return Ok(()) };
+        let cache = disk_plan(dir, &self.record, spec, self.record.disk_aio()).cache;
+        let plan = layers::plan(dir, disk, lowest);
+        let beneath = others.first().map(|layer| layers::plan(dir, disk, layer).node);
+        let flushed = flush_layer(qmp, &plan, cache, beneath.as_deref()).await;
+        flushed.map_err(|error| Fault::Qemu(chain(&error)))
     }
 
     /// Opens the lowest file for writing, or for reading only; the active one is written to anyhow.

@@ -97,10 +97,12 @@ impl Actor {
         // A header that says otherwise than the record, after a merge that was cut off.
         self.finish_recovery().await;
         self.require_not_flattening()?;
+        self.put_variables_back().await?;
         let disks = self.record.definition.vm.spec.disks.iter().map(|disk| disk.name.clone());
         self.own_active(disks.collect()).await?;
         if !resume {
             self.settle().await?;
+            self.record.layering.memory_of = None;
         }
         self.break_seal().await?;
         let (machine, running) = Box::pin(self.launch(resume)).await?;

@@ -58,6 +58,10 @@ pub(crate) struct VmRecord {
     /// The definition has changed since the files and networks were last made to fit it.
     #[serde(default)]
     pub(crate) unsettled: bool,
+    /// Disks that have no file yet, because they have never been plugged in. Whatever else lacks a file
+    /// has lost it; none is made in its place. `None`: an agent that did not say.
+    #[serde(default)]
+    pub(crate) unmade: Option<Vec<Name>>,
     /// What of its snapshots, and the files beneath its disks, is on its way.
     #[serde(default)]
     pub(crate) layering: Layering,
@@ -142,6 +146,35 @@ impl VmRecord {
 
     pub(crate) fn datastore(&self) -> DatastoreId {
         self.definition.vm.status.datastore
+    }
+
+    /// Whether a disk may lack its file.
+    pub(crate) fn is_unmade(&self, disk: &Name) -> bool {
+        self.unmade.as_ref().is_none_or(|unmade| unmade.contains(disk))
+    }
+
+    /// These disks are to be, or come into being.
+    pub(crate) fn begin_disks(&mut self, disks: impl Iterator<Item = Name>) {
+        if let Some(unmade) = &mut self.unmade {
+            unmade.extend(disks);
+        }
+    }
+
+    /// All disks that can be plugged in have their files.
+    pub(crate) fn disks_are_made(&mut self) {
+        let spec = &self.definition.vm.spec;
+        let detached = |name: &Name| spec.detached.iter().any(|disk| disk.name == *name);
+        match &mut self.unmade {
+            Some(unmade) => unmade.retain(detached),
+            None => self.unmade = Some(spec.detached.iter().map(|d| d.name.clone()).collect()),
+        }
+    }
+
+    /// One of them has.
+    pub(crate) fn disk_is_made(&mut self, disk: &Name) {
+        if let Some(unmade) = &mut self.unmade {
+            unmade.retain(|name| name != disk);
+        }
     }
 }
 

@@ -236,7 +236,9 @@ impl Vms {
         let mut definition = request.definition.clone();
         definition.vm.status.disks.clear();
         definition.vm.status.snapshots = SnapshotTree::default();
+        let detached = &definition.vm.spec.detached;
         let record = VmRecord {
+            unmade: Some(detached.iter().map(|disk| disk.name.clone()).collect()),
             definition,
             epoch: request.command.epoch,
             uid,

@@ -32,6 +32,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 pub(super) use files::measured;
+pub(super) use freeze::Thaw;
 pub(super) use merge::Merger;
 
 use super::hardware::Running;
@@ -55,6 +56,12 @@ pub(crate) struct Layering {
     /// The snapshot whose memory a suspended VM goes on from, instead of its own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) memory_of: Option<SnapshotId>,
+    /// The snapshot whose UEFI variables are to be put back before the VM is started.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    variables_of: Option<SnapshotId>,
+    /// The guest was frozen, or may have been, and has not said that it is thawed.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    frozen: bool,
 }
 
 /// A snapshot that is being taken.
@@ -97,6 +104,9 @@ struct SavedHardware {
     disks: Vec<DiskSpec>,
     /// What QEMU ran with, if the memory was saved.
     running: Option<Running>,
+    /// Whether there were UEFI variables; `None`: an earlier version did not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    variables: Option<bool>,
 }
 
 impl VmRecord {

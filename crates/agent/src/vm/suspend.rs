@@ -51,6 +51,7 @@ impl Actor {
             return Err(fault);
         }
         self.record.state = RecordedState::Suspended;
+        self.record.layering.memory_of = None;
         self.record.since = Timestamp::now();
         self.record.journal.add(op, &Ok(()));
         self.save_or_log().await;

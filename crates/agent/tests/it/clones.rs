@@ -430,3 +430,56 @@ async fn qemu_a_running_clone_is_flattened_beside_its_running_parent() {
     world.vm_start(two).await.unwrap();
     world.wait_for("it boots alone", two, |r| r.guest.as_ref().is_some_and(|g| g.agent)).await;
 }
+
+/// What was copied is on the disk when it is said to be, and when the header says so: a QEMU that is
+/// killed right after has lost nothing.
+#[tokio::test]
+async fn qemu_killed_after_a_disk_was_made_independent_has_all_of_it() {
+    let world = World::start().await;
+    let (parent, child) = family(&world, 40).await;
+    let vm = child.vm.id();
+    for snapshots in [0, 1] {
+        let two = world.vm(DiskSource::Linked(disk0(parent.vm.id(), 0)));
+        let vm = if snapshots == 0 { vm } else { two.vm.id() };
+        if snapshots == 1 {
+            world.create(&two).await.unwrap();
+            let how = crate::snapshots::How::default();
+            crate::snapshots::snapshot(&world, vm, how).await;
+        }
+        world.vm_start(vm).await.unwrap();
+        flatten_as(&world, vm, command(1), None).await.unwrap();
+        crate::killed::kill_qemu(&world);
+        world.wait_for("it fails", vm, |report| report.power == PowerState::Failed).await;
+        world.stop(vm, hostler_types::StopMode::PowerOff, 0).await.unwrap();
+        assert!(shows(&file(&world, &disk0(vm, 0)), 7, 0, 40), "{snapshots} snapshots");
+        world.remove(vm, false, true).await.unwrap();
+    }
+    world.remove(parent.vm.id(), false, false).await.unwrap();
+    world.assert_nothing_left();
+}
+
+/// The same of a merge, of a layer in the middle and of the one that is written to.
+#[tokio::test]
+async fn qemu_killed_after_a_merge_has_all_of_it() {
+    use crate::snapshots::{How, delete, snapshot};
+    let world = World::start().await;
+    let vm = parent(&world, 24).await.vm.id();
+    let mut snapshots = Vec::new();
+    for (layer, byte) in [(1, 8), (2, 9)] {
+        snapshots.push(snapshot(&world, vm, How::default()).await.0);
+        fill(&file(&world, &disk0(vm, layer)), byte, 8 * layer, 24);
+    }
+    for (number, id) in snapshots.into_iter().enumerate() {
+        world.vm_start(vm).await.unwrap();
+        let report = delete(&world, vm, &[id]).await;
+        assert_eq!(report.disks[0].layers.len(), 2 - number);
+        crate::killed::kill_qemu(&world);
+        world.wait_for("it fails", vm, |report| report.power == PowerState::Failed).await;
+        world.stop(vm, hostler_types::StopMode::PowerOff, 0).await.unwrap();
+        let active = file(&world, &report.disks[0].layers[0].file);
+        assert!(shows(&active, 7, 0, 8) && shows(&active, 8, 8, 8), "{number}");
+        assert!(shows(&active, 9, 16, 24), "{number}");
+    }
+    world.remove(vm, false, false).await.unwrap();
+    world.assert_nothing_left();
+}

@@ -57,7 +57,7 @@ fn clone_of(world: &World, parent: &VmDefinition, report: &VmReport, number: u8)
     clone
 }
 
-async fn fork(
+pub(crate) async fn fork(
     world: &World,
     parent: VmId,
     request: &VmForkRequest,
@@ -67,7 +67,7 @@ async fn fork(
     fork.await.map_err(problem)
 }
 
-fn request(clones: impl IntoIterator<Item = VmDefinition>) -> VmForkRequest {
+pub(crate) fn request(clones: impl IntoIterator<Item = VmDefinition>) -> VmForkRequest {
     let clone = |definition| VmCreateRequest { command: command(1), definition };
     VmForkRequest { command: command(1), clones: clones.into_iter().map(clone).collect() }
 }
@@ -280,7 +280,7 @@ async fn fork_again(world: &mut World, definition: &VmDefinition, clones: &[VmDe
     world.assert_nothing_left();
 }
 
-async fn open_console(
+pub(crate) async fn open_console(
     world: &World,
     vm: VmId,
 ) -> (tokio::sync::mpsc::Sender<Result<hostler_endpoint::Bytes, std::io::Error>>, ByteStream) {

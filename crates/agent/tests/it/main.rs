@@ -1,6 +1,7 @@
 //! The agent as the server sees it: through its endpoints, with real files and real QEMU.
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
+mod by_hand;
 mod changes;
 mod clones;
 mod datastores;
@@ -10,12 +11,17 @@ mod exports;
 mod files;
 mod fork;
 mod full;
+mod guest_agents;
 mod images;
 mod joining;
+mod killed;
+mod merges;
 mod peers;
 mod restarts;
+mod shared;
 mod snapshot_model;
 mod snapshots;
 mod templates;
+mod uefi;
 mod vms;
 mod world;

@@ -31,6 +31,8 @@ pub(crate) struct World {
     pub(crate) host: HostId,
     pub(crate) datastore: DatastoreId,
     pub(crate) client: Client,
+    /// What an agent in a process of its own has mounted, beside what all have: from, and where.
+    mounts: Vec<(PathBuf, PathBuf)>,
     running: Option<Running>,
 }
 
@@ -58,6 +60,11 @@ impl World {
 
     pub(crate) fn prepare() -> Self {
         crate::enter::enter();
+        Self::beside()
+    }
+
+    /// Another host in the same network, that is in the one of the thread.
+    pub(crate) fn beside() -> Self {
         // Short: the path of a Unix socket has at most 107 bytes.
         let folder = tempfile::Builder::new().prefix("ha-").tempdir().unwrap();
         let open = std::os::unix::fs::PermissionsExt::from_mode(0o711);
@@ -71,7 +78,22 @@ impl World {
             .build()
             .unwrap();
         let client = Client::new(unused, "https://127.0.0.1:1");
-        Self { folder, ca, host, datastore, client, running: None }
+        Self { folder, ca, host, datastore, client, mounts: Vec::new(), running: None }
+    }
+
+    /// What agents that are spawned from now on have mounted: from, and where.
+    pub(crate) fn mounts(&mut self) -> &mut Vec<(PathBuf, PathBuf)> {
+        &mut self.mounts
+    }
+
+    /// What it has mounted is gone from there, whoever uses it, for the agent that runs.
+    pub(crate) fn unmount(&self, place: &Path) {
+        let Some(Running::Process(child)) = &self.running else { panic!("it is no process") };
+        let mut umount = Command::new("nsenter");
+        umount
+            .args(["--mount", "--target", &child.id().to_string(), "umount", "--lazy"])
+            .arg(place);
+        assert!(umount.status().unwrap().success());
     }
 
     pub(crate) fn config(&self) -> AgentConfig {
@@ -94,7 +116,22 @@ impl World {
     }
 
     pub(crate) async fn spawn_agent(&mut self) {
-        let child = Command::new(std::env::current_exe().unwrap())
+        let program = std::env::current_exe().unwrap();
+        let mut command = match self.mounts.is_empty() {
+            true => Command::new(program),
+            false => {
+                // Each becomes the next, so that the process is the agent's in the end.
+                let mut command = Command::new("unshare");
+                command.args(["--mount", "--propagation", "private", "sh", "-ec"]);
+                let mounts = "while [ \"$1\" ]; do mount --bind \"$1\" \"$2\"; shift 2; done; \
+                              shift; exec \"$@\"";
+                command.args([mounts, "sh"]);
+                command.args(self.mounts.iter().flat_map(|(from, to)| [from, to]));
+                command.arg("").arg(program);
+                command
+            }
+        };
+        let child = command
             .args(["--exact", "world::an_agent_process", "--nocapture"])
             .env(STATE_VARIABLE, self.folder.path())
             .stdin(Stdio::null())

@@ -60,6 +60,7 @@ impl Actor {
 
     async fn plug_disk(&mut self, qmp: &Qmp, disk: &DiskSpec) -> Result<(), Fault> {
         self.ensure_disk(&self.record.clone(), disk).await?;
+        self.record.disk_is_made(&disk.name);
         self.own_idle(&disk.name).await?;
         let mut plan = self.plan_of(disk).await?;
         let Some(running) = &self.record.running else { return Ok(()) };

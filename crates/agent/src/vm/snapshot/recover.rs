@@ -4,11 +4,13 @@
 //! |-------------------|--------------------------------------------|-------------------------------------|
 //! | a snapshot        | it says whether its disks have new layers; | the new layers count, if all have   |
 //! |                   | they count then                            | been made: they are empty or newer  |
+//! | a thaw            | it is asked for again                      | nothing is frozen any more          |
 //! | an active merge   | recorded: brought to its end;              | recorded: it counts;                |
 //! |                   | not: given up                              | not: nothing has happened           |
 //! | any other merge   | its job is concluded: it counts;           | the headers say again what the      |
 //! |                   | not: given up                              | record says                         |
-//! | a return          | recorded: it counts; not: nothing has happened                                  |
+//! | a return          | recorded: it counts, and the UEFI variables are put back; not: nothing has      |
+//! |                   | happened                                                                        |
 //!
 //! A snapshot itself is not there then: nobody can say of which instant it would be. Its layers are
 //! merged again by the next deletion.
@@ -16,6 +18,7 @@
 use hostler_qemu::{BlockJob, close_nodes, jobs, layer_node};
 use hostler_qmp::Qmp;
 use hostler_qmp::command::{JobStatus, MigrateCancel, QueryNamedBlockNodes};
+use hostler_qmp::guest::GuestAgent;
 
 use super::copy::job_id;
 use super::freeze::thaw;
@@ -27,6 +30,11 @@ use crate::vm::layers;
 impl Actor {
     /// After a QEMU has been found that another agent has started.
     pub(in crate::vm) async fn recover_with_qemu(&mut self, qmp: &Qmp) {
+        if self.record.layering.frozen
+            && let Some(machine) = &self.machine
+        {
+            self.thaw_again(machine.live.agent.clone());
+        }
         if let Some(taking) = self.record.layering.taking.take() {
             self.recover_taking(qmp, &taking).await;
         }
@@ -47,6 +55,7 @@ impl Actor {
         if self.record.layering == super::Layering::default() {
             return;
         }
+        self.record.layering.frozen = false;
         if let Some(taking) = self.record.layering.taking.take()
             && self.layers_are_there(&taking).await
         {
@@ -63,6 +72,10 @@ impl Actor {
             }
         }
         self.record.layering.merging = None;
+        if let Err(error) = self.put_variables_back().await {
+            // Nothing is started without.
+            tracing::error!(vm = %self.record.id(), %error, "a return is not complete");
+        }
         self.recovered().await;
     }
 
@@ -87,12 +100,18 @@ impl Actor {
         }
     }
 
+    fn thaw_again(&self, agent: GuestAgent) {
+        let to_self = self.to_self.clone();
+        tokio::spawn(async move { thaw(&agent, Some(&to_self)).await });
+    }
+
     async fn recover_taking(&mut self, qmp: &Qmp, taking: &Taking) {
         if taking.quiesce
             && let Some(machine) = &self.machine
         {
-            let agent = machine.live.agent.clone();
-            tokio::spawn(async move { thaw(&agent).await });
+            self.thaw_again(machine.live.agent.clone());
+            // Until it says that it is thawed, whoever dies.
+            self.record.layering.frozen = true;
         }
         // Of its memory, if that was being saved.
         let _ = qmp.execute(MigrateCancel).await;

@@ -2,7 +2,9 @@
 //!
 //! New layers on the snapshot's files are made first; then QEMU is ended, and one write of the record
 //! makes them the VM's disks. What the VM was until then is removed only after that. A return that was
-//! cut off is begun again, or its end is done, when the same operation is asked for again.
+//! cut off is begun again, or its end is done, when the same operation is asked for again. The UEFI
+//! variables, which lie in a file of their own, are put back after the record has become that of
+//! afterwards, which says so until it is done: nothing is started without.
 
 use hostler_host::{VmDir, volume};
 use hostler_types::{
@@ -15,7 +17,7 @@ use uuid::Uuid;
 use super::files::read_hardware;
 use super::{Reverting, SavedHardware};
 use crate::blocking::blocking;
-use crate::fault::{Fault, chain};
+use crate::fault::Fault;
 use crate::vm::actor::Actor;
 use crate::vm::create::vm_dir;
 use crate::vm::layers;
@@ -27,6 +29,15 @@ struct NewDisk {
     size: ByteSize,
     /// The new one first.
     files: Vec<LayerFile>,
+}
+
+/// What the VM will be.
+struct Plan {
+    saved: SavedHardware,
+    disks: Vec<NewDisk>,
+    with_memory: bool,
+    /// There are UEFI variables, now or in the snapshot.
+    variables: bool,
 }
 
 impl Actor {
@@ -45,6 +56,7 @@ impl Actor {
         if begun.is_none_or(|begun| !begun.applied) {
             self.go_back(op, id, run).await?;
         }
+        self.put_variables_back().await?;
         let started = match run && self.machine.is_none() {
             true => self.start().await,
             false => Ok(()),
@@ -78,31 +90,28 @@ impl Actor {
     async fn go_back(&mut self, op: OperationId, id: SnapshotId, run: bool) -> Result<(), Fault> {
         let snapshot = self.record.snapshots().get(id).cloned().ok_or(Fault::NoSnapshot(id))?;
         let with_memory = run && snapshot.memory.is_some();
-        let (saved, disks) = self.plan_return(&snapshot, with_memory).await?;
-        let layers: Vec<_> = disks.iter().map(|disk| disk.files[0].clone()).collect();
+        let plan = self.plan_return(&snapshot, with_memory).await?;
+        let layers: Vec<_> = plan.disks.iter().map(|disk| disk.files[0].clone()).collect();
         self.record.layering.waste.extend(layers.iter().cloned());
         let reverting = Reverting { op, snapshot: id, run, applied: false, layers };
         self.record.layering.reverting = Some(reverting);
         self.save().await?;
-        if let Err(fault) = self.make_layers(&snapshot, &disks).await {
+        if let Err(fault) = self.make_layers(&snapshot, &plan.disks).await {
             self.not_returned().await;
             return Err(fault);
         }
-        if let Err(fault) = self.end_for_return(&snapshot, &saved, &disks, with_memory).await {
+        if let Err(fault) = self.end_for_return(&snapshot, &plan).await {
             self.not_returned().await;
             return Err(fault);
         }
         let before = self.record.clone();
-        self.record.go_back(&snapshot, saved, &disks, with_memory);
+        self.record.go_back(&snapshot, &plan);
         if let Err(fault) = self.save_chains().await {
             self.record = before;
             self.not_returned().await;
             return Err(fault);
         }
         self.remove_state_file().await;
-        if let Err(error) = self.restore_nvram(&snapshot).await {
-            tracing::warn!(vm = %self.record.id(), %error, "the UEFI variables are not restored");
-        }
         self.sweep().await;
         let power = if with_memory { PowerState::Suspended } else { PowerState::Stopped };
         self.set_power(power, None);
@@ -111,15 +120,9 @@ impl Actor {
 
     /// Ends QEMU, if there is room for the definition that follows: else its guest would have been
     /// ended for nothing.
-    async fn end_for_return(
-        &mut self,
-        snapshot: &Snapshot,
-        saved: &SavedHardware,
-        disks: &[NewDisk],
-        with_memory: bool,
-    ) -> Result<(), Fault> {
+    async fn end_for_return(&mut self, snapshot: &Snapshot, plan: &Plan) -> Result<(), Fault> {
         let (host, mut record) = (self.host.clone(), self.record.clone());
-        record.go_back(snapshot, saved.clone(), disks, with_memory);
+        record.go_back(snapshot, plan);
         let room =
             blocking(
                 move || Ok(vm_dir(&host, &record)?.prepare_definition(&record.definition.vm)?),
@@ -141,11 +144,7 @@ impl Actor {
     }
 
     /// What it will be; refuses what could not be started then.
-    async fn plan_return(
-        &self,
-        snapshot: &Snapshot,
-        with_memory: bool,
-    ) -> Result<(SavedHardware, Vec<NewDisk>), Fault> {
+    async fn plan_return(&self, snapshot: &Snapshot, with_memory: bool) -> Result<Plan, Fault> {
         let (host, record, snapshot) = (self.host.clone(), self.record.clone(), snapshot.clone());
         let planned = blocking(move || {
             let dir = vm_dir(&host, &record)?;
@@ -163,11 +162,12 @@ impl Actor {
                     "the file with the snapshot's memory is gone; go back without starting it";
                 return Err(Fault::WrongState(text.to_owned()));
             }
-            Ok((saved, disks))
+            let variables = dir.nvram().exists() || dir.snapshot_nvram(snapshot.id).exists();
+            Ok(Plan { saved, disks, with_memory, variables })
         });
-        let (saved, disks) = planned.await?;
+        let plan = planned.await?;
         if with_memory {
-            let Some(running) = &saved.running else {
+            let Some(running) = &plan.saved.running else {
                 let text = "it is not known what hardware the snapshot's memory belongs to";
                 return Err(Fault::WrongState(text.to_owned()));
             };
@@ -182,7 +182,7 @@ impl Actor {
                 }
             }
         }
-        Ok((saved, disks))
+        Ok(plan)
     }
 
     async fn make_layers(&self, snapshot: &Snapshot, disks: &[NewDisk]) -> Result<(), Fault> {
@@ -202,35 +202,46 @@ impl Actor {
         .await
     }
 
-    async fn restore_nvram(&self, snapshot: &Snapshot) -> Result<(), Fault> {
-        let (host, record, id) = (self.host.clone(), self.record.clone(), snapshot.id);
-        blocking(move || {
-            let dir = vm_dir(&host, &record)?;
-            let failed = |e: std::io::Error| Fault::WrongState(chain(&e));
-            if !dir.snapshot_nvram(id).exists() {
-                return Ok(());
-            }
-            let bytes = std::fs::read(dir.snapshot_nvram(id)).map_err(failed)?;
-            write_nvram(&dir, &record, &bytes).map_err(failed)
-        })
-        .await
+    /// Makes the UEFI variables what they were, if a return has left that to be done, and no QEMU has
+    /// them.
+    pub(in crate::vm) async fn put_variables_back(&mut self) -> Result<(), Fault> {
+        let Some(id) = self.record.layering.variables_of.filter(|_| self.machine.is_none()) else {
+            return Ok(());
+        };
+        let (host, record) = (self.host.clone(), self.record.clone());
+        if let Some(snapshot) = record.snapshots().get(id).cloned() {
+            blocking(move || put_variables(&vm_dir(&host, &record)?, &record, &snapshot)).await?;
+        }
+        self.record.layering.variables_of = None;
+        // Before its firmware changes them: what a guest has is not put back again.
+        self.save().await
     }
 }
 
-fn write_nvram(dir: &VmDir, record: &VmRecord, bytes: &[u8]) -> std::io::Result<()> {
+/// Blocks.
+fn put_variables(dir: &VmDir, record: &VmRecord, snapshot: &Snapshot) -> Result<(), Fault> {
+    let (from, to) = (dir.snapshot_nvram(snapshot.id), dir.nvram());
+    let failed = |error: std::io::Error| {
+        let (from, to) = (from.display(), to.display());
+        Fault::WrongState(format!("the UEFI variables of {from} are not put to {to}: {error}"))
+    };
     let access = hostler_host::Access { mode: 0o600, uid: record.uid.uid(), gid: record.uid.gid() };
-    hostler_host::write_atomic(&dir.nvram(), bytes, access)
+    match std::fs::read(&from) {
+        Ok(bytes) => hostler_host::write_atomic(&to, &bytes, access).map_err(failed),
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(failed(error)),
+        // The first start makes them, as it would have then.
+        Err(_) if read_hardware(dir, snapshot)?.variables == Some(false) && to.exists() => {
+            Ok(volume::remove(dir, &to)?)
+        }
+        Err(_) => Ok(()),
+    }
 }
 
 impl VmRecord {
     /// The disks are the snapshot's; others are the VM's still, but not plugged in.
-    fn go_back(
-        &mut self,
-        snapshot: &Snapshot,
-        saved: SavedHardware,
-        disks: &[NewDisk],
-        with_memory: bool,
-    ) {
+    fn go_back(&mut self, snapshot: &Snapshot, plan: &Plan) {
+        let Plan { saved, disks, with_memory, variables } = plan;
+        let with_memory = *with_memory;
         let before = self.known_files();
         let spec = &mut self.definition.vm.spec;
         let back = |disk: &&DiskSpec| disks.iter().any(|new| new.name == disk.name);
@@ -260,11 +271,12 @@ impl VmRecord {
         (self.seal, self.sealing) = (None, None);
         self.layering.generation = Some(Uuid::now_v7());
         self.layering.memory_of = with_memory.then_some(snapshot.id);
+        self.layering.variables_of = variables.then_some(snapshot.id);
         if let Some(reverting) = &mut self.layering.reverting {
             reverting.applied = true;
             reverting.layers.clear();
         }
-        self.running = saved.running.filter(|_| with_memory);
+        self.running = saved.running.clone().filter(|_| with_memory);
         self.state = if with_memory { RecordedState::Suspended } else { RecordedState::Stopped };
         self.unsettled |= !with_memory;
         self.since = Timestamp::now();

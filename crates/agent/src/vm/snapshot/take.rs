@@ -15,7 +15,7 @@ use hostler_types::{
 };
 use jiff::Timestamp;
 
-use super::freeze::Frozen;
+use super::freeze::{Frozen, NotFrozen};
 use super::{SavedHardware, Taking};
 use crate::blocking::blocking;
 use crate::fault::{Fault, chain};
@@ -107,7 +107,7 @@ impl Actor {
                 let Some(active) = files.first() else { continue };
                 // A disk that has never been plugged in may have no file yet.
                 let active = hostler_host::layers::path(dir.datastore(), active);
-                if !active.exists() {
+                if record.is_unmade(&disk.name) && !active.exists() {
                     continue;
                 }
                 let size = volume::virtual_size(&active)?;
@@ -150,6 +150,7 @@ impl Actor {
             let saved = SavedHardware {
                 disks: record.disks_as_they_are().to_vec(),
                 running: record.running.clone().filter(|_| memory),
+                variables: Some(dir.nvram().exists()),
             };
             let snapshot = &taking.snapshot;
             std::thread::scope(|scope| {
@@ -177,7 +178,16 @@ impl Actor {
     pub(super) async fn take(&mut self, ready: Ready, taking: &Taking) -> Result<Taken, Fault> {
         let Some(machine) = &mut self.machine else { return Ok(Taken::default()) };
         let frozen = match taking.quiesce {
-            true => Some(Frozen::begin(machine.live.agent.clone()).await?),
+            true => {
+                let (agent, to_self) = (machine.live.agent.clone(), self.to_self.clone());
+                match Frozen::begin(agent, to_self).await {
+                    Ok(frozen) => Some(frozen),
+                    Err(NotFrozen { fault, thawed }) => {
+                        self.record.layering.frozen |= !thawed;
+                        return Err(fault);
+                    }
+                }
+            }
             false => None,
         };
         if ready.memory.is_some() {
@@ -191,7 +201,11 @@ impl Actor {
             }
         };
         let frozen = match frozen {
-            Some(frozen) => frozen.end().await,
+            Some(frozen) => {
+                let (frozen, thawed) = frozen.end().await;
+                self.record.layering.frozen |= !thawed;
+                frozen
+            }
             None => false,
         };
         Ok(Taken { paused: put?, frozen })
