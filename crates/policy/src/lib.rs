@@ -1,4 +1,4 @@
-//! Pure decisions: placement and approvals now; balancing, admission and entitlement later.
+//! Pure decisions: placement, rules, balancing, what-if, approvals.
 //!
 //! A decision is a function of plain data handed in: no clock, no I/O, no async, no randomness. So
 //! a past decision can be replayed, the same code answers what-if questions, and each comes with an
@@ -7,7 +7,9 @@
 //! `control` builds the input from its inventory snapshot and carries the decision out.
 
 pub mod approval;
-mod placement;
+pub mod cluster;
+pub mod placement;
+pub mod rules;
 mod snapshots;
 
 pub use placement::{
