@@ -19,7 +19,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{Choosing, explain::explained};
 use crate::cluster::{
-    Bits, CPU, Cluster, ClusterVm, Item, MEMORY, SnapshotError, StoreIndex, StoreNeed, narrow,
+    Bits, CPU, Cluster, ClusterVm, Item, MEMORY, SnapshotError, StoreIndex, StoreNeed, UNLIMITED,
+    narrow,
 };
 
 /// How often the search may look at a host: about a second.
@@ -55,7 +56,7 @@ pub enum BatchRefusal {
     )]
     NoWay { vms: usize, why: String },
     #[error(
-        "no way was found to place these {vms} VMs together, after {STEPS} looks at a host; place the largest first, or fewer at once"
+        "no way was found to place these {vms} VMs together, though there may be one; place the largest first, or fewer at once"
     )]
     NotFound { vms: usize },
 }
@@ -415,7 +416,13 @@ impl Search {
                 })
                 .collect());
         }
-        if self.left == 0 {
+        // Other datastores than those that were tried might have had room.
+        let disks = units.iter().any(|unit| {
+            let items = unit.vms.iter().map(|vm| &cluster.vms[*vm as usize].item);
+            items.into_iter().any(|item| item.new_disks.is_some_and(|(sum, _)| sum > 0))
+        });
+        let limited = cluster.store_room.iter().any(|room| room.left < UNLIMITED);
+        if self.left == 0 || (disks && limited) {
             return Err(BatchRefusal::NotFound { vms });
         }
         let memory: i64 = units.iter().map(|unit| unit.item.size[MEMORY]).sum();

@@ -135,7 +135,11 @@ impl Between {
         }
     }
 
+    /// Who is nowhere does not bind the others.
     pub(crate) fn enter(&mut self, place: u32) {
+        if place == NOWHERE {
+            return;
+        }
         match self.occupied.binary_search_by_key(&place, |(place, _)| *place) {
             Ok(at) => self.occupied[at].1 += 1,
             Err(at) => self.occupied.insert(at, (place, 1)),

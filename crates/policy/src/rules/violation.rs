@@ -37,7 +37,7 @@ pub fn violations(cluster: &Cluster) -> Vec<Violation> {
             None => format!("host `{}`", cluster.name_of(place)),
         };
         let (vms, reason) = if rule.together {
-            if by_place.len() < 2 {
+            if by_place.len() < 2 && !by_place.contains_key(&NOWHERE) {
                 continue;
             }
             let places: Vec<_> = by_place.keys().map(|place| told(*place)).collect();
