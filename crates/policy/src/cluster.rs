@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 pub(crate) use bits::Bits;
 pub use build::SnapshotError;
 pub(crate) use classes::{Class, ClassIndex, Filter, StoreNeed};
-pub(crate) use state::{CPU, Item, Load, MEMORY, Room, Size, Spot, StoreIndex, UNLIMITED};
+pub(crate) use state::{CPU, Item, Load, MEMORY, Size, Spot, StoreIndex, UNLIMITED};
 pub use state::{Cluster, HostIndex, VmIndex};
 
 use crate::placement::DatastoreCandidate;

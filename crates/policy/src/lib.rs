@@ -7,6 +7,7 @@
 //! `control` builds the input from its inventory snapshot and carries the decision out.
 
 pub mod approval;
+pub mod balance;
 pub mod cluster;
 pub mod placement;
 pub mod rules;

@@ -20,10 +20,10 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 pub use batch::{BatchRefusal, Placed, place_all};
-pub(crate) use choose::scattered;
 pub use choose::{Choosing, WINDOW};
 pub(crate) use datastore::takes_disks;
 pub use datastore::{DatastoreCandidate, refuses, warns};
+pub(crate) use explain::explain_item;
 pub use explain::{Explained, FilterCount, Scored, WhyNot, explain, why_not};
 pub use obstacle::Obstacle;
 pub(crate) use obstacle::listed;

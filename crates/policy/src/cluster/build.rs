@@ -296,6 +296,7 @@ impl Cluster {
             rules,
             new_disks: makes.then(|| (signed(sum), signed(largest))),
             store,
+            clash: None,
         })
     }
 }

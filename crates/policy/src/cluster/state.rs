@@ -113,6 +113,8 @@ pub(crate) struct Item {
     /// Disks that are to be made: their sum and the largest, in bytes.
     pub(crate) new_disks: Option<(i64, i64)>,
     pub(crate) store: StoreNeed,
+    /// A `must` rule that keeps apart two of its VMs: no place can take both.
+    pub(crate) clash: Option<u32>,
 }
 
 #[derive(Debug, Clone)]
@@ -151,6 +153,10 @@ impl Cluster {
 
     pub fn vm(&self, id: VmId) -> Option<VmIndex> {
         self.vm_of.get(&id).copied().map(VmIndex)
+    }
+
+    pub fn host_at(&self, host: HostIndex) -> Option<HostId> {
+        self.hosts.get(host.0 as usize).map(|facts| facts.id)
     }
 
     /// Where a VM is.
@@ -251,12 +257,18 @@ impl Item {
             rules: Vec::new(),
             new_disks: None,
             store: StoreNeed::Nothing,
+            clash: None,
         }
     }
 
     /// Several VMs that go to the same host. Their classes say which datastores it must reach;
     /// where new disks go is decided for each of them.
-    pub(crate) fn merge(&mut self, other: &Self) {
+    pub(crate) fn merge(&mut self, other: &Self, rules: &RuleTable) {
+        let apart = |rule: &&u32| {
+            let between = &rules.between[**rule as usize];
+            between.must && !between.together && other.rules.binary_search(rule).is_ok()
+        };
+        self.clash = self.clash.or(self.rules.iter().find(apart).copied());
         (self.new_disks, self.store) = (None, StoreNeed::Nothing);
         for (own, other) in self.size.iter_mut().zip(other.size) {
             *own += other;

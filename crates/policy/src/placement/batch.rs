@@ -142,15 +142,11 @@ fn units_of(cluster: &Cluster, vms: &[u32]) -> Result<Vec<Unit>, BatchRefusal> {
         let unit = units.entry(unit_of[at]);
         let unit = unit.or_insert_with(|| Unit { vms: Vec::new(), item: facts.item.clone() });
         if !unit.vms.is_empty() {
-            let apart = |rule: &&u32| {
-                let between = &cluster.rules.between[**rule as usize];
-                between.must && !between.together && facts.item.rules.contains(rule)
-            };
-            if let Some(rule) = unit.item.rules.iter().find(apart) {
-                let rule = cluster.rules.between[*rule as usize].name.clone();
+            unit.item.merge(&facts.item, &cluster.rules);
+            if let Some(rule) = unit.item.clash {
+                let rule = cluster.rules.between[rule as usize].name.clone();
                 return Err(BatchRefusal::Clash { rule, vm: facts.name.clone() });
             }
-            unit.item.merge(&facts.item);
         }
         unit.vms.push(*vm);
     }

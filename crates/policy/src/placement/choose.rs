@@ -113,7 +113,8 @@ impl Cluster {
 
     /// Whether a host of the item's classes can take it now.
     pub(crate) fn fits(&self, item: &Item, host: usize) -> bool {
-        self.room[host].fits(item)
+        item.clash.is_none()
+            && self.room[host].fits(item)
             && self.rules.allow(&item.rules, host)
             && (item.new_disks.is_none() || self.store_for(item, host).is_some())
     }
@@ -164,7 +165,7 @@ impl Best {
 
 /// Seeds that follow each other begin at places that have nothing to do with each other
 /// (`SplitMix64`, Steele, Lea and Flood 2014).
-pub(crate) fn scattered(seed: u64) -> u64 {
+fn scattered(seed: u64) -> u64 {
     let mut z = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

@@ -69,6 +69,11 @@ pub fn explain(cluster: &Cluster, vm: VmIndex, choosing: Choosing) -> Explained 
     explained(&without, &facts.item, &facts.name, current, choosing)
 }
 
+/// The same for something that is on no host.
+pub(crate) fn explain_item(cluster: &Cluster, item: &Item, name: &str) -> Explained {
+    explained(cluster, item, name, None, Choosing::thorough())
+}
+
 pub(super) fn explained(
     cluster: &Cluster,
     item: &Item,
@@ -190,8 +195,20 @@ pub fn why_not(cluster: &Cluster, vm: VmIndex, host: HostIndex) -> WhyNot {
         .map(|obstacle| format!("host `{name}` {obstacle}; {}", obstacle.way_out()))
         .collect();
     let only_room = !obstacles.is_empty() && obstacles.iter().all(Obstacle::is_room);
-    let leaving = if only_room { fewest_leaving(&without, &facts.item, host.0) } else { None };
-    let would_fit_without = leaving.unwrap_or_default();
+    let mut leaving = if only_room { fewest_leaving(&without, &facts.item, host.0) } else { None };
+    if let Some(vms) = &leaving {
+        for vm in vms {
+            without.lift(*vm);
+        }
+        // A rule may bind the VM to one of those that would leave.
+        if !without.obstacles(&facts.item, host.0 as usize).is_empty() {
+            leaving = None;
+        }
+    }
+    let names = |vms: Vec<u32>| {
+        vms.into_iter().map(|vm| cluster.vms[vm as usize].name.clone()).collect::<Vec<_>>()
+    };
+    let would_fit_without = leaving.map(names).unwrap_or_default();
     let smallest_change = match obstacles.as_slice() {
         [] => format!("none: host `{name}` can take vm `{}` now", facts.name),
         _ if !would_fit_without.is_empty() => {
@@ -212,7 +229,7 @@ pub fn why_not(cluster: &Cluster, vm: VmIndex, host: HostIndex) -> WhyNot {
 
 /// The fewest VMs whose leaving makes room. One if one is enough, and then the smallest such; else
 /// the largest first, and then without those that were not needed: irreducible, not always fewest.
-fn fewest_leaving(cluster: &Cluster, item: &Item, host: u32) -> Option<Vec<String>> {
+fn fewest_leaving(cluster: &Cluster, item: &Item, host: u32) -> Option<Vec<u32>> {
     let room = &cluster.room[host as usize];
     let lack: Vec<i64> = item
         .size
@@ -247,5 +264,5 @@ fn fewest_leaving(cluster: &Cluster, item: &Item, host: u32) -> Option<Vec<Strin
             leaving.insert(at, vm);
         }
     }
-    Some(leaving.into_iter().map(|vm| cluster.vms[vm as usize].name.clone()).collect())
+    Some(leaving)
 }

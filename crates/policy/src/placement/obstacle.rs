@@ -307,6 +307,11 @@ impl Cluster {
 
     fn rule_obstacles(&self, item: &Item, host: usize) -> Vec<Obstacle> {
         let mut obstacles = Vec::new();
+        if let Some(rule) = item.clash {
+            let rule = self.rules.between[rule as usize].name.clone();
+            let place = format!("host {}", self.hosts[host].name);
+            obstacles.push(Obstacle::Apart { rule, place, with: Vec::new() });
+        }
         for position in &item.rules {
             let rule = &self.rules.between[*position as usize];
             let scope = &self.rules.scopes[rule.scope];

@@ -45,12 +45,17 @@ impl PartialOrd for Cost {
 
 impl Cluster {
     pub(crate) fn cost(&self, item: &Item, host: usize) -> Parts {
-        let broken_host = item.classes.iter().map(|class| self.broken_host_wishes(*class, host));
         Parts {
             strategy: self.strategy_cost(item, host),
-            wishes: self.rules.broken_wishes(&item.rules, host) + broken_host.sum::<u32>(),
+            wishes: self.broken_wishes(item, host),
             deficit: self.deficit_after(item, host),
         }
+    }
+
+    /// How many `should` rules an item on a host breaks.
+    pub(crate) fn broken_wishes(&self, item: &Item, host: usize) -> u32 {
+        let with_host = item.classes.iter().map(|class| self.broken_host_wishes(*class, host));
+        self.rules.broken_wishes(&item.rules, host) + with_host.sum::<u32>()
     }
 
     /// Pack: how much of the host stays free, plus how unevenly (0 to 2): the residual is aligned

@@ -172,8 +172,10 @@ impl Problem {
             for apart in links.iter().filter(|link| !link.together && link.scope == together.scope)
             {
                 let both = together.members.iter().filter(|unit| apart.members.contains(unit));
-                let both: Vec<_> = both.flat_map(|unit| units[*unit].vms.clone()).collect();
+                let both: Vec<_> = both.collect();
                 if both.len() > 1 {
+                    let both: Vec<_> =
+                        both.into_iter().flat_map(|unit| units[*unit].vms.clone()).collect();
                     return Some(format!(
                         "{} must be in one place and must be apart",
                         self.told(&both)

@@ -217,6 +217,18 @@ pub(crate) fn moved(snapshot: &mut ClusterSnapshot, vm: VmId, to: HostId) {
     vm.host = Some(to);
 }
 
+/// The faults of room alone, with VMs that are being moved counted on both hosts.
+pub(crate) fn faults_in_motion(snapshot: &ClusterSnapshot, moving: &[(VmId, HostId)]) -> Faults {
+    let mut both = snapshot.clone();
+    both.rules.clear();
+    for (id, to) in moving {
+        let vm = snapshot.vms.iter().find(|vm| vm.id == *id).unwrap();
+        let name = format!("{} in motion", vm.name);
+        both.vms.push(ClusterVm { host: Some(*to), name, ..vm.clone() });
+    }
+    faults(&both)
+}
+
 /// VMs whose hosts differ.
 pub(crate) fn displaced(before: &ClusterSnapshot, after: &ClusterSnapshot) -> BTreeSet<VmId> {
     let host_of = |snapshot: &ClusterSnapshot, id: VmId| {

@@ -3,8 +3,8 @@
 
 use hostler_policy::DatastoreCandidate;
 use hostler_policy::cluster::{
-    Cluster, ClusterHost, ClusterSettings, ClusterSnapshot, ClusterVm, Demand, HostCondition,
-    HostDatastore, Strategy as Scoring,
+    Automation, Cluster, ClusterHost, ClusterSettings, ClusterSnapshot, ClusterVm, Demand,
+    HostCondition, HostDatastore, Strategy as Scoring,
 };
 use hostler_policy::placement::{Choosing, place_all};
 use hostler_policy::rules::{Group, Rule, RuleKind, Scope, Selector, Strength};
@@ -158,6 +158,15 @@ pub(crate) fn new_vm(tape: &mut Tape, name: String, number: u64) -> ClusterVm {
         cpu: tape.next(u64::from(cpus) * 2000),
         memory: ByteSize(vm.memory.0 * tape.next(101) / 100),
     };
+    vm.contention.cpu_ready_permille = u16::try_from(tape.next(300).saturating_sub(200)).unwrap();
+    vm.dirty_rate = ByteSize::mib(tape.next(1500));
+    vm.pinned = tape.one_in(15).then(|| "it has a device of the host".to_owned());
+    vm.automation = match tape.next(12) {
+        10 => Some(Automation::Disabled),
+        11 => Some(Automation::Manual),
+        _ => None,
+    };
+    vm.seconds_since_move = tape.one_in(8).then_some(60);
     vm
 }
 
