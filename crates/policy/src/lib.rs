@@ -12,6 +12,7 @@ pub mod cluster;
 pub mod placement;
 pub mod rules;
 mod snapshots;
+pub mod synthetic;
 
 pub use placement::{
     DatastoreCandidate, Decision, Explanation, HostCandidate, Placement, PlacementInput, Refusal,

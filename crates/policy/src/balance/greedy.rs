@@ -3,7 +3,7 @@
 use std::collections::{BinaryHeap, HashMap};
 
 use super::Why;
-use super::planner::{Planner, WISH};
+use super::planner::{LEAST_GAIN, Planner, WISH};
 use crate::cluster::{ClassIndex, Item, Load, narrow};
 
 /// How often hosts without a helpful move are looked at again after others have moved VMs.
@@ -108,7 +108,8 @@ impl Planner<'_> {
 
     fn heat(&self, host: usize) -> Option<Heat> {
         let excess = self.goal.excess(self.cluster, host, &self.cluster.room[host].load);
-        (excess > 0.0).then_some(Heat { excess, host })
+        // Less is not worth any move.
+        (excess >= LEAST_GAIN).then_some(Heat { excess, host })
     }
 
     /// Moves for load, and says what for.

@@ -148,8 +148,7 @@ impl Planner<'_> {
         self.lift(&unit);
         let broken = self.cluster.cost(&item, from as usize).wishes;
         let hosts = self.allowed(&item, from, within);
-        let choosing = Choosing { seed: self.seed(), ..Choosing::thorough() };
-        let spot = self.cluster.choose_among(&item, &hosts, choosing);
+        let spot = self.cluster.choose_among(&item, &hosts, Choosing::seeded(self.seed()));
         let better = spot.map(|spot| {
             let fewer = broken.saturating_sub(self.cluster.cost(&item, spot.host as usize).wishes);
             (spot.host, f64::from(fewer) * WISH)

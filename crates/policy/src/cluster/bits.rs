@@ -19,6 +19,12 @@ impl Bits {
         bits
     }
 
+    pub(crate) fn of(len: usize, members: impl IntoIterator<Item = u32>) -> Self {
+        let mut bits = Self::none(len);
+        members.into_iter().for_each(|at| bits.insert(at as usize));
+        bits
+    }
+
     pub(crate) fn insert(&mut self, at: usize) {
         self.words[at / 64] |= 1 << (at % 64);
     }

@@ -1,10 +1,11 @@
 //! From a snapshot to its index.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::OnceLock;
 
 use hostler_types::{ByteSize, DatastoreId, HostId, VmId};
 
-use super::classes::ClassKey;
+use super::classes::{Asked, ClassKey};
 use super::state::{HostFacts, Load, Room, StoreRoom, UNLIMITED, VmFacts};
 use super::{
     Bits, Class, Cluster, ClusterHost, ClusterSettings, ClusterSnapshot, ClusterVm, Contention,
@@ -58,6 +59,9 @@ impl Cluster {
             features_of: HashMap::new(),
             networks: Vec::new(),
             networks_of: HashMap::new(),
+            reaching: vec![Vec::new(); snapshot.datastores.len()],
+            available: OnceLock::new(),
+            with_store: OnceLock::new(),
             host_of: HashMap::new(),
             vm_of: HashMap::with_capacity(snapshot.vms.len()),
             store_of: HashMap::new(),
@@ -101,7 +105,11 @@ impl Cluster {
                 let store = self.store("host", &host.name, own.id)?;
                 Ok((store, own.ready))
             });
-            let stores = stores.collect::<Result<_, _>>()?;
+            let stores: Vec<_> = stores.collect::<Result<_, _>>()?;
+            let position = narrow(self.hosts.len());
+            for (store, ready) in &stores {
+                self.reaching[*store as usize].push((position, *ready));
+            }
             let next = narrow(links.len());
             self.hosts.push(HostFacts {
                 id: host.id,
@@ -384,7 +392,7 @@ impl StoreRoom {
 }
 
 fn intern(
-    table: &mut Vec<BTreeSet<String>>,
+    table: &mut Vec<Asked>,
     positions: &mut HashMap<Vec<String>, u32>,
     list: &[String],
 ) -> u32 {
@@ -392,7 +400,7 @@ fn intern(
         return *position;
     }
     let position = narrow(table.len());
-    table.push(list.iter().cloned().collect());
+    table.push(Asked { needed: list.iter().cloned().collect(), hosts: OnceLock::new() });
     positions.insert(list.to_vec(), position);
     position
 }

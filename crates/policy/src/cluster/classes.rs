@@ -5,8 +5,10 @@
 //! once per class, and give a set of hosts. The set is made when it is first asked for: of a
 //! cluster's many classes, a decision needs few.
 
+use std::collections::BTreeSet;
 use std::sync::OnceLock;
 
+use super::state::HostFacts;
 use super::{Bits, Cluster, HostCondition, ReachOf, StoreIndex};
 use crate::rules::HostRule;
 
@@ -48,6 +50,14 @@ impl StoreNeed {
     }
 }
 
+/// CPU features or networks that VMs ask for: each distinct list once.
+#[derive(Debug, Clone)]
+pub(crate) struct Asked {
+    pub(crate) needed: BTreeSet<String>,
+    /// The hosts that have them all.
+    pub(super) hosts: OnceLock<Bits>,
+}
+
 #[derive(Debug, Clone)]
 pub(crate) struct Class {
     pub(crate) key: ClassKey,
@@ -81,29 +91,62 @@ impl Cluster {
         class.hosts.get_or_init(|| self.filtered(&class.key))
     }
 
+    /// The same as asking [`Cluster::static_filters`] for each host; but the hosts with what many
+    /// classes ask for are found once.
     fn filtered(&self, key: &ClassKey) -> Bits {
-        let mut hosts = match key.host {
-            Some(host) => {
-                let mut one = Bits::none(self.hosts.len());
-                one.insert(host as usize);
-                one
+        let all = self.hosts.len();
+        let available = self
+            .available
+            .get_or_init(|| self.hosts_where(|facts| facts.condition == HostCondition::Available));
+        let mut passing = available.clone();
+        if let Some(host) = key.host {
+            passing.and(&Bits::of(all, [host]));
+        }
+        let features = &self.features[key.features as usize];
+        passing.and(
+            features.hosts.get_or_init(|| {
+                self.hosts_where(|facts| features.needed.is_subset(&facts.features))
+            }),
+        );
+        let networks = &self.networks[key.networks as usize];
+        passing.and(
+            networks.hosts.get_or_init(|| {
+                self.hosts_where(|facts| networks.needed.is_subset(&facts.networks))
+            }),
+        );
+        match key.store {
+            StoreNeed::Nothing => {}
+            StoreNeed::Any => passing.and(self.with_store.get_or_init(|| {
+                self.hosts_where(|facts| facts.stores.iter().any(|(_, ready)| *ready))
+            })),
+            StoreNeed::One(store) => {
+                let reaching = self.reaching[store as usize].iter();
+                let ready = reaching.filter(|(_, ready)| *ready).map(|(host, _)| *host);
+                passing.and(&Bits::of(all, ready));
             }
-            None => Bits::all(self.hosts.len()),
-        };
+        }
+        for (store, _) in &key.reach {
+            let reaching = self.reaching[*store as usize].iter().map(|(host, _)| *host);
+            passing.and(&Bits::of(all, reaching));
+        }
         for rule in &key.host_rules {
             let rule = &self.rules.with_hosts[*rule as usize];
             if rule.must {
-                hosts.and(&rule.allowed);
+                passing.and(&rule.allowed);
             }
         }
-        let candidates: Vec<_> = hosts.ones().collect();
-        let mut passing = Bits::none(self.hosts.len());
-        for host in candidates {
-            if self.static_filters(key, host, &mut |_| false) {
-                passing.insert(host);
-            }
+        for scope in &key.scopes {
+            let scope = &self.rules.scopes[*scope as usize];
+            let somewhere = (0..super::narrow(all))
+                .filter(|host| scope.place(*host as usize) != crate::rules::NOWHERE);
+            passing.and(&Bits::of(all, somewhere));
         }
         passing
+    }
+
+    fn hosts_where(&self, passes: impl Fn(&HostFacts) -> bool) -> Bits {
+        let passing = (0..).zip(&self.hosts).filter(|(_, facts)| passes(facts));
+        Bits::of(self.hosts.len(), passing.map(|(host, _)| host))
     }
 
     /// Looks at all filters but those that change with what is on the host. `failed` is told each
@@ -127,11 +170,11 @@ impl Cluster {
         if facts.condition != HostCondition::Available && !fail(Filter::Condition) {
             return false;
         }
-        let missing = !self.features[key.features as usize].is_subset(&facts.features);
+        let missing = !self.features[key.features as usize].needed.is_subset(&facts.features);
         if missing && !fail(Filter::Features) {
             return false;
         }
-        let missing = !self.networks[key.networks as usize].is_subset(&facts.networks);
+        let missing = !self.networks[key.networks as usize].needed.is_subset(&facts.networks);
         if missing && !fail(Filter::Networks) {
             return false;
         }

@@ -1,11 +1,12 @@
 //! The cluster by positions, and what changes in it when a VM is put somewhere or taken away.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::OnceLock;
 
 use hostler_types::{ByteSize, DatastoreId, HostId, VmId};
 
-use super::classes::{ClassKey, StoreNeed};
-use super::{Automation, Class, ClassIndex, ClusterSettings, Contention, HostCondition};
+use super::classes::{Asked, ClassKey, StoreNeed};
+use super::{Automation, Bits, Class, ClassIndex, ClusterSettings, Contention, HostCondition};
 use crate::placement::DatastoreCandidate;
 use crate::rules::RuleTable;
 
@@ -43,11 +44,15 @@ pub struct Cluster {
     pub(crate) rules: RuleTable,
     pub(crate) classes: Vec<Class>,
     pub(super) class_of: HashMap<ClassKey, ClassIndex>,
-    /// What VMs ask for of CPU features and of networks: each distinct list once.
-    pub(crate) features: Vec<BTreeSet<String>>,
+    pub(crate) features: Vec<Asked>,
     pub(super) features_of: HashMap<Vec<String>, u32>,
-    pub(crate) networks: Vec<BTreeSet<String>>,
+    pub(crate) networks: Vec<Asked>,
     pub(super) networks_of: HashMap<Vec<String>, u32>,
+    /// The hosts that list a datastore, and whether it is ready there.
+    pub(super) reaching: Vec<Vec<(u32, bool)>>,
+    /// Hosts that take VMs, and those with any ready datastore.
+    pub(super) available: OnceLock<Bits>,
+    pub(super) with_store: OnceLock<Bits>,
     pub(super) host_of: HashMap<HostId, u32>,
     pub(super) vm_of: HashMap<VmId, u32>,
     pub(super) store_of: HashMap<DatastoreId, StoreIndex>,
@@ -195,6 +200,13 @@ impl Cluster {
             candidate.provisioned =
                 ByteSize(candidate.provisioned.0.saturating_add_signed(sum * times));
         }
+    }
+
+    /// Forgets a VM: it is gone, and its position is not used again.
+    pub fn remove(&mut self, vm: VmIndex) {
+        self.lift(vm.0);
+        let id = self.vms[vm.0 as usize].id;
+        self.vm_of.remove(&id);
     }
 
     /// Forgets the VMs that were listed last, none of which has a host.

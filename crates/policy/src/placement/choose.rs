@@ -75,9 +75,9 @@ impl Cluster {
             }
             return best.spot(self, item);
         }
-        self.offer_wished(item, hosts, choosing.window, &mut best);
         let start = scattered(choosing.seed) % (self.hosts.len().max(1) as u64);
         let start = usize::try_from(start).unwrap_or(0);
+        self.offer_wished(item, hosts, (start, choosing.window), &mut best);
         for (seen, host) in hosts.ones_from(start).enumerate() {
             if seen >= choosing.window && best.found() {
                 break;
@@ -88,7 +88,13 @@ impl Cluster {
     }
 
     /// Hosts that `should` rules point to need not be in the window.
-    fn offer_wished(&self, item: &Item, hosts: &Bits, window: usize, best: &mut Best) {
+    fn offer_wished(
+        &self,
+        item: &Item,
+        hosts: &Bits,
+        (start, window): (usize, usize),
+        best: &mut Best,
+    ) {
         let between = item.rules.iter().map(|rule| &self.rules.between[*rule as usize]);
         for rule in between.filter(|rule| !rule.must && rule.together) {
             let scope = &self.rules.scopes[rule.scope];
@@ -103,7 +109,10 @@ impl Cluster {
                 if !rule.must {
                     let mut wished = hosts.clone();
                     wished.and(&rule.allowed);
-                    for host in wished.ones().take(window) {
+                    for (seen, host) in wished.ones_from(start).enumerate() {
+                        if seen >= window && best.found() {
+                            break;
+                        }
                         best.offer(self, item, host);
                     }
                 }

@@ -253,12 +253,12 @@ impl Cluster {
                     }
                     Filter::Condition => Obstacle::Disconnected,
                     Filter::Features => {
-                        let needed = &self.features[key.features as usize];
+                        let needed = &self.features[key.features as usize].needed;
                         let missing = needed.difference(&facts.features).cloned().collect();
                         Obstacle::CpuFeatures { missing }
                     }
                     Filter::Networks => {
-                        let needed = &self.networks[key.networks as usize];
+                        let needed = &self.networks[key.networks as usize].needed;
                         let missing = needed.difference(&facts.networks).next().cloned();
                         Obstacle::Network { missing: missing.unwrap_or_default() }
                     }
