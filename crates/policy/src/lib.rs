@@ -10,9 +10,11 @@ pub mod approval;
 pub mod balance;
 pub mod cluster;
 pub mod placement;
+pub mod record;
 pub mod rules;
 mod snapshots;
 pub mod synthetic;
+pub mod whatif;
 
 pub use placement::{
     DatastoreCandidate, Decision, Explanation, HostCandidate, Placement, PlacementInput, Refusal,

@@ -19,6 +19,7 @@ use hostler_types::{ByteSize, DatastoreId, DatastoreLimits, HostId, ImageId, VmI
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+pub(crate) use batch::place_listed;
 pub use batch::{BatchRefusal, Placed, place_all};
 pub use choose::{Choosing, WINDOW};
 pub(crate) use datastore::takes_disks;

@@ -87,7 +87,7 @@ impl Fleet {
         host.labels.insert("rack".to_owned(), format!("r{}", number / RACK));
         host.labels.insert("generation".to_owned(), (number % 3).to_string());
         host.cpu_features = vec!["sse4-2".to_owned(), "avx2".to_owned()];
-        if number % 3 == 0 {
+        if number.is_multiple_of(3) {
             host.cpu_features.push("avx512f".to_owned());
         }
         host.networks = (0..4).map(|network| format!("br{network}")).collect();
@@ -110,9 +110,13 @@ impl Fleet {
         let mut rules = Vec::new();
         for service in 0..self.services() {
             let vms = labelled("service", format!("s{service}"));
-            let scope =
-                if service % 4 == 0 { Scope::Label("rack".to_owned()) } else { Scope::Host };
-            let strength = if service % 5 == 0 { Strength::Should } else { Strength::Must };
+            let scope = if service.is_multiple_of(4) {
+                Scope::Label("rack".to_owned())
+            } else {
+                Scope::Host
+            };
+            let strength =
+                if service.is_multiple_of(5) { Strength::Should } else { Strength::Must };
             let kind = RuleKind::AntiAffinity { vms, scope };
             rules.push(Rule { name: format!("apart-{service}"), strength, kind });
         }
@@ -171,11 +175,10 @@ impl Fleet {
         // Cubed, so that the mean is a quarter and a few want nearly all they have.
         let part = |draw: &mut Draw| (draw.below(1_001) as f64 / 1_000.0).powi(3);
         let mhz = f64::from(cpus) * 2_500.0;
-        let mut demand = |memory_part: u64| Demand {
+        vm.demand = Demand {
             cpu: whole(part(&mut draw) * mhz),
-            memory: ByteSize(vm.memory.0 / 100 * memory_part),
+            memory: ByteSize(vm.memory.0 / 100 * (40 + number as u64 % 50)),
         };
-        vm.demand = demand(40 + number as u64 % 50);
         let hour = ByteSize(vm.demand.memory.0);
         vm.demand_hour = Some(Demand { cpu: vm.demand.cpu / 10 * 9, memory: hour });
         vm.dirty_rate = ByteSize::mib(draw.below(200));

@@ -27,9 +27,9 @@ pub struct Balance {
     /// Of the most used host, in parts of its capacity.
     pub most_cpu: f64,
     pub most_memory: f64,
-    /// What the hosts should stay below.
-    pub goal_cpu: f64,
-    pub goal_memory: f64,
+    /// What the hosts should stay below; absent: there is no such goal at aggressiveness 1.
+    pub goal_cpu: Option<f64>,
+    pub goal_memory: Option<f64>,
     /// What VMs are entitled to and their hosts do not have, in average hosts.
     pub unmet: f64,
 }
@@ -42,8 +42,8 @@ pub fn measure(cluster: &Cluster, settings: &BalanceSettings) -> Balance {
         excess: 0.0,
         most_cpu: 0.0,
         most_memory: 0.0,
-        goal_cpu: goal.most[0],
-        goal_memory: goal.most[1],
+        goal_cpu: Some(goal.most[0]).filter(|most| most.is_finite()),
+        goal_memory: Some(goal.most[1]).filter(|most| most.is_finite()),
         unmet: 0.0,
     };
     for host in available(cluster) {

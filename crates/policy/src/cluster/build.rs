@@ -50,6 +50,7 @@ impl Cluster {
             room: Vec::with_capacity(snapshot.hosts.len()),
             vms: Vec::with_capacity(snapshot.vms.len()),
             vms_on: vec![Vec::new(); snapshot.hosts.len()],
+            ruled: Vec::new(),
             stores: Vec::new(),
             store_room: Vec::new(),
             rules: RuleTable::default(),
@@ -218,6 +219,10 @@ impl Cluster {
         let position = narrow(self.vms.len());
         if self.vm_of.insert(vm.id, position).is_some() {
             return Err(SnapshotError::Twice { kind: "vm", name: vm.name.clone() });
+        }
+        let with_hosts = |class: &u32| !self.classes[*class as usize].key.host_rules.is_empty();
+        if !item.rules.is_empty() || item.classes.iter().any(with_hosts) {
+            self.ruled.push(position);
         }
         self.vms.push(VmFacts {
             id: vm.id,

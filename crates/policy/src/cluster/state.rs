@@ -39,6 +39,8 @@ pub struct Cluster {
     pub(crate) room: Vec<Room>,
     pub(crate) vms: Vec<VmFacts>,
     pub(crate) vms_on: Vec<Vec<u32>>,
+    /// VMs that rules are about, in ascending order.
+    pub(crate) ruled: Vec<u32>,
     pub(crate) stores: Vec<DatastoreCandidate>,
     pub(crate) store_room: Vec<StoreRoom>,
     pub(crate) rules: RuleTable,
@@ -211,6 +213,9 @@ impl Cluster {
 
     /// Forgets the VMs that were listed last, none of which has a host.
     pub(crate) fn forget_from(&mut self, first: usize) {
+        while self.ruled.last().is_some_and(|vm| *vm as usize >= first) {
+            self.ruled.pop();
+        }
         for vm in self.vms.drain(first..) {
             self.vm_of.remove(&vm.id);
         }

@@ -92,6 +92,11 @@ impl ScopeTable {
         alone.into_iter().chain(several.iter().map(|host| *host as usize))
     }
 
+    /// Whether some host is in no place.
+    pub(crate) fn has_nowhere(&self) -> bool {
+        self.place_of.contains(&NOWHERE)
+    }
+
     /// As in "rack `r1`"; of the host scope the caller knows the host's name.
     pub(crate) fn told(&self, place: u32) -> Option<String> {
         let label = self.label.as_ref()?;
@@ -108,6 +113,15 @@ impl ScopeTable {
 impl Between {
     pub(crate) fn new(name: String, must: bool, together: bool, scope: usize) -> Self {
         Self { name, must, together, scope, occupied: Vec::new() }
+    }
+
+    /// Whether those of its members that are in a place are where they should be.
+    pub(crate) fn holds(&self) -> bool {
+        if self.together {
+            self.occupied.len() < 2
+        } else {
+            self.occupied.iter().all(|(_, count)| *count == 1)
+        }
     }
 
     pub(crate) fn count(&self, place: u32) -> u32 {

@@ -24,6 +24,9 @@ pub fn violations(cluster: &Cluster) -> Vec<Violation> {
     let mut found = Vec::new();
     let members = members(cluster);
     for (at, rule) in cluster.rules.between.iter().enumerate() {
+        if !members.between.contains_key(&narrow(at)) {
+            continue;
+        }
         let scope = &cluster.rules.scopes[rule.scope];
         let mut by_place: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
         for vm in members.between.get(&narrow(at)).into_iter().flatten() {
@@ -55,13 +58,7 @@ pub fn violations(cluster: &Cluster) -> Vec<Violation> {
         found.push(violation(cluster, &rule.name, rule.must, vms, &reason));
     }
     for (at, rule) in cluster.rules.with_hosts.iter().enumerate() {
-        let vms = members.with_hosts.get(&narrow(at)).into_iter().flatten().copied();
-        let wrong: Vec<_> = vms
-            .filter(|vm| {
-                let host = cluster.vms[*vm as usize].host;
-                host.is_some_and(|host| !rule.allowed.has(host as usize))
-            })
-            .collect();
+        let wrong = members.with_hosts.get(&narrow(at)).cloned().unwrap_or_default();
         if !wrong.is_empty() {
             let reason = match rule.run_on {
                 true => "are on hosts that it does not name",
@@ -90,7 +87,7 @@ fn violation(
     }
 }
 
-/// The VMs of each rule.
+/// The VMs of each rule that may not hold.
 #[derive(Debug, Default)]
 struct RuleMembers {
     between: BTreeMap<u32, Vec<u32>>,
@@ -99,13 +96,27 @@ struct RuleMembers {
 
 fn members(cluster: &Cluster) -> RuleMembers {
     let mut members = RuleMembers::default();
-    for (vm, facts) in (0..).zip(&cluster.vms) {
-        for rule in &facts.item.rules {
+    // Most rules hold, as the counts of their members say; only of the others are members needed.
+    let suspect: Vec<bool> = cluster
+        .rules
+        .between
+        .iter()
+        .map(|rule| !rule.holds() || cluster.rules.scopes[rule.scope].has_nowhere())
+        .collect();
+    for vm in cluster.ruled.iter().copied() {
+        let facts = &cluster.vms[vm as usize];
+        if facts.host.is_none() {
+            continue;
+        }
+        for rule in facts.item.rules.iter().filter(|rule| suspect[**rule as usize]) {
             members.between.entry(*rule).or_default().push(vm);
         }
         for class in &facts.item.classes {
             for rule in &cluster.classes[*class as usize].key.host_rules {
-                members.with_hosts.entry(*rule).or_default().push(vm);
+                let allowed = &cluster.rules.with_hosts[*rule as usize].allowed;
+                if facts.host.is_some_and(|host| !allowed.has(host as usize)) {
+                    members.with_hosts.entry(*rule).or_default().push(vm);
+                }
             }
         }
     }

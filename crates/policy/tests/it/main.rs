@@ -7,3 +7,4 @@ mod checker;
 mod placement;
 mod rules;
 mod tape;
+mod whatif;

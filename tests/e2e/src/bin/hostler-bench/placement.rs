@@ -19,7 +19,12 @@ const PLACEMENTS: usize = 40_000;
 
 pub(crate) fn measure(runs: usize) -> Result<Vec<Figure>> {
     let mut figures = vec![packing()?];
-    figures.extend(scale("1,000 × 20,000", &Fleet::of(1_000, 20_000, 1), runs, (20.0, 100.0, 100.0))?);
+    figures.extend(scale(
+        "1,000 × 20,000",
+        &Fleet::of(1_000, 20_000, 1),
+        runs,
+        (20.0, 100.0, 100.0),
+    )?);
     figures.extend(scale(
         "10,000 × 400,000",
         &Fleet::of(10_000, 400_000, 1),
@@ -30,12 +35,7 @@ pub(crate) fn measure(runs: usize) -> Result<Vec<Figure>> {
 }
 
 /// `most`: mean and 99th percentile of a placement in µs, a balancing pass in ms.
-fn scale(
-    what: &str,
-    fleet: &Fleet,
-    runs: usize,
-    most: (f64, f64, f64),
-) -> Result<Vec<Figure>> {
+fn scale(what: &str, fleet: &Fleet, runs: usize, most: (f64, f64, f64)) -> Result<Vec<Figure>> {
     let snapshot = fleet.filled();
     let mut builds = Vec::new();
     let mut cluster = Cluster::build(&snapshot)?;
@@ -54,7 +54,8 @@ fn scale(
     ];
     drop(cluster);
     let settings = BalanceSettings { aggressiveness: 5, ..BalanceSettings::default() };
-    let (mut times, mut ratios, mut left, mut again) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut times, mut ratios, mut left, mut again) =
+        (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for _ in 0..runs.min(5) {
         let mut cluster = Cluster::build(&snapshot)?;
         let bound = fewest_moves(&cluster, &settings);
@@ -76,7 +77,12 @@ fn scale(
         again.push(balance(&mut Cluster::build(&after)?, &settings).steps.len() as f64);
     }
     figures.push(Figure::time(&format!("balancing pass, {what}"), &times, most.2));
-    figures.push(numbers(&format!("moves for load beside the lower bound, {what}"), "×", &ratios, 1.25));
+    figures.push(numbers(
+        &format!("moves for load beside the lower bound, {what}"),
+        "×",
+        &ratios,
+        1.25,
+    ));
     figures.push(numbers(&format!("excess load left, {what}"), "%", &left, 30.0));
     figures.push(numbers(&format!("moves of a second run, {what}"), "moves", &again, 0.0));
     figures.push(Figure::time(&format!("index of a snapshot, {what}"), &builds, most.2));
@@ -86,7 +92,8 @@ fn scale(
 /// Mean and 99th percentile of one placement, in µs.
 fn placements(cluster: &mut Cluster, fleet: &Fleet, run: usize) -> Result<(f64, f64)> {
     let first = fleet.vms * (run + 2);
-    let new: Vec<_> = (first..first + PLACEMENTS.min(fleet.vms)).map(|number| fleet.vm(number)).collect();
+    let new: Vec<_> =
+        (first..first + PLACEMENTS.min(fleet.vms)).map(|number| fleet.vm(number)).collect();
     let mut times = Vec::with_capacity(new.len());
     for (at, vm) in new.iter().enumerate() {
         if let Some(leaving) = cluster.vm(fleet.vm(at * 7 % fleet.vms).id) {
