@@ -150,10 +150,13 @@ proptest! {
         let mut now = edited(&snapshot, &question.edits).unwrap();
         let homeless = now.vms.iter().filter(|vm| vm.host.is_none()).count();
         prop_assert_eq!(homeless, answer.placed.len() + answer.misfits.len());
-        let moves = answer.plan.steps.iter().flat_map(|step| &step.moves).map(|step| (step.vm, step.to));
-        for (vm, to) in answer.placed.iter().map(|placed| (placed.vm, placed.host)).chain(moves) {
+        let placed = answer.placed.iter().map(|placed| vec![(placed.vm, placed.host)]);
+        let steps = answer.plan.steps.iter();
+        let steps = steps.map(|step| step.moves.iter().map(|step| (step.vm, step.to)).collect());
+        // The VMs of a step move together.
+        for step in placed.chain(steps) {
             let before = faults(&now);
-            moved(&mut now, vm, to);
+            step.into_iter().for_each(|(vm, to)| moved(&mut now, vm, to));
             prop_assert_eq!(worse(&before, &faults(&now)), Vec::<String>::new());
         }
     }
