@@ -1,4 +1,4 @@
-//! Pure decisions: placement and approvals now; balancing, admission and entitlement later.
+//! Pure decisions: placement, rules, balancing, what-if, approvals.
 //!
 //! A decision is a function of plain data handed in: no clock, no I/O, no async, no randomness. So
 //! a past decision can be replayed, the same code answers what-if questions, and each comes with an
@@ -7,10 +7,16 @@
 //! `control` builds the input from its inventory snapshot and carries the decision out.
 
 pub mod approval;
+pub mod balance;
+pub mod cluster;
 pub mod entitlement;
-mod placement;
+pub mod placement;
 pub mod pools;
+pub mod record;
+pub mod rules;
 mod snapshots;
+pub mod synthetic;
+pub mod whatif;
 
 pub use placement::{
     DatastoreCandidate, Decision, Explanation, HostCandidate, Placement, PlacementInput, Refusal,

@@ -1,18 +1,38 @@
-//! Which host and datastore a new VM gets.
+//! Placement: which host and datastore VMs get, one or several at once, and why.
 //!
-//! Hard filters first: what a host lacks makes it impossible, whatever else it has. Among those
-//! left, the one with the most memory not promised to VMs wins, measured after this VM has been
-//! promised its own; then the one with the fewest promised CPUs; then the older. On it, the
-//! datastore with the most free space.
+//! Hard filters first: what a host lacks makes it impossible, whatever else it has. Those left are
+//! scored; see `score` for how and `choose` for which of them are looked at. There is one choice,
+//! [`Cluster`]'s: [`place`] asks it for one new VM and a list of hosts, [`place_all`] for several
+//! that belong together or apart, the balancer for those that leave a host.
 
-use std::cmp::Reverse;
+mod batch;
+mod choose;
+mod datastore;
+mod explain;
+mod obstacle;
+mod score;
+
+use std::collections::BTreeMap;
 use std::fmt;
 
-use hostler_types::{ByteSize, DatastoreId, DatastoreLimits, HostId, ImageId, counted};
+use hostler_types::{ByteSize, DatastoreId, DatastoreLimits, HostId, ImageId, VmId};
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
-/// What a datastore must still have free: definitions, logs and the guests' first writes.
-const HEADROOM: ByteSize = ByteSize::mib(64);
+pub(crate) use batch::place_listed;
+pub use batch::{BatchRefusal, Placed, place_all};
+pub use choose::{Choosing, WINDOW};
+pub(crate) use datastore::takes_disks;
+pub use datastore::{DatastoreCandidate, refuses, warns};
+pub(crate) use explain::explain_item;
+pub use explain::{Explained, FilterCount, Scored, WhyNot, explain, why_not};
+pub use obstacle::Obstacle;
+pub(crate) use obstacle::listed;
+
+use crate::cluster::{
+    Cluster, ClusterHost, ClusterSettings, ClusterSnapshot, ClusterVm, HostCondition,
+    HostDatastore, Item, Reach, ReachOf, SnapshotError, Strategy,
+};
 
 /// Everything the decision depends on.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -57,20 +77,6 @@ pub struct HostCandidate {
     pub datastores: Vec<DatastoreCandidate>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DatastoreCandidate {
-    pub id: DatastoreId,
-    pub name: String,
-    pub ready: bool,
-    pub capacity: ByteSize,
-    pub free: ByteSize,
-    /// It takes no new disks.
-    pub maintenance: bool,
-    /// The sizes of all its disks together.
-    pub provisioned: ByteSize,
-    pub limits: DatastoreLimits,
-}
-
 /// A decision, or why there is none; and in either case why.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Placement {
@@ -105,135 +111,128 @@ impl fmt::Display for Explanation {
     }
 }
 
-/// Decides where a VM goes.
+/// Decides where a VM goes: the host with the most memory not promised to VMs, measured after this
+/// VM has been promised its own, then with the fewest promised CPUs, then the older; on it, the
+/// datastore with the most free space.
 pub fn place(input: &PlacementInput) -> Placement {
-    let mut sentences = Vec::new();
-    let mut possible = Vec::new();
+    let refused = |refusal, sentences| Placement {
+        decision: Err(refusal),
+        explanation: Explanation(sentences),
+    };
+    let (cluster, item) = match indexed(input) {
+        Ok(indexed) => indexed,
+        Err(error) => return refused(Refusal::NoRoom, vec![error.to_string()]),
+    };
     let wished = |host: &&HostCandidate| input.wish.host.is_none_or(|wish| wish == host.id);
+    let (mut sentences, mut possible) = (Vec::new(), 0);
     for host in input.hosts.iter().filter(wished) {
-        match datastore_on(host, &input.wish) {
-            Ok(datastore) => possible.push((host, datastore)),
-            Err(reason) => sentences.push(format!("host `{}` {reason}", host.name)),
+        let Some(index) = cluster.host(host.id) else { continue };
+        match cluster.obstacles(&item, index.0 as usize).first() {
+            None => possible += 1,
+            Some(obstacle) => sentences.push(format!("host `{}` {obstacle}", host.name)),
         }
     }
-    let best = possible.iter().max_by_key(|(host, _)| {
-        (free_after(host, &input.wish), Reverse(host.promised_cpus), Reverse(host.id))
-    });
-    let Some((host, datastore)) = best else {
+    let Some(spot) = cluster.choose(&item, Choosing::thorough()) else {
         let answering = input.hosts.iter().filter(wished).any(|host| host.connected);
-        let refusal = if answering { Refusal::NoRoom } else { Refusal::NoHost };
         if input.hosts.is_empty() {
             sentences.push("no host has joined yet".to_owned());
         }
-        return Placement { decision: Err(refusal), explanation: Explanation(sentences) };
+        return refused(if answering { Refusal::NoRoom } else { Refusal::NoHost }, sentences);
     };
-    sentences.insert(0, chosen(host, datastore, &input.wish, possible.len()));
+    let host = cluster.hosts[spot.host as usize].id;
+    let host = input.hosts.iter().find(|candidate| candidate.id == host);
+    let store = spot.store.map(|store| cluster.stores[store as usize].id);
+    let found = host.and_then(|host| {
+        let datastore = host.datastores.iter().find(|own| Some(own.id) == store)?;
+        Some((host, datastore))
+    });
+    let (host, datastore) = found.expect("the cluster was made of these hosts");
+    sentences.insert(0, chosen(host, datastore, &input.wish, possible));
     let warning = warns(datastore, &input.wish.disks);
     sentences.extend(warning.map(|what| format!("warning: datastore `{}` {what}", datastore.name)));
     let decision = Decision { host: host.id, datastore: datastore.id };
     Placement { decision: Ok(decision), explanation: Explanation(sentences) }
 }
 
-/// The best datastore on a host that can take the VM, or why it cannot.
-fn datastore_on<'a>(
-    host: &'a HostCandidate,
-    wish: &Wish,
-) -> Result<&'a DatastoreCandidate, String> {
-    if !host.connected {
-        return Err("does not answer".to_owned());
+/// The hosts as a cluster, and the wish as an item of it. Anything may be promised there.
+fn indexed(input: &PlacementInput) -> Result<(Cluster, Item), SnapshotError> {
+    let PlacementInput { wish, hosts } = input;
+    let mut datastores: BTreeMap<DatastoreId, DatastoreCandidate> = BTreeMap::new();
+    for datastore in hosts.iter().flat_map(|host| &host.datastores) {
+        datastores.entry(datastore.id).or_insert_with(|| datastore.clone());
     }
-    if wish.cpus > host.cpus {
-        return Err(format!("has {}, {} are asked for", counted(host.cpus, "CPU"), wish.cpus));
+    let images = wish.images.iter();
+    let images = images.map(|(_, name, at)| (*at, ReachOf::Image(name.clone())));
+    let template = wish.template.iter();
+    let template = template.map(|(name, at)| (*at, ReachOf::Template(name.clone())));
+    let reach: Vec<_> =
+        images.chain(template).map(|(datastore, what)| Reach { datastore, what }).collect();
+    // What no host reaches is an obstacle to be told, and no mistake of the input.
+    for id in reach.iter().map(|reach| reach.datastore).chain(wish.datastore) {
+        datastores.entry(id).or_insert_with(|| unreached(id));
     }
-    if wish.memory > host.memory {
-        return Err(format!("has {} of memory, {} are asked for", host.memory, wish.memory));
+    let mut cluster = Cluster::build(&ClusterSnapshot {
+        settings: ClusterSettings {
+            strategy: Strategy::FreeMemory,
+            memory_overcommit_percent: None,
+            vcpus_per_cpu: None,
+            baseline: Vec::new(),
+        },
+        hosts: hosts.iter().map(HostCandidate::in_cluster).collect(),
+        datastores: datastores.into_values().collect(),
+        ..ClusterSnapshot::default()
+    })?;
+    let only = match wish.host {
+        // A host that is not a candidate leaves none.
+        Some(host) => match cluster.host(host) {
+            Some(index) => Some(index.0),
+            None => return Ok((Cluster::build(&ClusterSnapshot::default())?, Item::nothing())),
+        },
+        None => None,
+    };
+    let vm = ClusterVm {
+        datastore: wish.datastore,
+        disks: wish.disks.clone(),
+        reach,
+        networks: wish.bridges.clone(),
+        ..ClusterVm::new(VmId::from_uuid(Uuid::nil()), "the new VM", wish.cpus, wish.memory)
+    };
+    let mut item = cluster.item_only_on(&vm, only)?;
+    // It is new: even without disks it needs a datastore that takes some.
+    item.new_disks = item.new_disks.or(Some((0, 0)));
+    Ok((cluster, item))
+}
+
+fn unreached(id: DatastoreId) -> DatastoreCandidate {
+    DatastoreCandidate {
+        id,
+        name: id.to_string(),
+        ready: false,
+        capacity: ByteSize(0),
+        free: ByteSize(0),
+        maintenance: false,
+        provisioned: ByteSize(0),
+        limits: DatastoreLimits::default(),
     }
-    if let Some(bridge) = wish.bridges.iter().find(|bridge| !host.bridges.contains(bridge)) {
-        return Err(format!("has no bridge `{bridge}`"));
-    }
-    let elsewhere = |at: DatastoreId| host.datastores.iter().all(|datastore| datastore.id != at);
-    if let Some((_, image, _)) = wish.images.iter().find(|(_, _, at)| elsewhere(*at)) {
-        return Err(format!("has no datastore with the image `{image}`"));
-    }
-    if let Some((template, _)) = wish.template.as_ref().filter(|(_, at)| elsewhere(*at)) {
-        return Err(format!("does not reach the datastore of template `{template}`"));
-    }
-    let mut reasons = Vec::new();
-    let mut possible = Vec::new();
-    let wished = |store: &&DatastoreCandidate| wish.datastore.is_none_or(|id| id == store.id);
-    for datastore in host.datastores.iter().filter(wished) {
-        match refuses(datastore, &wish.disks) {
-            None => possible.push(datastore),
-            Some(reason) => reasons.push(format!("its datastore `{}` {reason}", datastore.name)),
+}
+
+impl HostCandidate {
+    fn in_cluster(&self) -> ClusterHost {
+        let datastores = self.datastores.iter();
+        ClusterHost {
+            condition: match self.connected {
+                true => HostCondition::Available,
+                false => HostCondition::Disconnected,
+            },
+            promised_memory: self.promised_memory,
+            promised_cpus: self.promised_cpus,
+            networks: self.bridges.clone(),
+            datastores: datastores
+                .map(|own| HostDatastore { id: own.id, ready: own.ready })
+                .collect(),
+            ..ClusterHost::new(self.id, self.name.clone(), self.cpus, self.memory)
         }
     }
-    let best = possible.into_iter().max_by_key(|store| (store.free, Reverse(store.id)));
-    best.ok_or_else(|| match reasons.is_empty() {
-        true if wish.datastore.is_some() => "does not have that datastore".to_owned(),
-        true => "has no datastore".to_owned(),
-        false => format!("has no room: {}", reasons.join(", ")),
-    })
-}
-
-/// Why a datastore does not take new disks, if it does not. Disks grow as the guest writes, so their
-/// sum may be beyond the free space; a single one beyond the whole datastore can never be filled.
-pub fn refuses(datastore: &DatastoreCandidate, disks: &[ByteSize]) -> Option<String> {
-    let DatastoreCandidate { capacity, free, limits, .. } = datastore;
-    if !datastore.ready {
-        return Some("is missing (not mounted?)".to_owned());
-    }
-    if datastore.maintenance {
-        return Some("is in maintenance: it takes no new disks".to_owned());
-    }
-    if let Some(disk) = disks.iter().find(|disk| *disk > capacity) {
-        return Some(format!("holds {capacity}, {disk} more are asked for"));
-    }
-    // A datastore smaller than twice the headroom may be filled to the half.
-    if *free < HEADROOM.min(ByteSize(capacity.0 / 2)) {
-        return Some(format!("has {free} free, too little to begin with"));
-    }
-    let (used, most) = (used_percent(datastore), u128::from(limits.refuse_percent));
-    if used >= most {
-        return Some(format!(
-            "is {used} % full ({free} free), and takes no new disks from {most} % on"
-        ));
-    }
-    if let Some(overcommit) = limits.overcommit_percent {
-        let promised = promised(datastore, disks);
-        let allowed = u128::from(capacity.0) * u128::from(overcommit) / 100;
-        if u128::from(promised.0) > allowed {
-            return Some(format!(
-                "would have {promised} of disks on {capacity}: more than the {overcommit} % that may be promised"
-            ));
-        }
-    }
-    None
-}
-
-/// What is worth a warning about a datastore that takes the disks.
-pub fn warns(datastore: &DatastoreCandidate, disks: &[ByteSize]) -> Option<String> {
-    let (used, free) = (used_percent(datastore), datastore.free);
-    if used >= u128::from(datastore.limits.warn_percent) {
-        return Some(format!("is {used} % full: {free} are free"));
-    }
-    let promised = promised(datastore, disks);
-    // A limit of their own says that people know.
-    let unlimited = datastore.limits.overcommit_percent.is_none();
-    if unlimited && promised > datastore.capacity {
-        let capacity = datastore.capacity;
-        return Some(format!("has {promised} of disks on {capacity}: they cannot all be filled"));
-    }
-    None
-}
-
-fn used_percent(datastore: &DatastoreCandidate) -> u128 {
-    let capacity = datastore.capacity.0;
-    u128::from(capacity.saturating_sub(datastore.free.0)) * 100 / u128::from(capacity.max(1))
-}
-
-fn promised(datastore: &DatastoreCandidate, disks: &[ByteSize]) -> ByteSize {
-    let sizes = disks.iter().map(|disk| disk.0);
-    ByteSize(sizes.fold(datastore.provisioned.0, u64::saturating_add))
 }
 
 /// May be negative: memory can be promised more than once.

@@ -12,6 +12,7 @@ mod figure;
 mod footprint;
 mod instant;
 mod inventory;
+mod placement;
 mod snapshot;
 mod start;
 
@@ -41,7 +42,7 @@ type Measure = fn(usize) -> Result<Vec<Figure>>;
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
     rustls::crypto::ring::default_provider().install_default().ok();
-    let measures: [(&str, Measure); 8] = [
+    let measures: [(&str, Measure); 9] = [
         ("start", start::measure),
         ("create", create::measure),
         ("footprint", footprint::measure),
@@ -50,6 +51,7 @@ fn main() -> Result<()> {
         ("snapshot", snapshot::measure),
         ("clone", clone::measure),
         ("instant", instant::measure),
+        ("policy-placement", placement::measure),
     ];
     let mut figures = Vec::new();
     for (name, measure) in measures {
