@@ -32,7 +32,6 @@ use crate::vm::actor::{Actor, Reply};
 use crate::vm::create::vm_dir;
 use crate::vm::layers;
 use crate::vm::lend::owned_again;
-use crate::vm::machine::Machine;
 use crate::vm::record::VmRecord;
 
 /// Who waits for merges, and the one that runs.
@@ -57,6 +56,8 @@ struct Waiting {
 #[derive(Debug)]
 struct Copying {
     merge: Merge,
+    /// QEMU does it.
+    online: bool,
     cancel: CancellationToken,
     task: JoinHandle<Result<Outcome, Fault>>,
     /// Nobody builds on these files meanwhile.
@@ -146,18 +147,24 @@ impl Actor {
             return;
         }
         // A QEMU whose end, or whose state, is not known yet has the files.
-        let deaf = self.machine.as_ref().is_some_and(|machine| machine.live.qmp.is_closed());
-        if deaf || self.power == PowerState::Unknown {
+        if self.is_deaf() || self.power == PowerState::Unknown {
             return;
         }
         match self.next_merge().await {
             Ok(true) => {}
             Ok(false) => self.merges_end(&Ok(())).await,
+            // It ends just now; without it the merge is done in another way.
+            Err(_) if self.is_deaf() => {}
             Err(fault) => {
                 tracing::warn!(vm = %self.record.id(), error = %fault, "a merge failed");
                 self.merges_end(&Err(fault)).await;
             }
         }
+    }
+
+    /// Whether there is a QEMU that nobody can talk with any more.
+    fn is_deaf(&self) -> bool {
+        self.machine.as_ref().is_some_and(|machine| machine.live.qmp.is_closed())
     }
 
     /// Begins the next merge; `false` when nothing is left to be done.
@@ -190,7 +197,9 @@ impl Actor {
         let teller = self.teller(&merge, bytes);
         let rate = self.merger.waiting.iter().find_map(|waiting| waiting.rate);
         let cancel = CancellationToken::new();
-        let task = match self.online(&merge) {
+        let online = self.online(&merge);
+        let is_online = online.is_some();
+        let task = match online {
             Some(online) => {
                 let job = online.begin(rate).await;
                 let job = match job {
@@ -210,7 +219,8 @@ impl Actor {
                 )
             }
         };
-        self.merger.copying = Some(Copying { merge, cancel, task, _condemned: condemned });
+        self.merger.copying =
+            Some(Copying { merge, online: is_online, cancel, task, _condemned: condemned });
         Ok(true)
     }
 
@@ -250,16 +260,17 @@ impl Actor {
 
     /// Copying has come to an end.
     pub(in crate::vm) async fn copied(&mut self, outcome: Result<Outcome, Fault>) {
-        let Some(Copying { merge, _condemned, .. }) = self.merger.copying.take() else { return };
+        let Some(Copying { merge, online, _condemned, .. }) = self.merger.copying.take() else {
+            return;
+        };
         let result = match outcome {
             Ok(Outcome::Copied(job)) => self.change_chain(&merge, job).await,
             Ok(Outcome::Merged) => self.merged(&merge).await,
             Ok(Outcome::Cancelled) => Err(Fault::Cancelled),
             Err(fault) => Err(fault),
         };
-        // Without QEMU it is done in another way, once its end is known.
-        let deaf = |machine: &Machine| machine.live.qmp.is_closed();
-        if result.is_err() && self.machine.as_ref().is_some_and(deaf) {
+        // Without QEMU it is done in another way, once its end is known; it may be known already.
+        if result.is_err() && online && (self.machine.is_none() || self.is_deaf()) {
             return;
         }
         match result {
