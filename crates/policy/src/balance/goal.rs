@@ -22,7 +22,8 @@ const STARVING: f64 = 2.0;
 pub struct Balance {
     /// Hosts above the goal.
     pub busy_hosts: usize,
-    /// Load above the goal, in average hosts.
+    /// Load above the goal, in average hosts: over the last minutes or over the last hour, whichever
+    /// is less. No load move makes it more, as each lessens both.
     pub excess: f64,
     /// Of the most used host, in parts of its capacity.
     pub most_cpu: f64,
@@ -46,17 +47,19 @@ pub fn measure(cluster: &Cluster, settings: &BalanceSettings) -> Balance {
         goal_memory: Some(goal.most[1]).filter(|most| most.is_finite()),
         unmet: 0.0,
     };
+    let mut sums = [0.0; 2];
     for host in available(cluster) {
         let room = &cluster.room[host];
-        let excess = goal.excess(cluster, host, &room.load);
-        balance.excess += excess;
-        balance.busy_hosts += usize::from(excess > 0.0);
+        let [now, hour] = goal.excesses(cluster, host, &room.load);
+        sums = [sums[0] + now, sums[1] + hour];
+        balance.busy_hosts += usize::from(now.min(hour) > 0.0);
         let used = |of: usize| room.load[of] / room.capacity[of];
         balance.most_cpu = balance.most_cpu.max(used(0));
         balance.most_memory = balance.most_memory.max(used(1));
         let unmet = |of: usize| (used(of) - 1.0).max(0.0) * goal.weight(cluster, host, of);
         balance.unmet += unmet(0) + unmet(1);
     }
+    balance.excess = sums[0].min(sums[1]);
     balance
 }
 
