@@ -60,7 +60,7 @@ pub async fn add_layers(qmp: &Qmp, layers: &[NewLayer]) -> Result<(), MonitorErr
     open_layers(qmp, layers).await?;
     let put = put_layers(qmp, layers).await;
     if put.is_err() {
-        close_nodes(qmp, layers.iter().map(|new| new.layer.node.as_str())).await?;
+        close_unused(qmp, layers).await;
     }
     put
 }
@@ -189,9 +189,18 @@ async fn open_layers(qmp: &Qmp, layers: &[NewLayer]) -> Result<(), MonitorError>
     };
     let opened: Result<(), MonitorError> = opened.await;
     if opened.is_err() {
-        close_nodes(qmp, layers.iter().map(|new| new.layer.node.as_str())).await?;
+        close_unused(qmp, layers).await;
     }
     opened
+}
+
+/// After a failure, which is what is told, whatever comes of this. One that came too late, so that the
+/// layers are in use after all, keeps them.
+async fn close_unused(qmp: &Qmp, layers: &[NewLayer]) {
+    let nodes = layers.iter().map(|new| new.layer.node.as_str());
+    if let Err(error) = close_nodes(qmp, nodes).await {
+        tracing::debug!(%error, "layers stay open");
+    }
 }
 
 async fn put_layers(qmp: &Qmp, layers: &[NewLayer]) -> Result<(), MonitorError> {
