@@ -34,7 +34,7 @@ pub mod snapshot;
 mod template;
 mod update;
 
-pub use clone::{Cloned, clone};
+pub use clone::{CloneOf, Cloned, clone};
 pub use create::create;
 pub(super) use create::name_taken;
 pub(crate) use create::{planned, specified};
