@@ -2,14 +2,20 @@
 
 use std::collections::HashMap;
 
+use hostler_api::template::{self, TemplatePath};
 use hostler_api::vm::{self, VmPath};
 use hostler_api::{datastore, host, image, network, user};
 use hostler_endpoint::NoParams;
-use hostler_types::{DiskSource, Id, Kind, LayerFile, LayerOwner, Name, Object, Ref, Vm};
+use hostler_types::{
+    DiskSource, Id, Kind, LayerFile, LayerOwner, Name, Object, Ref, TemplateRef, Vm, VmId,
+};
 
 use crate::error::{CliError, Exit};
 use crate::session::Session;
 use crate::table::{Cell, Tone};
+
+/// Before the names of templates' versions.
+const TEMPLATE: &str = "template ";
 
 /// Names by id. What has no name here is shown by its id.
 #[derive(Debug, Default)]
@@ -26,10 +32,35 @@ impl Names {
         self.0.get(&id.uuid()).cloned().unwrap_or_else(|| id.to_string())
     }
 
+    /// A VM, or the version of a template that its record is.
+    fn vm(&self, id: VmId) -> String {
+        let name = self.of(id);
+        // No name of a VM holds a space.
+        if name.starts_with(TEMPLATE) { name } else { format!("vm {name}") }
+    }
+
+    /// Calls the record of a template's version what people call it.
+    async fn add_vm(mut self, session: &Session, vm: &Vm) -> Result<Self, CliError> {
+        let Some(version) = &vm.spec.template else {
+            return Ok(self.add(std::slice::from_ref(vm)));
+        };
+        let template = TemplateRef { template: Ref::by_id(version.template), version: None };
+        let path = TemplatePath { template };
+        match session.call::<template::Show>(&path, &NoParams {}, ()).await {
+            Ok(found) => {
+                let name = format!("{TEMPLATE}{}:{}", found.metadata.name, version.version);
+                self.0.insert(vm.id().uuid(), name);
+                Ok(self)
+            }
+            Err(error) if error.exit() == Exit::NotFound => Ok(self.add(std::slice::from_ref(vm))),
+            Err(error) => Err(error),
+        }
+    }
+
     /// What a disk was made from.
     pub(crate) fn source(&self, source: &DiskSource) -> String {
         let owner = |file: &LayerFile| match file.owner() {
-            LayerOwner::Vm(vm) => format!("vm {}", self.of(vm)),
+            LayerOwner::Vm(vm) => self.vm(vm),
             LayerOwner::Image(image) => format!("image {}", self.of(image)),
         };
         match source {
@@ -65,7 +96,7 @@ impl Names {
         for parent in parents {
             let path = VmPath { vm: Ref::by_id(parent) };
             match session.call::<vm::Show>(&path, &NoParams {}, ()).await {
-                Ok(found) => self = self.add(&[found]),
+                Ok(found) => self = self.add_vm(session, &found).await?,
                 Err(error) if error.exit() == Exit::NotFound => {}
                 Err(error) => return Err(error),
             }
@@ -80,7 +111,7 @@ impl Names {
         let mut others: Vec<_> = others.filter(|owner| *owner != LayerOwner::Vm(vm.id())).collect();
         others.dedup();
         let called = others.into_iter().map(|owner| match owner {
-            LayerOwner::Vm(vm) => format!("vm {}", self.of(vm)),
+            LayerOwner::Vm(vm) => self.vm(vm),
             LayerOwner::Image(image) => format!("image {}", self.of(image)),
         });
         let called: Vec<_> = called.collect();

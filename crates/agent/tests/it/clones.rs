@@ -430,3 +430,16 @@ async fn qemu_a_running_clone_is_flattened_beside_its_running_parent() {
     world.vm_start(two).await.unwrap();
     world.wait_for("it boots alone", two, |r| r.guest.as_ref().is_some_and(|g| g.agent)).await;
 }
+
+#[tokio::test]
+async fn a_parent_whose_file_is_gone_is_named() {
+    let world = World::start().await;
+    let (parent, clone) = family(&world, 1).await;
+    let (parent, clone) = (parent.vm.id(), clone.vm.id());
+    std::fs::remove_file(file(&world, &disk0(parent, 0))).unwrap();
+    let problem = world.vm_start(clone).await.unwrap_err();
+    assert_eq!(problem.code, "wrong_state");
+    let (said, store) = (&problem.detail, world.datastore);
+    assert!(said.contains(&format!("of VM {parent} is missing from datastore {store}")), "{said}");
+    assert!(said.contains("hostler datastore check"), "{said}");
+}

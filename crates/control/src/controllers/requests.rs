@@ -131,8 +131,6 @@ async fn note(core: &Core, request: &Request, event: RequestEvent, reason: &str)
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-
     use hostler_store::{SqliteStore, Store, Write};
     use hostler_tasks::EngineConfig;
     use hostler_types::{Host, Labels, RequestKind};

@@ -275,3 +275,23 @@ async fn instant_clones_begin_where_their_parent_is() {
 async fn clone_one(fleet: &Fleet, called: &str) -> Cloned {
     clone(fleet, json!({"mode": "instant", "name": called})).await.unwrap()
 }
+
+#[tokio::test]
+async fn what_others_lie_on_is_not_flattened_and_they_are_named() {
+    let fleet = Fleet::new().await;
+    fleet.vm("web").await;
+    let cloned = clone(&fleet, json!({"mode": "linked", "name": "web-01"})).await.unwrap();
+    fleet.done(&cloned.task.unwrap()).await;
+    let (web, request) = (name("web-01"), json!({"mode": "linked", "name": "web-02"}));
+    let request: VmClone = serde_json::from_value(request).unwrap();
+    let cloned = vm::clone(&fleet.world, &root(), CloneOf::Vm(&web), request, &plain()).await;
+    fleet.done(&cloned.unwrap().task.unwrap()).await;
+    let all = VmFlatten::default();
+    let error = vm::flatten(&fleet.world, &root(), &web, &all, &plain()).await.unwrap_err();
+    assert_eq!(error.code, "in_use");
+    assert!(error.message.contains("`web-02` (its disk disk0 lies on"), "{}", error.message);
+    // The last one of the line is free to.
+    let last = vm::flatten(&fleet.world, &root(), &name("web-02"), &all, &plain()).await.unwrap();
+    fleet.done(&last).await;
+    fleet.done(&vm::flatten(&fleet.world, &root(), &web, &all, &plain()).await.unwrap()).await;
+}

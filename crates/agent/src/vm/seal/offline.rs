@@ -180,7 +180,7 @@ fn appliance_file(directory: &Path, name: &str) -> Result<File, Fault> {
     File::open(&path).map_err(|error| {
         Fault::WrongState(format!(
             "this host has no appliance to seal disks with ({}: {error}); put it there \
-             (`scripts/build-image appliance`), or seal the guest while it runs",
+             (`scripts/build-image appliance`), or seal it as a VM that runs (a template is made one with `hostler template to-vm`)",
             path.display()
         ))
     })
