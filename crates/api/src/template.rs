@@ -1,9 +1,11 @@
 //! Templates: what VMs are made from, in versions.
 
 use hostler_endpoint::{Empty, Endpoint, Json, Method, NoParams, Page};
-use hostler_types::{Name, Task, Template, TemplateCreate, TemplateRef, TemplateUpdate};
+use hostler_types::{Name, Task, Template, TemplateCreate, TemplateRef, TemplateUpdate, VmClone};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
+
+use crate::vm::VmCloned;
 
 /// Which template, or which version of it.
 #[derive(Debug, Clone, Serialize, Deserialize, IntoParams)]
@@ -25,6 +27,15 @@ pub struct TemplateListQuery {
     /// Only those with this label: `KEY` or `KEY=VALUE`; repeat it for several.
     #[serde(default)]
     pub label: Vec<String>,
+}
+
+/// How a request for VMs is carried out.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct TemplateCloneQuery {
+    /// Decide and check, but make nothing.
+    #[serde(default)]
+    pub dry_run: bool,
 }
 
 /// What the VM is to be called.
@@ -84,6 +95,24 @@ impl Endpoint for Show {
     type Query = NoParams;
     type Body = Empty;
     type Answer = Json<Template>;
+}
+/// Make VMs from a template, in one task: all of them or none. `linked` ones lie on its disks. What the
+/// request says of the parent is said of the template's version.
+#[derive(Debug)]
+pub struct Clone;
+
+impl Endpoint for Clone {
+    const ID: &'static str = "template_clone";
+    const METHOD: Method = Method::Post;
+    const PATH: &'static str = "/v1/templates/{template}/clone";
+    const SUMMARY: &'static str = "Make VMs from a template, all of them or none";
+    const TAG: &'static str = "template";
+    const ACCESS: &'static str = "operator";
+    const STATUS: u16 = 202;
+    type Path = TemplatePath;
+    type Query = TemplateCloneQuery;
+    type Body = Json<VmClone>;
+    type Answer = Json<VmCloned>;
 }
 /// Change a template's description or labels.
 #[derive(Debug)]

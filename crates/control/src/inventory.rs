@@ -1,8 +1,8 @@
 //! The inventory in memory: what all reads are answered from.
 //!
 //! A [`Snapshot`] is immutable and cheap to clone (persistent maps); [`Inventory`] holds the newest.
-//! One task follows the store's change log and publishes a new snapshot per burst of changes, so
-//! that a snapshot is always the state at exactly one revision.
+//! One task follows the store's change log and publishes a new snapshot per burst of commits, so
+//! that a snapshot is always the state after exactly one commit, with all that the commit wrote.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -28,7 +28,7 @@ mod held;
 mod hostnames;
 mod index;
 
-/// Changes that become visible at once.
+/// Changes that become visible at once; more, where one commit has more.
 const BURST: usize = 1000;
 
 /// All objects of one kind.
@@ -367,11 +367,24 @@ impl Inventory {
             };
             let mut next = Snapshot::clone(&self.snapshot());
             next.apply(&change)?;
-            // What is there already belongs to the same burst, often to the same commit.
-            for _ in 0..BURST {
-                match feed.next().now_or_never() {
-                    Some(Ok(change)) => next.apply(&change)?,
-                    Some(Err(StoreError::Closed)) | None => break,
+            let (mut ends, mut count) = (change.ends, 1);
+            loop {
+                let more = match ends {
+                    // The rest of the commit comes for sure, and is waited for.
+                    false => Some(feed.next().await),
+                    true if count >= BURST => None,
+                    // What is there already belongs to the same burst.
+                    true => feed.next().now_or_never(),
+                };
+                match more {
+                    Some(Ok(change)) => {
+                        next.apply(&change)?;
+                        (ends, count) = (change.ends, count + 1);
+                    }
+                    None => break,
+                    // What was not read to a commit's end is not published.
+                    Some(Err(StoreError::Closed)) if !ends => return Ok(()),
+                    Some(Err(StoreError::Closed)) => break,
                     Some(Err(error)) => return Err(error),
                 }
             }

@@ -5,8 +5,9 @@
 //! that takes it, and for none of them twice.
 //!
 //! A rule that asks for nobody lets a request through without a look. So it fits only what its author
-//! had in mind: templates, customization specs (with their secrets), bridges of the hosts, and what
-//! runs in the guest have to be named in its conditions.
+//! had in mind: templates, customization specs (with their secrets), bridges of the hosts, what runs
+//! in the guest, and addresses, hosts and datastores that are chosen have to be named in its
+//! conditions.
 
 use hostler_types::{
     Approval, ApprovalConditions, ApprovalDecision, ApprovalNeed, ApprovalRuleSpec, ByteSize,
@@ -31,6 +32,10 @@ pub struct RequestFacts {
     pub bridges: Vec<Name>,
     /// Commands or scripts are run in the guest.
     pub scripts: bool,
+    /// A MAC or static address, or a network configuration, is chosen.
+    pub addresses: bool,
+    /// A host or a datastore is chosen.
+    pub placement: bool,
 }
 
 /// The decision about a request, with what each rule had to say. `rules` are in the order of names.
@@ -158,8 +163,43 @@ fn unnamed(when: &ApprovalConditions, facts: &RequestFacts) -> Option<String> {
             return Some(format!("it asks for nobody, and does not name the {what} `{name}`"));
         }
     }
-    let silent = facts.scripts && !when.scripts;
-    silent.then(|| "it asks for nobody, and is not about what runs in the guest".to_owned())
+    let silent = flags(when, facts).into_iter().find(|flag| flag.used && !flag.wanted);
+    silent.map(|flag| format!("it asks for nobody, and is not about {}", flag.what))
+}
+
+/// Something that a request does or does not.
+struct Flag {
+    wanted: bool,
+    used: bool,
+    what: &'static str,
+    told: &'static str,
+    absent: &'static str,
+}
+
+fn flags(when: &ApprovalConditions, facts: &RequestFacts) -> [Flag; 3] {
+    [
+        Flag {
+            wanted: when.scripts,
+            used: facts.scripts,
+            what: "what runs in the guest",
+            told: "it runs something in the guest",
+            absent: "it runs nothing in the guest",
+        },
+        Flag {
+            wanted: when.addresses,
+            used: facts.addresses,
+            what: "addresses that are chosen",
+            told: "it chooses addresses",
+            absent: "it chooses no address",
+        },
+        Flag {
+            wanted: when.placement,
+            used: facts.placement,
+            what: "hosts and datastores that are chosen",
+            told: "it chooses a host or datastore",
+            absent: "it chooses neither host nor datastore",
+        },
+    ]
 }
 
 /// The first condition that does not hold, with the numbers.
@@ -174,8 +214,8 @@ fn unmet(when: &ApprovalConditions, facts: &RequestFacts) -> Option<String> {
             return Some(format!("it uses none of the rule's {what}s"));
         }
     }
-    if when.scripts && !facts.scripts {
-        return Some("it runs nothing in the guest".to_owned());
+    if let Some(flag) = flags(when, facts).into_iter().find(|flag| flag.wanted && !flag.used) {
+        return Some(flag.absent.to_owned());
     }
     let asks = |name: &Name| name.as_str() == facts.requester.name;
     if !when.requesters.is_empty() && !when.requesters.iter().any(asks) {
@@ -221,9 +261,8 @@ fn told(when: &ApprovalConditions, facts: &RequestFacts) -> String {
         let both = used.iter().filter(|name| wanted.contains(name));
         parts.extend(both.map(|name| format!("{what} {name}")));
     }
-    if when.scripts {
-        parts.push("it runs something in the guest".to_owned());
-    }
+    let wanted = flags(when, facts).into_iter().filter(|flag| flag.wanted);
+    parts.extend(wanted.map(|flag| flag.told.to_owned()));
     if !when.requesters.is_empty() {
         parts.push(format!("asked for by {}", facts.requester.name));
     }

@@ -81,6 +81,19 @@ impl Batch {
 }
 
 impl Write {
+    /// Whether it changes an object, and so has an entry in the log.
+    pub(crate) fn is_logged(&self) -> bool {
+        match self {
+            Self::Create(_) | Self::Update { .. } | Self::UpdateAny(_) | Self::Delete { .. } => {
+                true
+            }
+            Self::Lock { .. }
+            | Self::Unlock { .. }
+            | Self::Expect { .. }
+            | Self::ExpectUnlocked { .. } => false,
+        }
+    }
+
     pub fn create<K: Kind>(object: &Object<K>) -> Self {
         Self::Create(Record::from_object(object))
     }

@@ -23,4 +23,7 @@ pub struct Change {
     pub actor: String,
     pub reason: String,
     pub task: Option<TaskId>,
+    /// Whether its commit ends with it: between two changes of one commit there is no state that
+    /// anybody meant.
+    pub ends: bool,
 }

@@ -56,9 +56,17 @@ pub struct ApprovalConditions {
     /// One of its NICs is in one of these networks.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub networks: Vec<Name>,
-    /// Commands or scripts are run in the guest, after the start or as probes.
+    /// Commands or scripts are run in the guest: after the start, as probes, or by its customization
+    /// (run-once commands, user data, packages, domain join, an unattend file).
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub scripts: bool,
+    /// Addresses are chosen: a MAC or a static address of a NIC, or the guest's own network
+    /// configuration.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub addresses: bool,
+    /// A host or a datastore is chosen.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub placement: bool,
     /// One of these users asks.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub requesters: Vec<Name>,
@@ -84,7 +92,8 @@ pub struct ApprovalConditions {
 #[serde(deny_unknown_fields, default)]
 pub struct ApprovalNeed {
     /// 0 to 10; 0: none. Such a rule fits no request with a template, a customization spec, a bridged
-    /// network, or commands or scripts in the guest, unless its conditions name them.
+    /// network, commands or scripts in the guest, chosen addresses, or a chosen host or datastore,
+    /// unless its conditions name them.
     #[schema(minimum = 0, maximum = 10)]
     pub approvals: u32,
     /// The least role of an approver.

@@ -303,6 +303,35 @@ const fn is_zero(number: &u32) -> bool {
 }
 
 impl Customization {
+    /// Whether it makes the guest run what whoever has written it likes: commands, user data,
+    /// packages (their scripts run as root), the joining of a domain, or an answer file. Who may log
+    /// in, and what the guest is called, runs nothing.
+    pub fn runs_something(&self) -> bool {
+        // Every field is named, so that a new one is not forgotten here.
+        let Self {
+            packages,
+            run_once,
+            domain_join,
+            windows,
+            user_data,
+            os: _,
+            hostname: _,
+            users: _,
+            ssh_keys: _,
+            dns: _,
+            time_zone: _,
+            locale: _,
+            network_config: _,
+            origin: _,
+            run: _,
+        } = self;
+        !packages.is_empty()
+            || !run_once.is_empty()
+            || domain_join.is_some()
+            || user_data.is_some()
+            || windows.as_ref().is_some_and(|windows| windows.unattend.is_some())
+    }
+
     /// The names of the fields that hold secrets, at whatever depth.
     pub const SECRET_FIELDS: [&'static str; 5] =
         ["user_data", "password", "administrator_password", "product_key", "unattend"];

@@ -128,14 +128,26 @@ pub(super) fn check(dir: &VmDir, layers: &[Layer]) -> Result<(), Fault> {
         Some(LayerOwner::Image(image)) => {
             Err(Fault::NoImage { image, datastore: dir.datastore().id() })
         }
-        _ => Err(named(error)),
+        _ => Err(named(error, dir, layers)),
     }
 }
 
-fn named(error: VolumeError) -> Fault {
+fn named(error: VolumeError, dir: &VmDir, layers: &[Layer]) -> Fault {
     match error {
         VolumeError::Io { source, path, .. } if source.kind() == std::io::ErrorKind::NotFound => {
-            Fault::WrongState(format!("the disk {} is missing", path.display()))
+            let file =
+                |layer: &&Layer| hostler_host::layers::path(dir.datastore(), &layer.file) == path;
+            let owner = layers.iter().find(file).map(|layer| layer.file.owner());
+            let whose = match owner {
+                Some(LayerOwner::Vm(vm)) => format!(" of VM {vm}"),
+                Some(LayerOwner::Image(image)) => format!(" of image {image}"),
+                None => String::new(),
+            };
+            let (path, store) = (path.display(), dir.datastore().id());
+            Fault::WrongState(format!(
+                "the file {path}{whose} is missing from datastore {store}; bring it back from a \
+                 backup, and see `hostler datastore check` for all that lacks files"
+            ))
         }
         error => Fault::WrongState(chain(&error)),
     }

@@ -483,3 +483,16 @@ async fn qemu_killed_after_a_merge_has_all_of_it() {
     world.remove(vm, false, false).await.unwrap();
     world.assert_nothing_left();
 }
+
+#[tokio::test]
+async fn a_parent_whose_file_is_gone_is_named() {
+    let world = World::start().await;
+    let (parent, clone) = family(&world, 1).await;
+    let (parent, clone) = (parent.vm.id(), clone.vm.id());
+    std::fs::remove_file(file(&world, &disk0(parent, 0))).unwrap();
+    let problem = world.vm_start(clone).await.unwrap_err();
+    assert_eq!(problem.code, "wrong_state");
+    let (said, store) = (&problem.detail, world.datastore);
+    assert!(said.contains(&format!("of VM {parent} is missing from datastore {store}")), "{said}");
+    assert!(said.contains("hostler datastore check"), "{said}");
+}

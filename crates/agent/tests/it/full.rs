@@ -80,6 +80,24 @@ async fn begin(size: u64) -> (World, Small) {
     (world, store)
 }
 
+/// What an undo asks for when nothing was done: the code tells it that nobody can do it now.
+#[tokio::test]
+async fn a_deletion_on_a_datastore_that_is_away_says_so() {
+    let world = World::start().await;
+    let vm = parent(&world, 1).await.vm.id();
+    let (taken, _) = snapshot(&world, vm, How::default()).await;
+    let (store, away) = (world.path("store"), world.path("away"));
+    std::fs::rename(&store, &away).unwrap();
+    for snapshots in [vec![SnapshotId::generate()], vec![taken]] {
+        let answer = delete_as(&world, vm, command(1), &snapshots, None).await;
+        let problem = answer.unwrap_err();
+        assert_eq!(problem.code, "datastore_missing", "{problem:?}");
+        assert!(!problem.detail.contains("the snapshots are gone"), "{problem:?}");
+    }
+    std::fs::rename(&away, &store).unwrap();
+    assert_eq!(delete(&world, vm, &[taken]).await.snapshots.snapshots, []);
+}
+
 #[track_caller]
 fn assert_full(world: &World, problem: &Problem) {
     assert_eq!(problem.code, "no_space", "{problem:?}");

@@ -23,8 +23,8 @@ use crate::terminal::confirm;
     arg_required_else_help = true,
     after_help = "\
 All rules that fit a request count; where none fits, the server's default (one admin) does.
-A rule for no approval fits no request with a template, a customization spec, a bridged network or
-scripts in the guest, unless it names them.
+A rule for no approval fits no request with a template, a customization spec, a bridged network,
+scripts in the guest, chosen addresses, or a chosen host or datastore, unless it names them.
 
 Examples:
   hostler approval-rule create small --max-cpus 2 --max-memory 4GiB --approvals 0
@@ -147,7 +147,8 @@ struct Flags {
     #[arg(long = "network", value_name = "NETWORK", help_heading = "For which requests")]
     networks: Vec<Name>,
 
-    /// For requests that run commands or scripts in the guest [default: false]
+    /// For requests that run commands or scripts in the guest, also by user data, packages or
+    /// `--set run=` [default: false]
     #[arg(
         long,
         value_name = "BOOL",
@@ -156,6 +157,27 @@ struct Flags {
         help_heading = "For which requests"
     )]
     scripts: Option<bool>,
+
+    /// For requests that choose a MAC, a static address, or the guest's network configuration
+    /// [default: false]
+    #[arg(
+        long,
+        value_name = "BOOL",
+        num_args = 0..=1,
+        default_missing_value = "true",
+        help_heading = "For which requests"
+    )]
+    addresses: Option<bool>,
+
+    /// For requests that choose a host or a datastore [default: false]
+    #[arg(
+        long,
+        value_name = "BOOL",
+        num_args = 0..=1,
+        default_missing_value = "true",
+        help_heading = "For which requests"
+    )]
+    placement: Option<bool>,
 
     /// For requests by this user; repeat it for several, of which one is enough
     #[arg(long = "requester", value_name = "USER", help_heading = "For which requests")]
@@ -220,6 +242,8 @@ impl Flags {
                 customization_specs: list(self.customization_specs, when.customization_specs),
                 networks: list(self.networks, when.networks),
                 scripts: self.scripts.unwrap_or(when.scripts),
+                addresses: self.addresses.unwrap_or(when.addresses),
+                placement: self.placement.unwrap_or(when.placement),
                 requesters: list(self.requesters, when.requesters),
                 min_cpus: self.min_cpus.or(when.min_cpus),
                 max_cpus: self.max_cpus.or(when.max_cpus),
@@ -339,9 +363,12 @@ fn conditions(when: &ApprovalConditions) -> String {
     ];
     let given = lists.into_iter().filter(|(_, list)| !list.is_empty());
     parts.extend(given.map(|(what, list)| format!("{what} {}", names(list))));
-    if when.scripts {
-        parts.push("with scripts in the guest".to_owned());
-    }
+    let flags = [
+        ("with scripts in the guest", when.scripts),
+        ("with chosen addresses", when.addresses),
+        ("with a chosen host or datastore", when.placement),
+    ];
+    parts.extend(flags.into_iter().filter(|(_, wanted)| *wanted).map(|(what, _)| what.to_owned()));
     if !when.requesters.is_empty() {
         parts.push(format!("asked for by {}", names(&when.requesters)));
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use hostler_store::{Batch, StoreError};
 use hostler_tasks::{Engine, TaskError};
-use hostler_types::{Request, RequestEvent, RequestId, RequestState, TaskKind};
+use hostler_types::{Request, RequestEvent, RequestId, RequestState, Task, TaskKind};
 use jiff::Timestamp;
 use tokio::time::Instant;
 
@@ -73,12 +73,22 @@ async fn go_on(core: &Core, engine: &Engine<Core>, snapshot: &Snapshot, request:
             note(core, &request, RequestEvent::Approve, "the rules ask for nobody else").await
         }
         RequestState::Provisioning { task } => {
-            let task = snapshot.all::<TaskKind>().get(*task);
-            if task.is_some_and(|task| !task.status.state.is_terminal()) {
+            let task = match snapshot.get::<TaskKind>(*task) {
+                Some(task) => Some(Task::clone(task)),
+                // The store knows better than any snapshot whether it is gone.
+                None => match core.stored::<TaskKind>(*task).await {
+                    Ok(stored) => stored,
+                    Err(error) => {
+                        tracing::warn!(request = %request.name(), %error, "its task is not known");
+                        return false;
+                    }
+                },
+            };
+            if task.as_ref().is_some_and(|task| !task.status.state.is_terminal()) {
                 return true;
             }
             // Its last undo would have said so: an operator has given it up.
-            let why = task.and_then(|task| task.status.error.clone());
+            let why = task.and_then(|task| task.status.error);
             let reason = why.unwrap_or_else(|| "its task is gone".to_owned());
             let event = RequestEvent::Fail { step: "undo".to_owned(), reason };
             note(core, request, event, "its task was given up").await
@@ -116,5 +126,90 @@ async fn note(core: &Core, request: &Request, event: RequestEvent, reason: &str)
             tracing::warn!(request = %request.name(), %error, "its state cannot be noted now");
             false
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hostler_store::{SqliteStore, Store, Write};
+    use hostler_tasks::EngineConfig;
+    use hostler_types::{Host, Labels, RequestKind};
+    use serde_json::json;
+
+    use super::*;
+    use crate::agents::{AgentError, AgentLink, Connector};
+    use crate::testing;
+
+    #[derive(Debug)]
+    struct NoAgents;
+
+    impl Connector for NoAgents {
+        fn connect(&self, host: &Host) -> Result<Arc<dyn AgentLink>, AgentError> {
+            panic!("nothing is asked of {}", host.name())
+        }
+    }
+
+    fn provisioning() -> (Request, hostler_tasks::Submit) {
+        let order = json!({"vm": {"name": "web01", "image": "tiny"}});
+        let spec = json!({
+            "order": order, "requester": {"name": "anna"}, "owner": "anna",
+            "images": [], "cpus": 1, "memory": "1GiB", "disk": "2GiB",
+        });
+        let status = json!({"state": "approved", "since": "2026-01-01T00:00:00Z"});
+        let (spec, status) = (serde_json::from_value(spec), serde_json::from_value(status));
+        let name = "web01-1".parse().unwrap();
+        let mut request = Request::new(
+            name,
+            Labels::new(),
+            Timestamp::UNIX_EPOCH,
+            spec.unwrap(),
+            status.unwrap(),
+        );
+        let submit = request_provision::submit(&request, "tester").unwrap();
+        request.status.state = RequestState::Provisioning { task: submit.id };
+        (request, submit)
+    }
+
+    fn running(submit: &hostler_tasks::Submit) -> Task {
+        let spec = json!({
+            "action": submit.action, "target": submit.target, "objects": submit.objects,
+            "actor": submit.actor, "input": submit.input,
+        });
+        let status = json!({"state": "running", "steps": []});
+        let (spec, status) = (serde_json::from_value(spec), serde_json::from_value(status));
+        let (name, now) = ("request-provision-1".parse().unwrap(), Timestamp::UNIX_EPOCH);
+        let mut task = Task::new(name, Labels::new(), now, spec.unwrap(), status.unwrap());
+        task.metadata.id = submit.id;
+        task
+    }
+
+    /// The state of the request after the controller has looked, with a snapshot without tasks.
+    async fn looked_at(stored: bool) -> RequestState {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("hostler.db");
+        let store: Arc<dyn Store> = Arc::new(SqliteStore::open(path).unwrap());
+        let core = testing::core(store.clone(), Arc::new(NoAgents)).await.unwrap();
+        let (request, submit) = provisioning();
+        let mut batch =
+            Batch::new("tester", "test", Timestamp::now()).with(Write::create(&request));
+        if stored {
+            batch = batch.with(Write::create(&running(&submit)));
+        }
+        let request = core.commit(batch).await.unwrap();
+        let request = request.all::<RequestKind>().iter().next().unwrap().clone();
+        let config = EngineConfig::default();
+        let engine = Engine::new(store, core.clone(), crate::tasks::registry(), config);
+        assert!(go_on(&core, &engine, &Snapshot::default(), &request).await);
+        let now = core.stored::<RequestKind>(request.id()).await.unwrap().unwrap();
+        now.status.state
+    }
+
+    #[tokio::test]
+    async fn a_task_that_the_snapshot_lacks_is_looked_for_in_the_store() {
+        let state = looked_at(true).await;
+        assert!(matches!(state, RequestState::Provisioning { .. }), "{state:?}");
+        let state = looked_at(false).await;
+        let RequestState::Failed { step, reason } = state else { panic!("{state:?}") };
+        assert_eq!((step.as_str(), reason.as_str()), ("undo", "its task is gone"));
     }
 }

@@ -134,8 +134,31 @@ pub(crate) fn require_allowed(
     name: &Name,
     labels: &Labels,
 ) -> Result<(), ServiceError> {
+    require_allowed_by(snapshot, name, |rule| rule.spec.is_about(labels))
+}
+
+/// As [`require_allowed`], for whoever gives a VM other labels: by the rules that come with them. Under
+/// those that it has been under before, it keeps its name.
+///
+/// # Errors
+/// `naming_rule`, with the rule and the pattern.
+pub(crate) fn require_allowed_anew(
+    snapshot: &Snapshot,
+    name: &Name,
+    before: &Labels,
+    labels: &Labels,
+) -> Result<(), ServiceError> {
+    let comes = |rule: &NamingRule| rule.spec.is_about(labels) && !rule.spec.is_about(before);
+    require_allowed_by(snapshot, name, comes)
+}
+
+fn require_allowed_by(
+    snapshot: &Snapshot,
+    name: &Name,
+    counts: impl Fn(&NamingRule) -> bool,
+) -> Result<(), ServiceError> {
     let rules = snapshot.all::<NamingRuleKind>().iter();
-    for rule in rules.filter(|rule| rule.spec.is_about(labels)) {
+    for rule in rules.filter(|rule| counts(rule)) {
         if compiled(&rule.spec.pattern)?.is_match(name.as_str()) {
             continue;
         }

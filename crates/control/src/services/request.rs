@@ -9,9 +9,9 @@ use std::sync::Arc;
 use hostler_policy::approval::{RequestFacts, decide, may_approve};
 use hostler_store::{StoreError, Write};
 use hostler_types::{
-    Approval, ApprovalDecision, ApprovalRuleKind, ApprovalRuleSpec, ImageKind, LayerOwner, Name,
-    ProbeCheck, Ref, Request, RequestAction, RequestEvent, RequestKind, RequestNetwork,
-    RequestSpec, RequestState, Requester, Role,
+    Approval, ApprovalDecision, ApprovalRuleKind, ApprovalRuleSpec, Customization, ImageKind,
+    LayerOwner, Name, NicAddressing, ProbeCheck, Ref, Request, RequestAction, RequestEvent,
+    RequestKind, RequestNetwork, RequestSpec, RequestState, Requester, Role, VmNic,
 };
 use jiff::Timestamp;
 
@@ -227,6 +227,10 @@ fn facts(snapshot: &Snapshot, request: &Request) -> RequestFacts {
     images.extend(template_images(snapshot, spec));
     let order = &spec.order;
     let commands = order.probes.iter().any(|it| matches!(it.check, ProbeCheck::Command(_)));
+    let actions = order.post.iter().any(RequestAction::is_in_guest);
+    let told = order.vm.customization.as_ref();
+    let chosen =
+        |nic: &VmNic| nic.mac.is_some() || matches!(nic.address, Some(NicAddressing::Static(_)));
     let named = |it: &RequestNetwork| it.name.clone();
     RequestFacts {
         requester: spec.requester.clone(),
@@ -239,7 +243,10 @@ fn facts(snapshot: &Snapshot, request: &Request) -> RequestFacts {
         customization_specs: spec.customization_spec.iter().cloned().collect(),
         networks: spec.networks.iter().map(named).collect(),
         bridges: spec.networks.iter().filter(|it| it.bridge).map(named).collect(),
-        scripts: commands || order.post.iter().any(RequestAction::is_in_guest),
+        scripts: commands || actions || told.is_some_and(Customization::runs_something),
+        addresses: order.vm.nics.iter().flatten().any(chosen)
+            || told.is_some_and(|told| told.network_config.is_some()),
+        placement: order.vm.host.is_some() || order.vm.datastore.is_some(),
     }
 }
 

@@ -93,7 +93,8 @@ pub async fn create(
         let mut template = there.map_or_else(
             || {
                 let (name, labels) = (request.name.clone(), hostler_types::Labels::new());
-                let (spec, status) = (TemplateSpec::default(), TemplateStatus::default());
+                let spec = TemplateSpec { description: request.description.clone() };
+                let status = TemplateStatus::default();
                 Template::new(name, labels, now, spec, status)
             },
             |there| Template::clone(there),

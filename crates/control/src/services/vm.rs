@@ -34,14 +34,15 @@ pub mod snapshot;
 mod template;
 mod update;
 
-pub use clone::{Cloned, clone};
+pub use clone::{CloneOf, Cloned, clone};
 pub use create::create;
 pub(super) use create::name_taken;
 pub(crate) use create::{planned, specified};
 pub use customize::{VmCustomize, customize};
 pub use delete::{VmDelete, delete, deletion_plan, purge, recycled, undelete};
 pub(crate) use delete::{
-    dependents, own_files, require_deletable, require_disk_unused, require_unused, told_names,
+    dependents, own_files, require_deletable, require_disk_unused, require_file_unused,
+    require_unused, told_names,
 };
 pub use export::{export, exported, remove_export};
 pub(crate) use files::expect;
@@ -240,7 +241,7 @@ async fn power(
 ) -> Result<Arc<Task>, ServiceError> {
     let request = (verb, reference, request);
     order(world, actor, options, "vm.power", &request, |snapshot| {
-        let vm = snapshot.find::<VmKind>(reference)?;
+        let vm = delete::find(snapshot, reference)?;
         require_idle(snapshot, vm)?;
         require_host(snapshot, vm)?;
         plan(vm)

@@ -11,7 +11,7 @@ use hostler_types::{KindName, Name, Template, TemplateId, VersionOf, Vm, VmId, V
 use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
 
-use super::command::{Step, vm, vm_if_there};
+use super::command::{Step, told_back, vm, vm_if_there};
 use super::vm_recycle::tell_host;
 use crate::services::Order;
 use crate::world::Core;
@@ -67,7 +67,8 @@ async fn put_back(step: Step) -> StepResult {
         Some(mut vm) => {
             vm.metadata.name = input.name;
             vm.spec = input.spec;
-            tell_host(&step, vm).await?
+            let told = tell_host(&step, vm.clone()).await;
+            told_back(&step, &vm, "define", told)?
         }
         None => Outcome::none(),
     };

@@ -8,7 +8,7 @@ use hostler_types::{Name, VersionOf, Vm, VmId};
 use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
 
-use super::command::{Step, vm, vm_if_there};
+use super::command::{Step, told_back, vm, vm_if_there};
 use super::vm_recycle::tell_host;
 use crate::services::Order;
 use crate::services::vm::require_unused;
@@ -50,5 +50,6 @@ async fn put_back(step: Step) -> StepResult {
     let Some(mut vm) = vm_if_there(&step, input.vm).await? else { return Ok(Outcome::none()) };
     vm.metadata.name = input.record_name;
     vm.spec.template = input.version;
-    tell_host(&step, vm).await
+    let told = tell_host(&step, vm.clone()).await;
+    told_back(&step, &vm, "restore", told)
 }

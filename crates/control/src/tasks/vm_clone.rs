@@ -4,7 +4,8 @@
 //! 1. `hold`: for copies of a running VM: the agent takes a snapshot, which goes at the end; undone
 //!    by deleting it, and the records of the clones, whose files are gone by then.
 //! 2. `freeze`: the agent makes what the parent's disks hold (or that snapshot) fit to be built
-//!    upon, and tells in which files it is; the clones' disks name those from then on.
+//!    upon, and tells in which files it is; the clones' disks name those from then on. A template's
+//!    are that already.
 //! 3. `files`: the agents make the clones, several at a time. One that fails ends the others; undone
 //!    by removing the files of all of them.
 //! 4. `release`: deletes the snapshot of step 1. From then on the clones stay, whatever becomes of
@@ -140,6 +141,10 @@ async fn drop_snapshot(step: &Step, parent: VmId, snapshot: SnapshotId) -> Resul
 async fn freeze(step: Step) -> StepResult {
     let input: Cloning = step.input()?;
     let parent = vm(&step, input.parent).await?;
+    if parent.is_template() {
+        // Its disks are frozen for good, and the clones name their files already.
+        return Ok(Outcome::none());
+    }
     let (link, command) = (link(&step, &parent)?, command(&step, &parent));
     let request = VmFreezeRequest { command, snapshot: input.at.or(input.hold) };
     let frozen = ask(&step, &link, command.op, link.vm_freeze(parent.id(), request)).await?;

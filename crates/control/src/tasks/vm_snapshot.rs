@@ -17,7 +17,7 @@ use hostler_types::{Name, Snapshot, SnapshotId, Vm, VmId};
 use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
 
-use super::command::{Step, ask, command, link, told, vm, vm_if_there};
+use super::command::{Step, ask, command, link, told, told_back, vm, vm_if_there};
 use crate::services::Order;
 use crate::world::Core;
 
@@ -100,7 +100,7 @@ async fn delete(step: Step) -> StepResult {
     let snapshots = vec![take.snapshot];
     let request = VmSnapshotDeleteRequest { command, snapshots, max_rate: None };
     let asked = ask(&step, &link, command.op, link.vm_snapshot_delete(vm.id(), request)).await;
-    taken_back(&step, vm, asked)
+    taken_back(&step, vm, "snapshot", asked)
 }
 
 async fn update(step: Step) -> StepResult {
@@ -114,7 +114,7 @@ async fn put_back(step: Step) -> StepResult {
     let input: UpdateInput = step.input()?;
     let Some(vm) = vm_if_there(&step, input.vm).await? else { return Ok(Outcome::none()) };
     let asked = call(&step, &vm, input.snapshot, input.before).await;
-    taken_back(&step, vm, asked)
+    taken_back(&step, vm, "update", asked)
 }
 
 /// Gives a snapshot its name and description.
@@ -130,12 +130,21 @@ async fn call(
     ask(step, &link, command.op, link.vm_snapshot_update(vm.id(), request)).await
 }
 
-/// What is not there needs no taking back.
-fn taken_back(step: &Step, vm: Vm, asked: Result<VmReport, StepError>) -> StepResult {
+/// What is not there needs no taking back; nor does what a host whose datastore is away has refused
+/// in the step `forward`, and refuses again.
+fn taken_back(
+    step: &Step,
+    vm: Vm,
+    forward: &str,
+    asked: Result<VmReport, StepError>,
+) -> StepResult {
     match asked {
         Ok(report) => Ok(Outcome::none().with(told(step, vm, &report))),
         Err(StepError::Failed { code, .. }) if code == code::NOT_FOUND => Ok(Outcome::none()),
-        Err(error) => Err(error),
+        refused => {
+            let refused = refused.map(|_| Outcome::none());
+            told_back(step, &vm, forward, refused)
+        }
     }
 }
 

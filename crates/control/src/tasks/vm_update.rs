@@ -6,7 +6,7 @@
 use hostler_agent_api::{VmCreateRequest, VmReport};
 use hostler_store::Write;
 use hostler_tasks::{Definition, Outcome, Step as TaskStep, StepResult};
-use hostler_types::{Labels, Name, Vm, VmId, VmSpec};
+use hostler_types::{Labels, Name, Vm, VmChange, VmId, VmSpec, plan_changes};
 use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
 
@@ -46,7 +46,7 @@ pub(crate) fn order(old: &Vm) -> Order {
 async fn apply(step: Step) -> StepResult {
     let input: Input = step.input()?;
     let vm = vm(&step, input.vm).await?;
-    define_at_host(&step, vm).await
+    define_at_host(&step, vm, &input.spec).await
 }
 
 async fn put_back(step: Step) -> StepResult {
@@ -55,14 +55,16 @@ async fn put_back(step: Step) -> StepResult {
     vm.metadata.name = input.name;
     vm.metadata.labels = input.labels;
     vm.spec = input.spec;
-    let told = define_at_host(&step, vm.clone()).await;
+    let told = define_at_host(&step, vm.clone(), &vm.spec).await;
     told_back(&step, &vm, "define", told)
 }
 
-/// What has become of it, in the guest's own words where there are some.
-fn tell(step: &Step, report: &VmReport) {
+/// What has become of it, in the guest's own words where there are some. What waits since an earlier
+/// change is not told again.
+fn tell(step: &Step, report: &VmReport, asked: &[VmChange]) {
     let snapshot = step.world().snapshot();
-    for change in &report.pending {
+    let is_asked = |change: &&VmChange| asked.iter().any(|it| it.subject == change.subject);
+    for change in report.pending.iter().filter(is_asked) {
         step.message(format!("pending: {}", named_change(&snapshot, change.clone())));
     }
     let (Some(hardware), Some(guest)) = (&report.hardware, &report.guest) else { return };
@@ -71,11 +73,12 @@ fn tell(step: &Step, report: &VmReport) {
     }
 }
 
-async fn define_at_host(step: &Step, vm: Vm) -> StepResult {
+async fn define_at_host(step: &Step, vm: Vm, before: &VmSpec) -> StepResult {
+    let asked = plan_changes(before, &vm.spec, None);
     let (link, command) = (link(step, &vm)?, command(step, &vm));
     let request = VmCreateRequest { command, definition: define(step, &vm)? };
     let report = ask(step, &link, command.op, link.vm_define(vm.id(), request)).await?;
-    tell(step, &report);
+    tell(step, &report, &asked);
     let write: Write = told(step, vm, &report);
     Ok(Outcome::none().with(write))
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use hostler_agent_api::code;
-use hostler_control::services::vm::{self, Cloned, VmDelete, VmFlatten};
+use hostler_control::services::vm::{self, CloneOf, Cloned, VmDelete, VmFlatten};
 use hostler_control::services::{Options, network, task};
 use hostler_control::{Actor, ServiceError};
 use hostler_sim::{Fault, Fleet};
@@ -27,7 +27,7 @@ fn name(text: &str) -> Ref {
 
 async fn clone(fleet: &Fleet, request: Value) -> Result<Cloned, ServiceError> {
     let request: VmClone = serde_json::from_value(request).unwrap();
-    vm::clone(&fleet.world, &root(), &name("web"), request, &plain()).await
+    vm::clone(&fleet.world, &root(), CloneOf::Vm(&name("web")), request, &plain()).await
 }
 
 /// The code and the text of a refusal.
@@ -200,7 +200,8 @@ async fn what_cannot_be_cloned_is_refused_before_anything_is_made() {
 
     let dry = Options { dry_run: true, ..plain() };
     let request = serde_json::from_value(json!({"name": "a-{1..2}"})).unwrap();
-    let cloned = vm::clone(&fleet.world, &root(), &name("web"), request, &dry).await.unwrap();
+    let cloned =
+        vm::clone(&fleet.world, &root(), CloneOf::Vm(&name("web")), request, &dry).await.unwrap();
     assert_eq!(names(&cloned.vms), ["a-1", "a-2"]);
     assert!(cloned.task.is_none() && vms(&fleet) == 1);
 }
@@ -213,7 +214,7 @@ async fn the_same_request_makes_the_same_clones() {
     let request: VmClone =
         serde_json::from_value(json!({"mode": "linked", "name": "a-{1..3}"})).unwrap();
     let (root, web) = (root(), name("web"));
-    let ask = || vm::clone(&fleet.world, &root, &web, request.clone(), &options);
+    let ask = || vm::clone(&fleet.world, &root, CloneOf::Vm(&web), request.clone(), &options);
     let first = ask().await.unwrap();
     let task = first.task.unwrap();
     fleet.done(&task).await;
@@ -247,7 +248,7 @@ async fn instant_clones_begin_where_their_parent_is() {
     let request: VmClone = serde_json::from_value(instant()).unwrap();
     let options = Options { idempotency_key: Some("once".to_owned()), ..plain() };
     let (actor, web) = (root(), name("web"));
-    let clone = || vm::clone(&fleet.world, &actor, &web, request.clone(), &options);
+    let clone = || vm::clone(&fleet.world, &actor, CloneOf::Vm(&web), request.clone(), &options);
     let cloned = clone().await.unwrap();
     assert_eq!(names(&cloned.vms), ["ci-01", "ci-02", "ci-03"]);
     fleet.done(&cloned.task.unwrap()).await;
@@ -273,4 +274,24 @@ async fn instant_clones_begin_where_their_parent_is() {
 
 async fn clone_one(fleet: &Fleet, called: &str) -> Cloned {
     clone(fleet, json!({"mode": "instant", "name": called})).await.unwrap()
+}
+
+#[tokio::test]
+async fn what_others_lie_on_is_not_flattened_and_they_are_named() {
+    let fleet = Fleet::new().await;
+    fleet.vm("web").await;
+    let cloned = clone(&fleet, json!({"mode": "linked", "name": "web-01"})).await.unwrap();
+    fleet.done(&cloned.task.unwrap()).await;
+    let (web, request) = (name("web-01"), json!({"mode": "linked", "name": "web-02"}));
+    let request: VmClone = serde_json::from_value(request).unwrap();
+    let cloned = vm::clone(&fleet.world, &root(), CloneOf::Vm(&web), request, &plain()).await;
+    fleet.done(&cloned.unwrap().task.unwrap()).await;
+    let all = VmFlatten::default();
+    let error = vm::flatten(&fleet.world, &root(), &web, &all, &plain()).await.unwrap_err();
+    assert_eq!(error.code, "in_use");
+    assert!(error.message.contains("`web-02` (its disk disk0 lies on"), "{}", error.message);
+    // The last one of the line is free to.
+    let last = vm::flatten(&fleet.world, &root(), &name("web-02"), &all, &plain()).await.unwrap();
+    fleet.done(&last).await;
+    fleet.done(&vm::flatten(&fleet.world, &root(), &web, &all, &plain()).await.unwrap()).await;
 }

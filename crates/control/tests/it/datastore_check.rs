@@ -359,7 +359,7 @@ async fn a_disk_that_others_lie_on_is_not_unplugged() {
     let stop = vm::stop(world, &actor, &web, off, &plain()).await.unwrap();
     fleet.done(&stop).await;
     let clone = serde_json::from_value(clone).unwrap();
-    let cloned = vm::clone(world, &actor, &web, clone, &plain()).await.unwrap();
+    let cloned = vm::clone(world, &actor, vm::CloneOf::Vm(&web), clone, &plain()).await.unwrap();
     let removed = vm::disk::remove(world, &actor, &web, &disk, true, &plain()).await;
     let error = removed.unwrap_err();
     let message = "disk `disk0` of vm `web01` is needed by `child` (its disk disk0 is just being \

@@ -199,3 +199,39 @@ async fn limits_that_make_no_sense_are_refused() {
     "#]]
     .assert_eq(&text);
 }
+
+/// An overlay lies beside what is beneath it.
+#[tokio::test]
+async fn a_disk_of_an_image_goes_where_the_image_is() {
+    let fleet = Fleet::new().await;
+    fleet.image("tiny").await;
+    let other = DatastoreCreate {
+        name: "other".parse().unwrap(),
+        kind: StorageKind::Local,
+        path: "/srv/other".to_owned(),
+        ..shared(&["sim"])
+    };
+    datastore::create(&fleet.world, &root(), other).await.unwrap();
+    let id = fleet.snapshot().find::<DatastoreKind>(&local()).unwrap().id();
+    fleet.host.set_free(id, ByteSize::gib(100));
+    let told = move |now: &hostler_control::Snapshot| {
+        now.get::<DatastoreKind>(id).unwrap().status.free == ByteSize::gib(100)
+    };
+    fleet.until("it is told that more is free on the other", told).await;
+    let create = async |datastore: Option<&str>| {
+        let request = serde_json::json!({"name": "web01", "image": "tiny", "datastore": datastore});
+        let request = serde_json::from_value(request).unwrap();
+        vm::create(&fleet.world, &root(), request, &plain()).await
+    };
+    let error = create(Some("other")).await.unwrap_err();
+    assert_eq!(error.code, "invalid");
+    assert_eq!(
+        error.message,
+        "datastore: image `tiny` lies on datastore `local`, and so do disks that lie on it"
+    );
+    let hint = error.hint.unwrap();
+    assert!(hint.contains("import the image") && hint.contains("--full"), "{hint}");
+    let made = create(None).await.unwrap();
+    assert_eq!(made.object.status.datastore, id);
+    fleet.done(&made.task.unwrap()).await;
+}

@@ -12,6 +12,8 @@ use hostler_types::{
 use jiff::Timestamp;
 use proptest::prelude::*;
 
+mod commits;
+
 fn vm(name: &str, host: HostId, network: NetworkId, mac: u32) -> Vm {
     let [_, a, b, c] = mac.to_be_bytes();
     let now = Timestamp::UNIX_EPOCH;

@@ -26,4 +26,5 @@ mod secrets;
 mod snapshot_policies;
 mod snapshots;
 mod templates;
+mod unmounted;
 mod watch;

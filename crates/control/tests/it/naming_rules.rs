@@ -115,3 +115,25 @@ async fn rules_that_make_no_sense_are_refused() {
     let error = naming_rule::next(&fleet.world, &root(), &only).await.unwrap_err();
     assert_eq!(error.message, "template: the rule has none: it only checks names");
 }
+
+#[tokio::test]
+async fn a_label_that_brings_a_rule_is_checked() {
+    let fleet = Fleet::new().await;
+    let old = fleet.vm("n1").await;
+    rule(&fleet, "web", Some(("tier", "web")), "web-[0-9]+", None).await.unwrap();
+    let label = async |pairs: &[(&str, &str)]| {
+        let labels = pairs.iter().map(|(key, value)| (key.to_string(), value.to_string()));
+        let update = VmUpdate { labels: Some(labels.collect()), ..VmUpdate::default() };
+        let (actor, vm, options) = (root(), old.reference(), plain());
+        let changed = vm::update(&fleet.world, &actor, &vm, update, None, &options).await?;
+        fleet.done(&changed.task.unwrap()).await;
+        Ok::<_, ServiceError>(())
+    };
+    let error = label(&[("tier", "web")]).await.unwrap_err();
+    assert_eq!(error.code, "naming_rule");
+    assert!(error.message.contains("`n1`"), "{}", error.message);
+    label(&[("tier", "db")]).await.unwrap();
+    // Under a rule that came after the VM its labels go on to change.
+    rule(&fleet, "db", Some(("tier", "db")), "db-[0-9]+", None).await.unwrap();
+    label(&[("tier", "db"), ("owner", "anna")]).await.unwrap();
+}

@@ -223,3 +223,14 @@ async fn a_vm_whose_files_are_registered_again_is_out_of_the_bin() {
     other.done(&made.task.unwrap()).await;
     assert_eq!(listed(&other), ["web01"]);
 }
+
+/// Whoever looks for it by its name is told where it is.
+#[tokio::test]
+async fn what_is_in_the_bin_is_found_by_whoever_starts_it() {
+    let fleet = Fleet::new().await;
+    recycled(&fleet, "web01").await;
+    let name = "web01".parse().unwrap();
+    let error = vm::start(&fleet.world, &root(), &name, &plain()).await.unwrap_err();
+    assert_eq!(error.code, "not_found");
+    assert!(error.hint.unwrap().contains("hostler vm undelete web01"));
+}

@@ -11,8 +11,8 @@ use hostler_control::services::{Options, PageRequest, image, task, template, vm}
 use hostler_control::{Actor, ServiceError, Settings, Via, WebhookRules};
 use hostler_sim::{Fault, Fleet, vm_request};
 use hostler_types::{
-    CustomizationRules, Labels, NetworkSpec, PowerState, Ref, Request, RequestKind, RequestOrder,
-    RequestState, Role, TaskKind, UserId, Vm, VmKind,
+    CustomizationRules, DatastoreKind, HostKind, Labels, NetworkSpec, PowerState, Ref, Request,
+    RequestKind, RequestOrder, RequestState, Role, TaskKind, UserId, Vm, VmKind,
 };
 use jiff::SignedDuration;
 use serde_json::{Value, json};
@@ -219,6 +219,56 @@ async fn rules_see_templates_specs_networks_and_scripts() {
         f: tiny does not, 0 missing: it uses none of the rule's images
         f: default fits, 1 missing: no rule is about this request
     "#]].assert_eq(&text);
+}
+
+/// Whatever makes the guest run something, and whatever of the world outside it is chosen.
+#[tokio::test]
+async fn rules_see_what_a_request_makes_run_and_what_it_chooses() {
+    let fleet = fleet().await;
+    rule(&fleet, "small", json!({"need": {"approvals": 0}})).await;
+    let domain = json!({"domain": "corp.example", "user": "joiner", "password": "secret"});
+    let configuration = "version: 2\nethernets: {}\n";
+    let nic = |more: Value| {
+        let mut nic = json!({"network": "default"});
+        nic.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        json!({"nics": [nic]})
+    };
+    let told = |told: Value| json!({"customization": told});
+    let host = fleet.snapshot().all::<HostKind>().iter().next().unwrap().name().clone();
+    let store = fleet.snapshot().all::<DatastoreKind>().iter().next().unwrap().name().clone();
+    let mut text = String::new();
+    for (name, more) in [
+        ("run", told(json!({"run_once": ["touch /root/pwned"]}))),
+        ("data", told(json!({"user_data": "#cloud-config\nruncmd: [id]\n"}))),
+        ("packages", told(json!({"packages": ["nginx"]}))),
+        ("domain", told(json!({"os": "windows", "domain_join": domain}))),
+        ("unattend", told(json!({"os": "windows", "windows": {"unattend": "<unattend/>"}}))),
+        ("network", told(json!({"network_config": configuration}))),
+        ("mac", nic(json!({"mac": "52:54:00:00:00:01"}))),
+        ("static", nic(json!({"address": {"static": {"address": "10.77.0.9", "prefix": 24}}}))),
+        ("host", json!({"host": host})),
+        ("store", json!({"datastore": store})),
+        ("plain", told(json!({"users": [{"name": "anna", "sudo": true}], "locale": "C"}))),
+    ] {
+        let mut vm = json!({"name": name, "disks": [{"size": "1GiB"}]});
+        vm.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let it = ask(&fleet, order(name, json!({"vm": vm, "leave_off": true}))).await;
+        text += &format!("{name}: {}\n", it.status.decision.rules[0].why);
+    }
+    expect![[r#"
+        run: it asks for nobody, and is not about what runs in the guest
+        data: it asks for nobody, and is not about what runs in the guest
+        packages: it asks for nobody, and is not about what runs in the guest
+        domain: it asks for nobody, and is not about what runs in the guest
+        unattend: it asks for nobody, and is not about what runs in the guest
+        network: it asks for nobody, and is not about addresses that are chosen
+        mac: it asks for nobody, and is not about addresses that are chosen
+        static: it asks for nobody, and is not about addresses that are chosen
+        host: it asks for nobody, and is not about hosts and datastores that are chosen
+        store: it asks for nobody, and is not about hosts and datastores that are chosen
+        plain: it is about every request
+    "#]]
+    .assert_eq(&text);
 }
 
 #[tokio::test]

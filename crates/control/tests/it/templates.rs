@@ -2,7 +2,7 @@
 
 use hostler_agent_api::{FileOwner, FileUser};
 use hostler_control::services::template;
-use hostler_control::services::vm::{self, VmDelete, VmFilter};
+use hostler_control::services::vm::{self, CloneOf, Cloned, VmDelete, VmFilter};
 use hostler_control::services::{Options, PageRequest};
 use hostler_control::{Actor, ServiceError};
 use hostler_sim::{Fault, Fleet};
@@ -349,4 +349,78 @@ async fn a_vm_that_is_copied_goes_on_as_it_is() {
     let task = vm::delete(&fleet.world, &root(), &after.reference(), delete, &options).await;
     fleet.done(&task.unwrap()).await;
     assert_eq!(numbers(&fleet, "golden"), [1]);
+}
+
+async fn cloned(fleet: &Fleet, template: &str, request: Value) -> Result<Cloned, ServiceError> {
+    let (template, request) = (reference(template), serde_json::from_value(request).unwrap());
+    let parent = CloneOf::Template(&template);
+    vm::clone(&fleet.world, &root(), parent, request, &Options::default()).await
+}
+
+#[tokio::test]
+async fn many_vms_are_made_from_a_template_in_one_task() {
+    let fleet = Fleet::new().await;
+    fleet.vm("base").await;
+    made(&fleet, "golden", "base").await.unwrap();
+    assert_eq!(show(&fleet, "golden").spec.description, "of base", "a new one is described, too");
+    fleet.vm("next").await;
+    made(&fleet, "golden", "next").await.unwrap();
+    let version = show(&fleet, "golden").status.versions[0].vm;
+
+    let many = json!({"mode": "linked", "name": "web-{01..}", "count": 20, "cpus": 3});
+    let made = cloned(&fleet, "golden:1", many).await.unwrap();
+    assert_eq!(made.vms.len(), 20);
+    let task = made.task.unwrap();
+    assert_eq!((task.spec.action.as_str(), task.spec.objects.len()), ("vm.clone", 20));
+    fleet.done(&task).await;
+    let mut macs = std::collections::BTreeSet::new();
+    for made in &made.vms {
+        let made = fleet.show(made.name().as_str());
+        assert_eq!(made.status.power, PowerState::Stopped);
+        let DiskSource::Linked(file) = &made.spec.disks[0].source else { panic!("{made:?}") };
+        assert_eq!(file.owner(), LayerOwner::Vm(version));
+        assert_eq!((&made.spec.template, made.spec.cpus.count()), (&None, 3), "it is a VM");
+        assert!(made.spec.customization.is_some(), "it is told who it is");
+        macs.insert(made.spec.nics[0].mac);
+    }
+    assert_eq!((macs.len(), fleet.host.times_done("vm_freeze")), (20, 0));
+    assert_eq!(deleted(&fleet, "golden:1").await.unwrap_err().code, "in_use");
+
+    // The latest, copied.
+    let copies = json!({"name": "copy-{1..3}"});
+    let made = cloned(&fleet, "golden", copies).await.unwrap();
+    fleet.done(&made.task.unwrap()).await;
+    let copy = fleet.show("copy-1");
+    assert!(matches!(copy.spec.disks[0].source, DiskSource::Copy(_)), "{:?}", copy.spec.disks);
+    deleted(&fleet, "golden:2").await.unwrap();
+}
+
+#[tokio::test]
+async fn of_many_from_a_template_all_are_made_or_none() {
+    let fleet = Fleet::new().await;
+    fleet.vm("base").await;
+    made(&fleet, "golden", "base").await.unwrap();
+    let before = fleet.host.vms().len();
+    let many = |name: &str| json!({"mode": "linked", "name": name});
+    fleet.host.fault("vm_create", Fault::refuse(507, "no_space", "the datastore is full"));
+    let failed = cloned(&fleet, "golden", many("web-{01..20}")).await.unwrap();
+    let ended = fleet.ended(&failed.task.unwrap()).await;
+    assert_eq!(ended.status.state, TaskState::Failed);
+    assert_eq!((listed(&fleet), fleet.host.vms().len()), (Vec::new(), before));
+    // Everything can be had again, and deleted.
+    let again = cloned(&fleet, "golden", many("web-{01..20}")).await.unwrap();
+    fleet.done(&again.task.unwrap()).await;
+    assert_eq!(listed(&fleet).len(), 20);
+
+    let refused = async |request: Value| {
+        let error = cloned(&fleet, "golden", request).await.unwrap_err();
+        (error.code, error.message)
+    };
+    let (code, message) = refused(json!({"mode": "instant", "name": "now"})).await;
+    assert_eq!(code, "invalid");
+    assert!(message.contains("a template does not run"), "{message}");
+    let (code, _) = refused(json!({"mode": "linked", "name": "now", "snapshot": "s"})).await;
+    assert_eq!(code, "invalid");
+    assert_eq!(refused(many("web-01")).await.0, "name_taken");
+    assert_eq!(cloned(&fleet, "golden:9", many("now")).await.unwrap_err().code, "not_found");
 }

@@ -27,6 +27,8 @@ fn facts() -> RequestFacts {
         networks: vec![name("default")],
         bridges: Vec::new(),
         scripts: false,
+        addresses: false,
+        placement: false,
     }
 }
 
@@ -134,9 +136,46 @@ fn a_rule_for_nobody_fits_only_what_it_names() {
     assert!(!check(r#"{"templates": ["lab"]}"#, 1, "it uses none of the rule's templates"));
     let when = r#"{"customization_specs": ["lab"]}"#;
     assert!(!check(when, 1, "it uses none of the rule's customization specs"));
-    let rules = [(name("r"), rule(r#"{"scripts": true}"#, "{}"))];
-    let decision = decide(&facts(), &rules, &ApprovalNeed::default(), &[]);
-    assert_eq!(decision.rules[0].why, "it runs nothing in the guest");
+}
+
+/// Each is seen by itself, and named by itself.
+#[test]
+fn what_a_request_does_is_named_by_a_rule_for_nobody() {
+    let check = |field: &str, all: RequestFacts, unnamed: &str, absent: &str, told: &str| {
+        let why = |facts: &RequestFacts, when: &str| {
+            let rules = [(name("r"), rule(when, r#"{"approvals": 0}"#))];
+            let decision = decide(facts, &rules, &ApprovalNeed::default(), &[]);
+            (decision.approved, decision.rules[0].why.clone())
+        };
+        let when = format!("{{\"{field}\": true}}");
+        assert_eq!(
+            why(&all, "{}"),
+            (false, format!("it asks for nobody, and is not about {unnamed}"))
+        );
+        assert_eq!(why(&facts(), &when), (false, absent.to_owned()));
+        assert_eq!(why(&all, &when), (true, told.to_owned()));
+    };
+    check(
+        "scripts",
+        RequestFacts { scripts: true, ..facts() },
+        "what runs in the guest",
+        "it runs nothing in the guest",
+        "it runs something in the guest",
+    );
+    check(
+        "addresses",
+        RequestFacts { addresses: true, ..facts() },
+        "addresses that are chosen",
+        "it chooses no address",
+        "it chooses addresses",
+    );
+    check(
+        "placement",
+        RequestFacts { placement: true, ..facts() },
+        "hosts and datastores that are chosen",
+        "it chooses neither host nor datastore",
+        "it chooses a host or datastore",
+    );
 }
 
 #[test]

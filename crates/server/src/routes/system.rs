@@ -44,6 +44,8 @@ async fn features(_: App, _: Call<ListFeatures>) -> Result<Features, Problem> {
             "requests",
             "datastore-check",
             "vm-export",
+            "template-clones",
+            "approval-choices",
         ]
         .map(str::to_owned)
         .to_vec(),

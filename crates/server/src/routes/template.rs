@@ -1,8 +1,10 @@
 //! Templates.
 
 use hostler_api::code;
-use hostler_api::template::{Create, Delete, List, Seal, Show, ToVm, Update};
-use hostler_control::services::template;
+use hostler_api::template::{Clone, Create, Delete, List, Seal, Show, ToVm, Update};
+use hostler_api::vm::VmCloned;
+use hostler_control::services::vm::{self, CloneOf};
+use hostler_control::services::{Options, template};
 use hostler_endpoint::{Call, Page, Problem, Routes};
 use hostler_types::{Revision, Task, Template};
 
@@ -14,6 +16,7 @@ pub(crate) fn add(routes: Routes<App>) -> Routes<App> {
         .serve::<List, _>(list)
         .serve::<Create, _>(create)
         .serve::<Show, _>(show)
+        .serve::<Clone, _>(clone)
         .serve::<Update, _>(update)
         .serve::<Delete, _>(delete)
         .serve::<Seal, _>(seal)
@@ -35,6 +38,13 @@ async fn create(app: App, call: Call<Create>) -> Result<Task, Problem> {
 async fn show(app: App, call: Call<Show>) -> Result<Template, Problem> {
     let actor = actor(&call.extensions)?;
     template::show(&app.world, actor, &call.path.template).map(shown).map_err(problem)
+}
+
+async fn clone(app: App, call: Call<Clone>) -> Result<VmCloned, Problem> {
+    let options = Options { dry_run: call.query.dry_run, idempotency_key: call.idempotency_key };
+    let (actor, parent) = (actor(&call.extensions)?, CloneOf::Template(&call.path.template));
+    let cloned = vm::clone(&app.world, actor, parent, call.body, &options).await;
+    cloned.map(super::vm::cloned).map_err(problem)
 }
 
 async fn update(app: App, call: Call<Update>) -> Result<Template, Problem> {

@@ -63,10 +63,15 @@ async fn create(app: App, call: Call<Create>) -> Result<VmCreated, Problem> {
 async fn clone(app: App, call: Call<Clone>) -> Result<VmCloned, Problem> {
     let options = Options { dry_run: call.query.dry_run, idempotency_key: call.idempotency_key };
     let actor = actor(&call.extensions)?;
-    let cloned = vm::clone(&app.world, actor, &call.path.vm, call.body, &options).await;
-    let vm::Cloned { vms, task, explanation } = cloned.map_err(problem)?;
-    let vms = vms.into_iter().map(shown).collect();
-    Ok(VmCloned { vms, task: task.map(shown), placement: explanation })
+    let parent = vm::CloneOf::Vm(&call.path.vm);
+    let made = vm::clone(&app.world, actor, parent, call.body, &options).await;
+    made.map(cloned).map_err(problem)
+}
+
+/// What came of a request for clones, of a VM or of a template.
+pub(super) fn cloned(cloned: vm::Cloned) -> VmCloned {
+    let vms = cloned.vms.into_iter().map(shown).collect();
+    VmCloned { vms, task: cloned.task.map(shown), placement: cloned.explanation }
 }
 
 async fn flatten(app: App, call: Call<Flatten>) -> Result<Task, Problem> {

@@ -17,7 +17,7 @@ const PUBLIC: [&str; 8] =
 /// let the call succeed: who may not is refused before anyone looks.
 fn body(id: &str) -> Option<Value> {
     Some(match id {
-        "vm_clone" => json!({"name": "new"}),
+        "vm_clone" | "template_clone" => json!({"name": "new"}),
         "vm_flatten" => json!({}),
         "vm_create" => json!({"name": "new", "cpus": 1024, "memory": "1GiB"}),
         "vm_update" | "vm_plan" => json!({"description": "x"}),

@@ -38,6 +38,29 @@ pub async fn every_write_has_its_entry(place: &dyn Place) {
     assert_eq!((&log[2].name, log[2].id), (&vm.name, vm.id));
 }
 
+/// Locks and expectations behind the last change are no changes.
+pub async fn the_log_tells_where_commits_end(place: &dyn Place) {
+    let store = place.open().await;
+    let mut live = store.subscribe();
+    let vm = |name: &str| Write::Create(record(KindName::Vm, name, 1));
+    let locked = record(KindName::Vm, "c", 1);
+    let lock = Write::Lock { object: locked.id, task: task() };
+    let expected = Write::Expect { kind: KindName::Vm, id: locked.id, revision: None };
+    for writes in [
+        vec![vm("a"), vm("b"), Write::Create(locked), lock, expected],
+        vec![Write::Unlock { task: task() }],
+        vec![vm("d")],
+    ] {
+        store.commit(batch(1, writes)).await.expect("written");
+    }
+    let ends = [false, false, true, true];
+    let log = store.changes_after(Revision(0), 10).await.expect("read");
+    assert_eq!(log.iter().map(|change| change.ends).collect::<Vec<_>>(), ends);
+    for ends in ends {
+        assert_eq!(live.next().await.expect("open").expect("no lag").ends, ends);
+    }
+}
+
 pub async fn tasks_are_logged_without_what_they_were(place: &dyn Place) {
     let store = place.open().await;
     let first = create(&*store, record(KindName::Task, "vm-create-1", 1)).await;

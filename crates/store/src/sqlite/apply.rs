@@ -48,12 +48,15 @@ pub(super) struct Application<'a> {
     connection: &'a Connection,
     batch: &'a Batch,
     last: Revision,
+    /// How many changes are still to be logged.
+    left: usize,
     changes: Vec<Arc<Change>>,
 }
 
 impl<'a> Application<'a> {
     pub(super) fn new(connection: &'a Connection, batch: &'a Batch, last: Revision) -> Self {
-        Self { connection, batch, last, changes: Vec::new() }
+        let left = batch.writes.iter().filter(|write| write.is_logged()).count();
+        Self { connection, batch, last, left, changes: Vec::new() }
     }
 
     pub(super) fn carry_out(mut self) -> Result<Vec<Arc<Change>>, ApplyError> {
@@ -211,6 +214,7 @@ impl<'a> Application<'a> {
     fn log(&mut self, old: Option<Record>, new: Option<Record>) -> Result<(), ApplyError> {
         let subject = new.as_ref().or(old.as_ref()).expect("a change has a before or an after");
         let (kind, id, name) = (subject.kind, subject.id, subject.name.clone());
+        self.left -= 1;
         let change = Change {
             revision: self.next(),
             at: self.batch.at,
@@ -222,11 +226,12 @@ impl<'a> Application<'a> {
             actor: self.batch.actor.clone(),
             reason: self.batch.reason.clone(),
             task: self.batch.task,
+            ends: self.left == 0,
         };
         self.connection
             .prepare_cached(
-                "INSERT INTO changes (revision, at, kind, id, name, old, new, actor, reason, task) \
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+                "INSERT INTO changes (revision, at, kind, id, name, old, new, actor, reason, task, \
+                 ends) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
             )?
             .execute(params![
                 change.revision.0,
@@ -239,6 +244,7 @@ impl<'a> Application<'a> {
                 change.actor,
                 change.reason,
                 change.task.map(|task| task.to_string()),
+                change.ends,
             ])?;
         self.last = change.revision;
         self.changes.push(Arc::new(change));

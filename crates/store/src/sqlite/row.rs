@@ -37,7 +37,7 @@ impl From<rusqlite::Error> for RowError {
 const OBJECT: &str = "SELECT kind, id, name, labels, generation, revision, created_at, updated_at, spec, status \
      FROM objects";
 const CHANGE: &str =
-    "SELECT revision, at, kind, id, name, old, new, actor, reason, task FROM changes";
+    "SELECT revision, at, kind, id, name, old, new, actor, reason, task, ends FROM changes";
 
 pub(super) fn get(
     connection: &Connection,
@@ -197,6 +197,7 @@ fn change(row: &Row<'_>) -> Result<Change, RowError> {
         actor: row.get(7)?,
         reason: row.get(8)?,
         task: task.map_err(|error| RowError::Damaged(format!("the task of a change: {error}")))?,
+        ends: row.get(10)?,
     })
 }
 

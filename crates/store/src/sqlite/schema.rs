@@ -10,8 +10,10 @@ use super::classify;
 use crate::error::StoreError;
 
 /// In order; the first is version 1.
-pub(super) const MIGRATIONS: [(&str, &str); 1] =
-    [("0001_initial", include_str!("../../migrations/0001_initial.sql"))];
+pub(super) const MIGRATIONS: [(&str, &str); 2] = [
+    ("0001_initial", include_str!("../../migrations/0001_initial.sql")),
+    ("0002_commits", include_str!("../../migrations/0002_commits.sql")),
+];
 
 /// Marks the file as ours ("HSTL"), as `file` and SQLite's documentation suggest.
 const APPLICATION_ID: i64 = 0x4853_544C;

@@ -60,6 +60,11 @@ async fn every_write_has_its_entry() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_log_tells_where_commits_end() {
+    log::the_log_tells_where_commits_end(&SqlitePlace::new()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tasks_are_logged_without_what_they_were() {
     log::tasks_are_logged_without_what_they_were(&SqlitePlace::new()).await;
 }

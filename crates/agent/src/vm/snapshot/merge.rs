@@ -49,6 +49,8 @@ pub(in crate::vm) struct Merger {
 struct Waiting {
     op: OperationId,
     rate: Option<u64>,
+    /// This operation has taken snapshots away.
+    deleted: bool,
     replies: Vec<Reply>,
 }
 
@@ -105,7 +107,8 @@ impl Actor {
         }
         // Those that are not there have been taken away by an earlier request.
         let tree = self.record.snapshots().without(snapshots);
-        if tree != *self.record.snapshots() {
+        let deleted = tree != *self.record.snapshots();
+        if deleted {
             let before = self.record.clone();
             *self.record.snapshots_mut() = tree;
             // What is beneath nothing any more.
@@ -129,7 +132,7 @@ impl Actor {
         if self.merger.waiting.is_empty() {
             self.merger.done = ByteSize(0);
         }
-        self.merger.waiting.push(Waiting { op, rate, replies: vec![reply] });
+        self.merger.waiting.push(Waiting { op, rate, deleted, replies: vec![reply] });
     }
 
     fn memory_is_of_a_deleted_one(&self) -> bool {
@@ -421,15 +424,19 @@ impl Actor {
     async fn answer(&mut self, waiting: Waiting, result: &Result<(), Fault>) {
         let mut replies = waiting.replies.into_iter();
         let Some(first) = replies.next() else { return };
+        let left = match waiting.deleted {
+            true => "the snapshots are gone; their files are not merged",
+            false => "the files of deleted snapshots are not merged",
+        };
         let result = match result {
             Ok(()) => Ok(()),
             Err(Fault::Cancelled) => Err(Fault::Cancelled),
-            Err(Fault::NoSpace(text)) => Err(Fault::NoSpace(format!(
-                "the snapshots are gone; their files are not merged: {text}"
-            ))),
-            Err(fault) => Err(Fault::Qemu(format!(
-                "the snapshots are gone; their files are not merged: {fault}"
-            ))),
+            // Their codes say what is to be done.
+            Err(Fault::NoSpace(text)) => Err(Fault::NoSpace(format!("{left}: {text}"))),
+            Err(Fault::DatastoreMissing(text)) => {
+                Err(Fault::DatastoreMissing(format!("{left}: {text}")))
+            }
+            Err(fault) => Err(Fault::Qemu(format!("{left}: {fault}"))),
         };
         self.finish(waiting.op, result, first).await;
         let outcome = self.record.journal.outcome(waiting.op).unwrap_or(Ok(()));

@@ -70,11 +70,12 @@ fn print(session: &Session, plan: &ChangePlan) -> Result<(), CliError> {
 /// What has become of each change, and what the guest itself says.
 fn tell(session: &Session, changes: &[VmChange], vm: &Vm) -> Result<(), CliError> {
     let mut missed = Vec::new();
+    let has_agent = vm.status.guest.as_ref().is_some_and(|guest| guest.agent);
     for change in changes {
         let VmChange { subject, to, .. } = change;
         let pending = vm.status.pending.iter().find(|pending| pending.subject == *subject);
         let Some(pending) = pending else {
-            say(session, &format!("  {subject}: {to}, done"))?;
+            say(session, &made(change, vm.status.hardware.is_some(), has_agent))?;
             continue;
         };
         let why = pending.reason.as_deref().unwrap_or("not done yet");
@@ -94,6 +95,16 @@ fn tell(session: &Session, changes: &[VmChange], vm: &Vm) -> Result<(), CliError
     Err(CliError::new(Exit::Failed, message).hint(format!(
         "it is kept as pending: the guest may still follow, else `hostler vm stop {name}` and start it"
     )))
+}
+
+/// A change that was made. What only the guest knows is not said in its place.
+fn made(change: &VmChange, runs: bool, has_agent: bool) -> String {
+    let VmChange { subject, to, .. } = change;
+    let plugged = runs && matches!(subject.as_str(), "cpus" | "memory");
+    match plugged && !has_agent {
+        true => format!("  {subject}: {to} plugged in; the guest was not asked: it has no agent"),
+        false => format!("  {subject}: {to}, done"),
+    }
 }
 
 fn say(session: &Session, line: &str) -> Result<(), CliError> {
@@ -141,4 +152,25 @@ pub(super) fn free_name(nics: &[NicSpec]) -> Option<Name> {
     (0..nics.len() + 1)
         .filter_map(|number| format!("nic{number}").parse::<Name>().ok())
         .find(|name| nics.iter().all(|nic| nic.name != *name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_is_said_to_have_what_was_only_plugged_in() {
+        let change = |subject: &str| VmChange {
+            subject: subject.to_owned(),
+            from: "1".to_owned(),
+            to: "2".to_owned(),
+            when: ChangeWhen::WithGuest,
+            reason: None,
+        };
+        let unasked = "  cpus: 2 plugged in; the guest was not asked: it has no agent";
+        assert_eq!(made(&change("cpus"), true, false), unasked);
+        assert_eq!(made(&change("cpus"), true, true), "  cpus: 2, done");
+        assert_eq!(made(&change("cpus"), false, false), "  cpus: 2, done");
+        assert_eq!(made(&change("cpu limit"), true, false), "  cpu limit: 2, done");
+    }
 }

@@ -1,11 +1,12 @@
-//! `hostler vm clone` and `hostler vm flatten`.
+//! `hostler vm clone` and `hostler vm flatten`, and `hostler vm create` of many from a template.
 
 use clap::Args;
+use hostler_api::template::{self, TemplateCloneQuery, TemplatePath};
 use hostler_api::vm::{self, FlattenRequest, VmCloned, VmCreateQuery, VmPath};
 use hostler_endpoint::NoParams;
 use hostler_types::{
-    ByteSize, CloneMode, Cores, Customization, LinkState, Name, NamePattern, Ref, Vm, VmClone,
-    VmNic,
+    ByteSize, CloneMode, Cores, Customization, LinkState, Name, NamePattern, Ref, RestartPolicy,
+    TemplateRef, Vm, VmClone, VmCreate, VmNic,
 };
 
 use super::VmName;
@@ -131,23 +132,11 @@ impl Clone {
         let (path, query) = (self.parent.path(), VmCreateQuery { dry_run: self.dry_run });
         let cloned: VmCloned =
             session.call_with::<vm::Clone>(&path, &query, request, once()).await?;
-        match cloned.task.clone() {
-            None => self.preview(session, &cloned).await,
-            Some(task) if !self.wait.waits() => {
-                crate::commands::task::print_ordered(session, &task)
-            }
-            Some(task) => {
-                wait::task(session, task).await?;
-                let mut made = Vec::new();
-                for vm in &cloned.vms {
-                    let path = VmPath { vm: Ref::by_id(vm.id()) };
-                    made.push(
-                        self.wait.limit(session, &path, self.wait.guest(session, &path)).await?,
-                    );
-                }
-                self.print(session, &made)
-            }
+        let many = self.pattern.is_some();
+        if cloned.task.is_none() {
+            return preview(session, &cloned, many).await;
         }
+        follow(session, cloned, &self.wait, many, self.verb()).await
     }
 
     /// Whether the clones run in the end.
@@ -163,32 +152,14 @@ impl Clone {
         }
     }
 
-    fn print(&self, session: &Session, made: &[Vm]) -> Result<(), CliError> {
-        let verb = match (self.wait.for_customized(), self.runs()) {
+    fn verb(&self) -> &'static str {
+        match (self.wait.for_customized(), self.runs()) {
             (true, _) if self.instant => "cloned and customized",
             (false, _) if self.instant => "cloned",
             (true, _) => "cloned, started and customized",
             (false, true) => "cloned and started",
             (false, false) => "cloned",
-        };
-        if let (Some(_), true) = (&self.pattern, session.output.is_data()) {
-            return session.output.data(&made);
         }
-        made.iter()
-            .try_for_each(|vm| session.output.done(verb, "vm", vm.metadata.name.as_str(), vm))
-    }
-
-    /// What they would be.
-    async fn preview(&self, session: &Session, cloned: &VmCloned) -> Result<(), CliError> {
-        if self.pattern.is_some() && session.output.is_data() {
-            return session.output.data(&cloned.vms);
-        }
-        for vm in &cloned.vms {
-            let names = Names::around_vms(session).await?.with_parents(session, vm).await?;
-            super::list::print(session, vm, &names)?;
-        }
-        session.output.remark("nothing was made: --dry-run");
-        Ok(())
     }
 
     fn request(&self) -> Result<VmClone, CliError> {
@@ -231,6 +202,130 @@ impl Clone {
             start: self.start,
             lease_seconds: self.lease.map(|lease| lease.as_secs()),
         })
+    }
+}
+
+/// Follows the task that makes the VMs, and their guests, as far as is asked for.
+async fn follow(
+    session: &Session,
+    cloned: VmCloned,
+    wait: &StartWaitOptions,
+    many: bool,
+    verb: &str,
+) -> Result<(), CliError> {
+    let Some(task) = cloned.task else { return Ok(()) };
+    if !wait.waits() {
+        return crate::commands::task::print_ordered(session, &task);
+    }
+    wait::task(session, task).await?;
+    let mut made: Vec<Vm> = Vec::new();
+    for vm in &cloned.vms {
+        let path = VmPath { vm: Ref::by_id(vm.id()) };
+        made.push(wait.limit(session, &path, wait.guest(session, &path)).await?);
+    }
+    if many && session.output.is_data() {
+        return session.output.data(&made);
+    }
+    made.iter().try_for_each(|vm| session.output.done(verb, "vm", vm.metadata.name.as_str(), vm))
+}
+
+/// What they would be.
+async fn preview(session: &Session, cloned: &VmCloned, many: bool) -> Result<(), CliError> {
+    if many && session.output.is_data() {
+        return session.output.data(&cloned.vms);
+    }
+    for vm in &cloned.vms {
+        let names = Names::around_vms(session).await?.with_parents(session, vm).await?;
+        super::list::print(session, vm, &names)?;
+    }
+    session.output.remark("nothing was made: --dry-run");
+    Ok(())
+}
+
+/// What is told of many, beside what they are.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Show {
+    pub(super) dry_run: bool,
+    pub(super) explain: bool,
+}
+
+/// Many VMs from a template, in one request: `hostler vm create --name PATTERN`.
+pub(super) struct Many {
+    template: TemplateRef,
+    request: VmClone,
+}
+
+impl Many {
+    /// `one` is what each is to be.
+    ///
+    /// # Errors
+    /// It asks for something that only a single VM is given.
+    pub(super) fn from_template(
+        one: VmCreate,
+        name: NamePattern,
+        count: Option<u32>,
+    ) -> Result<Self, CliError> {
+        let template = one.template.clone().ok_or_else(|| {
+            CliError::new(Exit::Usage, "many VMs are made from a template").hint("add --template")
+        })?;
+        let single = [
+            ("--disk", one.disk_size.is_some() || !one.disks.is_empty()),
+            ("--iso", one.iso.is_some()),
+            ("--max-memory", one.max_memory.is_some()),
+            ("--cpu-limit", one.cpu_limit.is_some()),
+            ("--firmware", one.firmware.is_some()),
+            ("--restart", one.restart != RestartPolicy::default()),
+            ("--host", one.host.is_some()),
+        ];
+        if let Some((flag, _)) = single.into_iter().find(|(_, given)| *given) {
+            let message = format!("{flag} is for a single VM, not for many with --name");
+            return Err(CliError::new(Exit::Usage, message)
+                .hint("leave it out; `hostler vm set` changes VMs that are made"));
+        }
+        let mode = if one.full { CloneMode::Full } else { CloneMode::Linked };
+        let request = VmClone {
+            mode,
+            name,
+            count,
+            snapshot: None,
+            labels: one.labels,
+            description: Some(one.description).filter(|text| !text.is_empty()),
+            cpus: one.cpus,
+            memory: one.memory,
+            nics: one.nics,
+            customization_spec: one.customization_spec,
+            customization: one.customization,
+            datastore: one.datastore,
+            protected: one.protected,
+            start: one.start,
+            lease_seconds: one.lease_seconds,
+        };
+        Ok(Self { template, request })
+    }
+
+    pub(super) async fn run(
+        self,
+        session: &Session,
+        show: Show,
+        wait: &StartWaitOptions,
+    ) -> Result<(), CliError> {
+        let path = TemplatePath { template: self.template };
+        let query = TemplateCloneQuery { dry_run: show.dry_run };
+        let started = self.request.start;
+        let call = session.call_with::<template::Clone>(&path, &query, self.request, once());
+        let cloned: VmCloned = call.await?;
+        if show.explain || show.dry_run {
+            super::create::explain(session, &cloned.placement)?;
+        }
+        if cloned.task.is_none() {
+            return preview(session, &cloned, true).await;
+        }
+        let verb = match (wait.for_customized(), started) {
+            (true, _) => "created, started and customized",
+            (false, true) => "created and started",
+            (false, false) => "created",
+        };
+        follow(session, cloned, wait, true, verb).await
     }
 }
 

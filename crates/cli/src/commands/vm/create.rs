@@ -7,9 +7,11 @@ use hostler_api::vm::{self, VmCreateQuery, VmCreated, VmPath};
 use hostler_endpoint::NoParams;
 use hostler_types::{
     ByteSize, Cores, Customization, DiskBus, Firmware, GuestUser, IoLimits, LinkState, Millicpus,
-    Name, Provisioning, Ref, RestartPolicy, SecretText, TemplateRef, VmCreate, VmDisk, VmNic,
+    Name, NamePattern, Provisioning, Ref, RestartPolicy, SecretText, TemplateRef, VmCreate, VmDisk,
+    VmNic,
 };
 
+use super::clone;
 use crate::customize::{self, Setting};
 use crate::error::{CliError, Exit};
 use crate::input::{self, Label};
@@ -25,13 +27,29 @@ Examples:
   hostler vm create web01 --image debian-12 --cpus 2 --memory 4GiB --disk 20GiB \\
       --ssh-key ~/.ssh/id_ed25519.pub --start --wait=guest
   hostler vm create web02 --template debian-12:3 --start
+  hostler vm create --template debian-12 --name 'web-{01..}' --count 20 --start
   hostler vm create installer --disk 20GiB --iso debian-netinst --firmware uefi
   hostler vm create web02 --image debian-12 --spec web --set address=pool --start --wait=customized
-  hostler vm create web02 -f web.yaml --explain --dry-run")]
+  hostler vm create web02 -f web.yaml --explain --dry-run
+
+Of many, either all are made or none, in one task.")]
 pub(crate) struct Create {
     /// Name: a DNS label (a-z, 0-9 and -)
-    #[arg(required_unless_present = "file")]
+    #[arg(required_unless_present_any = ["file", "pattern"])]
     name: Option<Name>,
+
+    /// Names of many from a template: web-{01..} with --count, or web-{01..20}
+    #[arg(
+        long = "name",
+        value_name = "PATTERN",
+        conflicts_with_all = ["name", "file"],
+        requires = "template"
+    )]
+    pattern: Option<NamePattern>,
+
+    /// How many
+    #[arg(long, value_name = "NUMBER", requires = "pattern")]
+    count: Option<u32>,
 
     /// Take what is not given here from this YAML or JSON file (`-`: standard input)
     #[arg(short, long, value_name = "FILE")]
@@ -208,6 +226,11 @@ impl Create {
             )
             .hint("add --start"));
         }
+        if let Some(pattern) = &self.pattern {
+            let order = clone::Many::from_template(request, pattern.clone(), self.count)?;
+            let show = clone::Show { dry_run: self.dry_run, explain: self.explain };
+            return order.run(session, show, &self.wait).await;
+        }
         let query = VmCreateQuery { dry_run: self.dry_run };
         let call = session.call_with::<vm::Create>(&NoParams {}, &query, request, once());
         let created = call.await?;
@@ -254,6 +277,11 @@ impl Create {
             }
             (None, Some(name)) => {
                 from_document(serde_json::Map::new(), Some(name), "the command line")?
+            }
+            // Each gets its own of the pattern.
+            (None, None) if self.pattern.is_some() => {
+                let first = "many".parse().expect("letters are a name");
+                from_document(serde_json::Map::new(), Some(&first), "the command line")?
             }
             (None, None) => return Err(CliError::new(Exit::Usage, "a VM needs a name")),
         };
@@ -416,7 +444,7 @@ pub(crate) fn from_document(
         .map_err(|error| CliError::new(Exit::Failed, format!("{place}: {error}")))
 }
 
-fn explain(session: &Session, lines: &[String]) -> Result<(), CliError> {
+pub(super) fn explain(session: &Session, lines: &[String]) -> Result<(), CliError> {
     for line in lines {
         let line = crate::sanitise::line(line);
         if session.output.is_table() {

@@ -1,9 +1,10 @@
-//! Making VMs from another VM: full clones, which are copies, linked ones, which lie on its disks, and
+//! Making VMs from another VM or from a template: full clones, which are copies, linked ones, which lie on its disks, and
 //! instant ones, which go on from where it runs (see `fork`).
 //!
 //! One request makes any number of clones, in one task: all of them or none. The parent is not locked:
 //! it goes on as it likes, and any number of requests may clone it at the same time. What its disks
-//! hold is frozen first (by its host), and what is frozen stays as long as anybody needs it.
+//! hold is frozen first (by its host), and what is frozen stays as long as anybody needs it. A template's
+//! version is a parent that never runs, and whose disks are frozen for good.
 
 use std::sync::Arc;
 
@@ -12,10 +13,11 @@ use hostler_store::Write;
 use hostler_types::{
     CdromSpec, CloneMode, CopySource, Customization, DatastoreKind, DiskSource, DiskSpec,
     LayerFile, Lease, Name, NetworkKind, NicAddressing, NicSpec, PowerState, Ref, Role,
-    Snapshot as VmSnapshot, SnapshotId, Task, Vm, VmClone, VmId, VmKind, VmNic, VmSpec,
-    validate_labels,
+    Snapshot as VmSnapshot, SnapshotId, Task, TemplateRef, Vm, VmClone, VmId, VmKind, VmNic,
+    VmSpec, validate_labels,
 };
 use jiff::Timestamp;
+use serde::Serialize;
 
 use super::create::{
     candidates, decide, expect_image, in_the_making, name_taken, nics, placement_wish, validate,
@@ -30,6 +32,7 @@ use crate::error::ServiceError;
 use crate::inventory::{Snapshot, images};
 use crate::redact::Shown;
 use crate::services::submit::{Ordered, Planned, order_with};
+use crate::services::template::find_version;
 use crate::services::{Changed, Options, naming_rule};
 use crate::tasks::vm_clone::{self, Cloning};
 use crate::world::World;
@@ -45,15 +48,34 @@ pub struct Cloned {
     pub explanation: Vec<String>,
 }
 
-/// Clones a VM, whether it runs or not.
+/// What clones are made from. Serialised as the reference alone: idempotency keys are hashes of it.
+#[derive(Debug, Clone, Copy, Serialize)]
+#[serde(untagged)]
+pub enum CloneOf<'a> {
+    Vm(&'a Ref),
+    Template(&'a TemplateRef),
+}
+
+impl CloneOf<'_> {
+    /// The VM, or the record of the template's version.
+    fn find(self, snapshot: &Snapshot) -> Result<&Arc<Vm>, ServiceError> {
+        match self {
+            Self::Vm(vm) => snapshot.find::<VmKind>(vm),
+            Self::Template(template) => Ok(find_version(snapshot, template)?.1),
+        }
+    }
+}
+
+/// Clones a VM, whether it runs or not, or makes VMs from a template.
 ///
 /// # Errors
 /// `forbidden`, `invalid`, `not_found`, `name_taken`, `naming_rule`, `wrong_state`, `busy`,
-/// `no_host`, `no_capacity`, `address_taken`, `pool_exhausted`, `idempotency_mismatch`.
+/// `template_not_ready`, `no_host`, `no_capacity`, `address_taken`, `pool_exhausted`,
+/// `idempotency_mismatch`.
 pub async fn clone(
     world: &World,
     actor: &Actor,
-    parent: &Ref,
+    parent: CloneOf<'_>,
     request: VmClone,
     options: &Options,
 ) -> Result<Cloned, ServiceError> {
@@ -68,7 +90,12 @@ pub async fn clone(
     let ordered = order_with(world, actor, options, "vm.clone", &key, |snapshot| {
         macs.release();
         customizing.release();
-        let parent = snapshot.find::<VmKind>(parent)?;
+        let from = parent.find(snapshot)?;
+        if let CloneOf::Vm(_) = parent {
+            // Nor is it the record of a template's version.
+            require_not_recycled(from)?;
+        }
+        let parent = from;
         let lease = request.lease_seconds;
         let lease = lease
             .map(|seconds| Lease::begin(seconds, world.settings.lease_grace, Timestamp::now()))
@@ -103,10 +130,10 @@ pub async fn clone(
 }
 
 /// What an earlier request with the same key has made.
-fn before(world: &World, parent: &Ref, task: Arc<Task>) -> Result<Cloned, ServiceError> {
+fn before(world: &World, parent: CloneOf<'_>, task: Arc<Task>) -> Result<Cloned, ServiceError> {
     let snapshot = world.snapshot();
     // Instant clones are made with their parent locked.
-    let parent = snapshot.find::<VmKind>(parent).map(|parent| parent.id().untyped()).ok();
+    let parent = parent.find(&snapshot).map(|parent| parent.id().untyped()).ok();
     let clones = task.spec.objects.iter().filter(|id| Some(**id) != parent);
     let found = clones.map(|id| snapshot.get::<VmKind>(id.typed()));
     let vms: Option<Vec<_>> = found.map(|vm| vm.map(VmKind::shown)).collect();
@@ -179,8 +206,13 @@ impl Plan<'_, '_> {
     }
 
     fn require_possible(&self) -> Result<(), ServiceError> {
-        require_not_recycled(self.parent)?;
-        require_host(self.snapshot, self.parent)?;
+        if self.parent.is_template() {
+            self.require_template_fit()?;
+        }
+        // Overlays on a template are made by whichever host reaches it.
+        if !(self.parent.is_template() && self.request.mode == CloneMode::Linked) {
+            require_host(self.snapshot, self.parent)?;
+        }
         validate_labels(&self.request.labels)
             .map_err(|reason| ServiceError::invalid_as_told("labels", reason))?;
         let fit = [
@@ -198,6 +230,29 @@ impl Plan<'_, '_> {
             let reason = "a linked clone lies where its parent's disks lie";
             return Err(ServiceError::invalid("datastore", reason)
                 .hint("leave it out, or make a full clone"));
+        }
+        Ok(())
+    }
+
+    /// A template never runs, has no snapshots, and nobody asks its host what its disks are made of.
+    fn require_template_fit(&self) -> Result<(), ServiceError> {
+        let name = self.parent.called();
+        if self.request.mode == CloneMode::Instant {
+            let reason = "a template does not run, and instant clones go on from where a VM is";
+            return Err(ServiceError::invalid("mode", reason).hint("make linked ones"));
+        }
+        if self.request.snapshot.is_some() {
+            return Err(ServiceError::invalid("snapshot", "a template has no snapshots"));
+        }
+        let told = |disk: &DiskSpec| {
+            let told = self.parent.status.disks.iter().find(|told| told.name == disk.name);
+            told.is_some_and(|told| !told.layers.is_empty())
+        };
+        if !self.parent.spec.disks.iter().all(told) {
+            let message = format!("the host of template `{name}` has not told what it is made of");
+            return Err(
+                ServiceError::conflict("template_not_ready", message).hint("try again in a moment")
+            );
         }
         Ok(())
     }
@@ -270,11 +325,15 @@ impl Plan<'_, '_> {
             balloon: None,
             disks: self.disks()?,
             detached: Vec::new(),
-            cdroms: parent.cdroms.iter().map(drive).collect(),
+            cdroms: match self.parent.is_template() {
+                true => Vec::new(),
+                false => parent.cdroms.iter().map(drive).collect(),
+            },
             nics,
             customization: Some(customization),
             protected: request.protected,
             recycled: None,
+            template: None,
             lease: self.lease.clone(),
             ..parent.clone()
         })
@@ -380,6 +439,9 @@ impl Plan<'_, '_> {
 
 /// What a clone's guest is told when nothing is asked for: the same as its parent, but for who it is.
 fn inherited(parent: &Vm) -> Customization {
+    if parent.is_template() {
+        return Customization::default();
+    }
     let told = parent.spec.customization.clone().unwrap_or_default();
     Customization { hostname: None, network_config: None, run: 0, ..told }
 }

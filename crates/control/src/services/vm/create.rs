@@ -197,6 +197,7 @@ fn plan(
     let (vm, spec) = specified(snapshot, macs, customizing, request, over)?;
     let place = (request.host.as_ref(), request.datastore.as_ref());
     let mut wish = placement_wish(snapshot, &spec, place)?;
+    beside_images(snapshot, &spec, &mut wish)?;
     if let Some(template) = &request.template {
         Base::find(snapshot, template, request)?.wishes(snapshot, &mut wish)?;
     }
@@ -485,6 +486,39 @@ pub(super) fn placement_wish(
             .collect(),
         bridges: bridges.collect(),
     })
+}
+
+/// An overlay lies beside the image that it lies on, so the images of disks say where the VM goes.
+///
+/// # Errors
+/// `invalid`: another datastore is asked for, or the images are on several.
+fn beside_images(snapshot: &Snapshot, spec: &VmSpec, wish: &mut Wish) -> Result<(), ServiceError> {
+    let asked = wish.datastore.is_some();
+    let images = spec.disks.iter().filter_map(|disk| snapshot.get(disk.source.image()?));
+    for image in images {
+        let image: &Image = image;
+        let place = image.spec.datastore;
+        if wish.datastore.is_none_or(|datastore| datastore == place) {
+            wish.datastore = Some(place);
+            continue;
+        }
+        let called = snapshot.get::<DatastoreKind>(place);
+        let called = called.map_or_else(|| place.to_string(), |store| store.name().to_string());
+        let name = image.name();
+        let reason = match asked {
+            true => format!(
+                "image `{name}` lies on datastore `{called}`, and so do disks that lie on it"
+            ),
+            false => format!(
+                "image `{name}` lies on datastore `{called}`, another one than that of the VM's other images"
+            ),
+        };
+        return Err(ServiceError::invalid("datastore", reason).hint(
+            "import the image there as well, or make a full copy of a template: `hostler vm create \
+             --template TEMPLATE --full --datastore DATASTORE`",
+        ));
+    }
+    Ok(())
 }
 
 fn candidate(snapshot: &Snapshot, host: &Host, usages: &datastore::Usages) -> HostCandidate {

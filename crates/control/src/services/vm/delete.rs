@@ -286,6 +286,17 @@ pub(crate) fn require_disk_unused(
     require_nobody(&what, &dependents_on(snapshot, vm, |file| files.contains(&file)))
 }
 
+/// Refuses to write to a file of the VM that others' disks lie on, and names them.
+pub(crate) fn require_file_unused(
+    snapshot: &Snapshot,
+    vm: &Vm,
+    disk: &Name,
+    file: &LayerFile,
+) -> Result<(), ServiceError> {
+    let what = format!("disk `{disk}` of vm `{}`", vm.called());
+    require_nobody(&what, &dependents_on(snapshot, vm, |lent| lent == file))
+}
+
 /// The files of a disk that are the VM's own, as its host has told.
 pub(crate) fn own_files<'a>(vm: &'a Vm, disk: &Name) -> Vec<&'a LayerFile> {
     let status = vm.status.disks.iter().filter(|status| status.name == *disk);

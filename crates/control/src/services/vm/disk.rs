@@ -161,8 +161,9 @@ pub async fn remove(
                 "removing disk `{disk}` of vm `{}` deletes what is on it, for good",
                 old.name()
             );
-            return Err(ServiceError::conflict("confirmation_needed", message)
-                .hint("say so with `delete_data`, or detach it and keep it"));
+            return Err(ServiceError::conflict("confirmation_needed", message).hint(
+                "say so with `--delete-data` (in the API: `delete_data`), or detach it and keep it",
+            ));
         }
         if old.spec.protected {
             let message = format!("vm `{}` is protected, and its disks with it", old.name());

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use hostler_types::{LayerOwner, Name, PowerState, Ref, Role, Task, VmKind};
 use serde::Serialize;
 
-use super::{require_host, require_idle, require_power};
+use super::{own_files, require_file_unused, require_host, require_idle, require_power};
 use crate::actor::{Actor, authorize};
 use crate::error::{Class, ServiceError};
 use crate::services::Options;
@@ -25,7 +25,7 @@ pub struct VmFlatten {
 /// Copies into a VM's disks what they need of images and of other VMs' disks, while it runs or not.
 ///
 /// # Errors
-/// `forbidden`, `not_found`, `invalid`, `independent`, `wrong_state`, `busy`.
+/// `forbidden`, `not_found`, `invalid`, `independent`, `in_use`, `wrong_state`, `busy`.
 pub async fn flatten(
     world: &World,
     actor: &Actor,
@@ -57,10 +57,18 @@ pub async fn flatten(
         }
         let chosen = |name: &Name| request.disks.is_empty() || request.disks.contains(name);
         let own = LayerOwner::Vm(vm.id());
-        let dependent = vm.status.disks.iter().any(|disk| {
+        let dependent = vm.status.disks.iter().filter(|disk| {
             chosen(&disk.name) && disk.layers.iter().any(|layer| layer.file.owner() != own)
         });
-        if !dependent {
+        let mut found = false;
+        for disk in dependent {
+            found = true;
+            // What is beneath is copied into the lowest file of its own.
+            if let Some(lowest) = own_files(vm, &disk.name).last() {
+                require_file_unused(snapshot, vm, &disk.name, lowest)?;
+            }
+        }
+        if !found {
             let message = format!("the disks of vm `{}` are independent already", vm.name());
             return Err(ServiceError::conflict("independent", message));
         }

@@ -2,7 +2,7 @@
 //! what a boot would settle can be asked for.
 
 use hostler_store::Write;
-use hostler_types::{PowerState, Vm, VmClone};
+use hostler_types::{ByteSize, Hardware, Name, PowerState, Vm, VmClone};
 
 use super::create::expect_image;
 use super::require_power;
@@ -16,6 +16,7 @@ const MOST: usize = 100;
 
 pub(super) fn require_possible(parent: &Vm, request: &VmClone) -> Result<(), ServiceError> {
     require_power(parent, "cloned as it runs", &[PowerState::Running])?;
+    require_own_memory(parent.name(), parent.status.hardware.as_ref())?;
     let asked = [
         ("snapshot", request.snapshot.is_some()),
         ("cpus", request.cpus.is_some()),
@@ -31,6 +32,20 @@ pub(super) fn require_possible(parent: &Vm, request: &VmClone) -> Result<(), Ser
             .hint("leave it out, or make linked clones, which boot"));
     }
     Ok(())
+}
+
+/// Memory that was added while it runs is of another kind, which is not shared with clones.
+fn require_own_memory(name: &Name, hardware: Option<&Hardware>) -> Result<(), ServiceError> {
+    let Some(hardware) = hardware.filter(|it| it.memory > it.boot_memory) else { return Ok(()) };
+    let added = ByteSize(hardware.memory.bytes() - hardware.boot_memory.bytes());
+    let message = format!(
+        "{added} of the memory of vm `{name}` was added while it ran, and added memory cannot be \
+         shared with clones"
+    );
+    Err(ServiceError::conflict("wrong_state", message).hint(format!(
+        "`hostler vm stop {name}` and start it again: it then starts with all of its memory; or make \
+         linked clones"
+    )))
 }
 
 pub(super) fn require_number(count: usize) -> Result<(), ServiceError> {
@@ -49,4 +64,28 @@ pub(super) fn order(parent: &Vm, clones: &[Vm]) -> Order {
     needed.dedup();
     order.writes.extend(needed.into_iter().map(expect_image));
     order
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn added_memory_is_told_before_anything_is_begun() {
+        let mut hardware = Hardware {
+            cpus: 1,
+            max_cpus: 4,
+            memory: ByteSize::gib(1),
+            boot_memory: ByteSize::gib(1),
+            max_memory: ByteSize::gib(4),
+            free_ports: 8,
+        };
+        let name = "web".parse().expect("it is a name");
+        assert!(require_own_memory(&name, Some(&hardware)).is_ok());
+        assert!(require_own_memory(&name, None).is_ok());
+        hardware.memory = ByteSize::gib(3);
+        let error = require_own_memory(&name, Some(&hardware)).expect_err("2 GiB were added");
+        assert_eq!(error.code, "wrong_state");
+        assert!(error.message.starts_with("2GiB of the memory of vm `web`"), "{}", error.message);
+    }
 }

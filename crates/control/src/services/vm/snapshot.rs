@@ -113,7 +113,8 @@ pub async fn create(
         require_allowed(snapshot, vm)?;
         let memory = if request.memory { vm.spec.memory } else { ByteSize(0) };
         let datastore = snapshot.find::<DatastoreKind>(&Ref::by_id(vm.status.datastore))?;
-        require_room(snapshot, datastore, &[memory])?;
+        require_room(snapshot, datastore, &[])?;
+        require_room_for_memory(vm, memory, datastore)?;
         let take = Take {
             snapshot: SnapshotId::generate(),
             name: name(vm, request.name.as_ref())?,
@@ -125,6 +126,24 @@ pub async fn create(
         Ok(vm_snapshot::order(vm, take).with(expect(vm)))
     })
     .await
+}
+
+/// Refuses memory that the whole datastore could not hold. What of it is in use, and so is written, is
+/// known only when it is saved; a datastore that becomes full then ends the snapshot, not the guest.
+fn require_room_for_memory(
+    vm: &Vm,
+    memory: ByteSize,
+    datastore: &hostler_types::Datastore,
+) -> Result<(), ServiceError> {
+    let capacity = datastore.status.capacity;
+    if memory <= capacity {
+        return Ok(());
+    }
+    let (name, store) = (vm.name(), datastore.name());
+    let message =
+        format!("vm `{name}` has {memory} of memory, datastore `{store}` holds {capacity}");
+    Err(ServiceError::new(Class::NoCapacity, "no_capacity", message)
+        .hint("take the snapshot without `--memory`"))
 }
 
 /// Gives a snapshot another name or description.

@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use hostler_store::Write;
 use hostler_types::{
-    ByteSize, Customization, CustomizationState, HostKind, Name, PowerState, Ref, Revision, Role,
-    Vm, VmChange, VmKind, VmUpdate, counted, plan_changes, validate_labels,
+    ByteSize, Customization, CustomizationState, Hardware, HostKind, Name, PowerState, Ref,
+    Revision, Role, Vm, VmChange, VmKind, VmSpec, VmUpdate, counted, plan_changes, validate_labels,
 };
 
 use super::create::{first_cdrom, name_taken, nics, validate};
@@ -80,14 +80,26 @@ pub fn plan(
     let old = snapshot.find::<VmKind>(vm)?;
     let new = changed(world, &snapshot, &mut macs, old, request)?;
     require_changeable(old, &new)?;
-    let mut running = old.spec.clone();
     let hardware = old.status.hardware.filter(|_| old.status.power.is_live());
+    let plan = asked_changes(&old.spec, &new.spec, hardware.as_ref());
+    Ok(plan.into_iter().map(|change| named_change(&snapshot, change)).collect())
+}
+
+/// What a change from `old` to `new` changes of a VM that runs with `hardware`, without what an earlier
+/// change has asked for and waits.
+fn asked_changes(old: &VmSpec, new: &VmSpec, hardware: Option<&Hardware>) -> Vec<VmChange> {
+    let mut running = old.clone();
     if let Some(hardware) = hardware {
         running.cpus = hardware.cpus.try_into().unwrap_or(running.cpus);
         running.memory = hardware.memory;
     }
-    let plan = plan_changes(&running, &new.spec, hardware.as_ref());
-    Ok(plan.into_iter().map(|change| named_change(&snapshot, change)).collect())
+    let waiting = plan_changes(&running, old, hardware);
+    let mut plan = plan_changes(&running, new, hardware);
+    let waits = |change: &VmChange| {
+        waiting.iter().any(|known| known.subject == change.subject && known.to == change.to)
+    };
+    plan.retain(|change| !waits(change));
+    plan
 }
 
 /// Gives a VM another name. Its host name is what it was customised with.
@@ -181,6 +193,7 @@ fn changed(
     if let Some(labels) = &request.labels {
         validate_labels(labels)
             .map_err(|reason| ServiceError::invalid_as_told("labels", reason))?;
+        naming_rule::require_allowed_anew(snapshot, old.name(), &old.metadata.labels, labels)?;
         new.metadata.labels = labels.clone();
     }
     let spec = &mut new.spec;
@@ -316,4 +329,39 @@ fn fits(snapshot: &Snapshot, vm: &Vm) -> Result<(), ServiceError> {
         ));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_waits_already_is_not_told_as_if_it_were_asked_for() {
+        let spec = |cpus: u32, memory: &str| -> VmSpec {
+            let spec = json!({"cpus": cpus, "memory": memory, "disks": []});
+            serde_json::from_value(spec).expect("it is a spec")
+        };
+        let hardware = Hardware {
+            cpus: 1,
+            max_cpus: 2,
+            memory: ByteSize::gib(1),
+            boot_memory: ByteSize::gib(1),
+            max_memory: ByteSize::gib(4),
+            free_ports: 8,
+        };
+        let check = |old: &VmSpec, new: &VmSpec, expected: &[(&str, &str)]| {
+            let plan = asked_changes(old, new, Some(&hardware));
+            let told: Vec<_> =
+                plan.iter().map(|it| (it.subject.as_str(), it.to.as_str())).collect();
+            assert_eq!(told, expected);
+        };
+        // 4 CPUs wait for a power-off since before.
+        let old = spec(4, "1GiB");
+        check(&old, &spec(4, "2GiB"), &[("memory", "2GiB")]);
+        check(&old, &spec(4, "1GiB"), &[]);
+        check(&old, &spec(3, "1GiB"), &[("cpus", "3")]);
+        check(&spec(1, "1GiB"), &spec(4, "1GiB"), &[("cpus", "4")]);
+    }
 }

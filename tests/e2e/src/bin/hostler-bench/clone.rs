@@ -1,13 +1,14 @@
-//! Clones of a VM with a disk of 2 GiB, 500 MiB of which are written: linked ones over `qemu-img create
-//! -b` alone, one by one and 50 in one request; a full one over the faster of `cp` and `qemu-img
-//! convert`, each with its result on the disk, as ours is.
+//! VMs made from a template with a disk of 2 GiB, 500 MiB of which are written: linked ones over
+//! `qemu-img create -b` alone, one by one and 50 in one request; a full one over the faster of `cp` and
+//! `qemu-img convert`, each with its result on the disk, as ours is.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use hostler_api::vm::{Clone, Create, Delete, VmCreateQuery, VmDeleteQuery, VmPath};
+use hostler_api::template::{self, Clone, TemplateCloneQuery, TemplatePath};
+use hostler_api::vm::{Create, Delete, VmCreateQuery, VmDeleteQuery, VmPath};
 use hostler_e2e::Instance;
 use hostler_endpoint::{Client, NoParams};
 use hostler_types::{Name, Ref};
@@ -44,8 +45,13 @@ pub(crate) fn measure(runs: usize) -> Result<Vec<Figure>> {
     }
     let faster = if middle(&copied) < middle(&converted) { copied } else { converted };
     Ok(vec![
-        Figure::ratio("linked clone, over qemu-img create -b", &linked, &overlay, 2.5),
-        Figure::time("50 linked clones in one request, each", &many, 15.0),
+        Figure::ratio(
+            "linked clone of a template, over qemu-img create -b",
+            &linked,
+            &overlay,
+            2.5,
+        ),
+        Figure::time("50 linked clones of it in one request, each", &many, 15.0),
         Figure::ratio("full clone, over cp or qemu-img convert, flushed", &full, &faster, 1.15),
     ])
 }
@@ -60,7 +66,7 @@ struct Bench {
     instance: Instance,
     runtime: Runtime,
     client: Client,
-    /// The parent's disk.
+    /// The template's disk.
     disk: PathBuf,
 }
 
@@ -70,14 +76,14 @@ impl Bench {
         let runtime = api::runtime()?;
         let client = api::client(&instance.socket())?;
         let request = serde_json::from_value(json!({
-            "name": "parent", "disks": [{"size": "2GiB"}], "memory": "256MiB", "nics": [],
+            "name": "base", "disks": [{"size": "2GiB"}], "memory": "256MiB", "nics": [],
         }))?;
         let vm = runtime.block_on(async {
             let mut changes = api::watch(&client).await?;
             let query = VmCreateQuery::default();
             let made = client.call::<Create>(&NoParams {}, &query, request).await?;
             let ends = |change: &_| api::ends_task(change, "vm.create");
-            api::until(&mut changes, "the parent to be made", ends).await?;
+            api::until(&mut changes, "the VM to be made", ends).await?;
             anyhow::Ok(made.vm.id())
         })?;
         let disk = instance.datastore().join(format!("vms/{vm}/disk0.qcow2"));
@@ -85,17 +91,25 @@ impl Bench {
             let write = format!("write -P {} {}M 100M", part + 1, part * 400);
             run(Command::new("qemu-io").args(["-f", "qcow2", "-c", &write]).arg(&disk))?;
         }
+        let request = json!({"name": "golden", "vm": "base", "move": true});
+        let request = serde_json::from_value(request)?;
+        runtime.block_on(async {
+            let mut changes = api::watch(&client).await?;
+            client.call::<template::Create>(&NoParams {}, &NoParams {}, request).await?;
+            let ends = |change: &_| api::ends_task(change, "template.create");
+            api::until(&mut changes, "the template to be made", ends).await
+        })?;
         Ok(Self { instance, runtime, client, disk })
     }
 
     /// From the request until the clones are recorded as made.
     fn clone(&self, request: &serde_json::Value) -> Result<Duration> {
         let request = serde_json::from_value(request.clone())?;
-        let path = VmPath { vm: named("parent")? };
+        let path = TemplatePath { template: "golden".parse().context("a template")? };
         self.runtime.block_on(async {
             let mut changes = api::watch(&self.client).await?;
             let begin = Instant::now();
-            self.client.call::<Clone>(&path, &VmCreateQuery::default(), request).await?;
+            self.client.call::<Clone>(&path, &TemplateCloneQuery::default(), request).await?;
             let ends = |change: &_| api::ends_task(change, "vm.clone");
             api::until(&mut changes, "the clones to be made", ends).await?;
             Ok(begin.elapsed())
