@@ -46,8 +46,9 @@ pub use snapshot::{
 };
 pub use vm::{
     ConsoleKind, VmCommand, VmConsole, VmConsoleQuery, VmCreate, VmCreateRequest, VmDefine,
-    VmDefinition, VmExec, VmLog, VmLogQuery, VmPath, VmRegister, VmRemove, VmRemoveRequest,
-    VmReport, VmReset, VmScreenshot, VmSeal, VmStart, VmStop, VmStopRequest, VmSuspend,
+    VmDefinition, VmDiskTake, VmDiskTakeRequest, VmExec, VmLog, VmLogQuery, VmPath, VmRegister,
+    VmRemove, VmRemoveRequest, VmReport, VmReset, VmScreenshot, VmSeal, VmStart, VmStop,
+    VmStopRequest, VmSuspend,
 };
 
 /// The version of this contract.

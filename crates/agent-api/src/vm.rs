@@ -3,7 +3,7 @@
 use hostler_endpoint::{Empty, Endpoint, Json, Method, NoParams, Stream};
 use hostler_types::{
     CustomizationStatus, DatastoreId, DiskStatus, Epoch, ExecAnswer, ExecRequest, GuestReport,
-    Hardware, ImageId, NicStatus, OperationId, PowerState, Seal, SnapshotTree, StopMode, Vm,
+    Hardware, ImageId, Name, NicStatus, OperationId, PowerState, Seal, SnapshotTree, StopMode, Vm,
     VmChange, VmId,
 };
 use jiff::Timestamp;
@@ -106,6 +106,36 @@ impl Endpoint for VmDefine {
     type Query = NoParams;
     type Body = Json<VmCreateRequest>;
     type Answer = Json<VmReport>;
+}
+
+/// `POST /agent/v1/vms/{vm}/disk-take`: a detached disk of another VM of the same host and datastore
+/// becomes a detached disk of this one. The other VM's record still names it then, without its file,
+/// until its next definition. Answered the same when the disk is here already.
+#[derive(Debug)]
+pub struct VmDiskTake;
+
+impl Endpoint for VmDiskTake {
+    const ID: &'static str = "vm_disk_take";
+    const METHOD: Method = Method::Post;
+    const PATH: &'static str = "/agent/v1/vms/{vm}/disk-take";
+    const SUMMARY: &'static str = "Take over a detached disk of another VM";
+    const TAG: &'static str = "vm";
+    type Path = VmPath;
+    type Query = NoParams;
+    type Body = Json<VmDiskTakeRequest>;
+    type Answer = Json<VmReport>;
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct VmDiskTakeRequest {
+    /// Of the VM that gets the disk.
+    pub command: VmCommand,
+    /// The VM that has it.
+    pub from: VmId,
+    /// Its name there.
+    pub disk: Name,
+    /// Its name here.
+    pub name: Name,
 }
 
 /// `POST /agent/v1/vms/{vm}/register`: takes a VM whose files lie on one of the agent's datastores

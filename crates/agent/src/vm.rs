@@ -43,9 +43,11 @@ mod seal;
 mod snapshot;
 mod stop;
 mod suspend;
+mod take;
 mod views;
 
 pub(crate) use actor::Action;
 pub(crate) use lend::answer as frozen;
 pub(crate) use record::Records;
 pub(crate) use registry::Vms;
+pub(crate) use take::TakeOrder;

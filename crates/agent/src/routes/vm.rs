@@ -9,7 +9,7 @@ use hostler_types::{ExecAnswer, ExportManifest};
 
 use super::Service;
 use crate::fault::Fault;
-use crate::vm::{Action, frozen};
+use crate::vm::{Action, TakeOrder, frozen};
 
 /// A guest that needs longer to shut down is not shutting down.
 const LONGEST_STOP: u32 = 24 * 3600;
@@ -32,6 +32,15 @@ pub(super) async fn vm_define(
     request.definition.vm.spec.validate().map_err(|error| Fault::Invalid(error.to_string()))?;
     let action = Action::Define(Box::new(request.definition));
     service.vms.command(call.path.vm, request.command, action).await
+}
+
+pub(super) async fn vm_disk_take(
+    service: Service,
+    call: Call<api::VmDiskTake>,
+) -> Result<VmReport, Problem> {
+    let api::VmDiskTakeRequest { command, from, disk, name } = call.body;
+    let action = Action::DiskTake(Box::new(TakeOrder { from, disk, name }));
+    service.vms.command(call.path.vm, command, action).await
 }
 
 pub(super) async fn vm_register(

@@ -18,6 +18,7 @@ use super::proof::Verdict;
 use super::record::VmRecord;
 use super::snapshot::Merger;
 use super::stop::Stopping;
+use super::take::TakeOrder;
 use crate::blocking::blocking;
 use crate::context::HostContext;
 use crate::fault::Fault;
@@ -50,6 +51,7 @@ pub(crate) enum Action {
     Create,
     Register,
     Define(Box<VmDefinition>),
+    DiskTake(Box<TakeOrder>),
     Start,
     Stop {
         mode: StopMode,
@@ -89,6 +91,7 @@ impl Action {
     fn needs_disks(&self) -> bool {
         match self {
             Self::Define(_)
+            | Self::DiskTake(_)
             | Self::Start
             | Self::Suspend
             | Self::Seal
@@ -248,6 +251,7 @@ impl Actor {
             }
             // Those that start a QEMU, or change much, hold much between their steps: on the heap, as
             // a thread's stack is small.
+            Action::DiskTake(order) => self.disk_take(*order).await,
             Action::Define(definition) => Box::pin(self.define(*definition)).await,
             Action::Snapshot(request) => Box::pin(self.snapshot(op, &request)).await,
             Action::SnapshotUpdate(request) => self.snapshot_update(*request).await,
@@ -272,6 +276,7 @@ impl Actor {
                 | Action::Flatten { .. }
                 | Action::Snapshot(_)
                 | Action::Revert { .. }
+                | Action::DiskTake(_)
                 | Action::SnapshotDelete { .. }
         );
         if runs && self.record.definition.vm.is_template() {
@@ -292,6 +297,7 @@ impl Actor {
             // The one waits, the other has nothing to do with files.
             Action::SnapshotDelete { .. } | Action::SnapshotUpdate(_) => Ok(()),
             Action::Define(_)
+            | Action::DiskTake(_)
             | Action::Start
             | Action::Suspend
             | Action::Seal

@@ -18,6 +18,7 @@ impl Actor {
     /// While there is no QEMU, files and networks are made to fit. A guest that runs gets what it
     /// can get; the rest is pending until its next start from nothing.
     pub(super) async fn define(&mut self, mut definition: VmDefinition) -> Result<(), Fault> {
+        self.settle_taking().await?;
         self.own_grown(&definition.vm).await?;
         if definition.vm.is_template() {
             // Also when it is one already: a crash may have come in between.

@@ -252,6 +252,7 @@ impl Vms {
             flattening: None,
             layering: Layering::default(),
             forking: Vec::new(),
+            taking: None,
             identity_due: state == RecordedState::Forking,
             state,
         };

@@ -16,6 +16,7 @@ mod peers;
 mod restarts;
 mod snapshot_model;
 mod snapshots;
+mod take;
 mod templates;
 mod vms;
 mod world;

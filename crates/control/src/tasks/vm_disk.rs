@@ -116,7 +116,7 @@ async fn put_back(step: Step) -> StepResult {
     told_back(&step, &vm, "define", told)
 }
 
-async fn define_at_host(step: &Step, vm: Vm, subject: Option<&str>) -> StepResult {
+pub(super) async fn define_at_host(step: &Step, vm: Vm, subject: Option<&str>) -> StepResult {
     let (link, command) = (link(step, &vm)?, command(step, &vm));
     let request = VmCreateRequest { command, definition: define(step, &vm)? };
     let report = ask(step, &link, command.op, link.vm_define(vm.id(), request)).await?;

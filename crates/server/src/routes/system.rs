@@ -44,6 +44,7 @@ async fn features(_: App, _: Call<ListFeatures>) -> Result<Features, Problem> {
             "requests",
             "datastore-check",
             "vm-export",
+            "disk-from-vm",
         ]
         .map(str::to_owned)
         .to_vec(),

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use hostler_store::Write;
 use hostler_types::{
-    ByteSize, DatastoreKind, DiskSpec, DiskUpdate, Name, Ref, Role, Task, Vm, VmDisk, VmKind,
+    ByteSize, DatastoreKind, DiskSpec, DiskUpdate, HostKind, LayerOwner, Name, Ref, Role,
+    Snapshot as TakenSnapshot, Task, Vm, VmDisk, VmKind,
 };
 use serde::Serialize;
 
@@ -21,7 +22,16 @@ use crate::services::Options;
 use crate::services::datastore::require_room;
 use crate::services::submit::{Order, order};
 use crate::tasks::vm_disk::{self, Grow};
+use crate::tasks::vm_disk_take;
 use crate::world::World;
+
+/// Whose disk a VM is to get.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct DiskTake {
+    pub from: Ref,
+    /// Another name than it has there.
+    pub name: Option<Name>,
+}
 
 /// Gives a VM another disk: blank, or on an image.
 ///
@@ -136,6 +146,145 @@ pub async fn attach(
         Ok((vm_disk::order("vm.disk_attach", old, format!("disk {disk}"), None), new))
     })
     .await
+}
+
+/// Takes a detached disk of another VM, which does not have it from then on, and plugs it in; as `name`,
+/// or as it is called there.
+///
+/// # Errors
+/// `forbidden`, `not_found`, `invalid`, `name_taken`, `in_use`, `protected`, `wrong_state`, `busy`.
+pub async fn take(
+    world: &World,
+    actor: &Actor,
+    vm: &Ref,
+    disk: &Name,
+    taking: &DiskTake,
+    options: &Options,
+) -> Result<Arc<Task>, ServiceError> {
+    let request = (disk, taking);
+    change(world, actor, options, "vm.disk_take", vm, &request, |snapshot, old| {
+        let lender = snapshot.find::<VmKind>(&taking.from)?;
+        let name = taking.name.as_ref().unwrap_or(disk);
+        require_other(snapshot, old, lender)?;
+        require_not_recycled(lender)?;
+        require_idle(snapshot, lender)?;
+        require_free(old, name)?;
+        require_leaves(snapshot, lender, disk)?;
+        require_not_beneath(old, lender, disk)?;
+        let (mut new, mut without) = (Vm::clone(old), Vm::clone(lender));
+        let found = without.spec.detached.iter().position(|known| known.name == *disk);
+        let Some(at) = found else {
+            plugged(&mut without, disk)?;
+            let (name, host) = (lender.name(), old.name());
+            let message = format!("disk `{disk}` of vm `{name}` is attached there");
+            return Err(ServiceError::conflict("wrong_state", message).hint(format!(
+                "first run `hostler vm disk detach {name} {disk}`; vm `{host}` gets it then"
+            )));
+        };
+        let spec = without.spec.detached.remove(at);
+        new.spec.disks.push(DiskSpec { name: name.clone(), ..spec });
+        let order = vm_disk_take::order(old, name, lender, disk);
+        Ok((order.with(Write::update(&without)), new))
+    })
+    .await
+}
+
+/// A disk's file does not leave its host and datastore.
+fn require_other(snapshot: &Snapshot, vm: &Vm, lender: &Vm) -> Result<(), ServiceError> {
+    let name = vm.name();
+    if vm.id() == lender.id() {
+        let message = format!("vm `{name}` has its own disks");
+        return Err(ServiceError::invalid("from", message)
+            .hint("leave out --from to attach a disk that it has detached"));
+    }
+    if vm.status.datastore != lender.status.datastore {
+        let called = |id| snapshot.get::<DatastoreKind>(id).map(|found| found.name().to_string());
+        let theirs = called(lender.status.datastore).unwrap_or_default();
+        let own = called(vm.status.datastore).unwrap_or_default();
+        let message = format!(
+            "vm `{}` lies on the datastore `{theirs}` and vm `{name}` on `{own}`: a disk changes \
+             between VMs of one datastore",
+            lender.name()
+        );
+        return Err(ServiceError::conflict("wrong_state", message)
+            .hint("attach a new disk, and copy what is on the old one in the guests"));
+    }
+    if vm.status.host != lender.status.host {
+        let called = |id| snapshot.get::<HostKind>(id).map(|found| found.name().to_string());
+        let theirs = called(lender.status.host).unwrap_or_default();
+        let own = called(vm.status.host).unwrap_or_default();
+        let message = format!(
+            "vm `{}` is on the host `{theirs}` and vm `{name}` on `{own}`: a disk changes between \
+             VMs of one host",
+            lender.name()
+        );
+        return Err(ServiceError::conflict("wrong_state", message).hint(
+            "bring one of them to the other's host first, with `hostler vm unregister` and `register`",
+        ));
+    }
+    Ok(())
+}
+
+/// The name is free, also in the VM's snapshots: going back to one gives the VM its disks of then.
+fn require_free(vm: &Vm, disk: &Name) -> Result<(), ServiceError> {
+    let taken = |message| {
+        Err(ServiceError::conflict("name_taken", message).hint("choose another name with --name"))
+    };
+    let name = vm.name();
+    if vm.spec.own_disks().any(|known| known.name == *disk) {
+        return taken(format!("vm `{name}` has a disk `{disk}` already"));
+    }
+    match holding(vm, disk) {
+        Some(holder) => taken(format!(
+            "the snapshot `{}` of vm `{name}` holds another disk `{disk}`",
+            holder.name
+        )),
+        None => Ok(()),
+    }
+}
+
+/// Nothing of its VM, and nobody else, needs the disk where it is.
+fn require_leaves(snapshot: &Snapshot, lender: &Vm, disk: &Name) -> Result<(), ServiceError> {
+    let name = lender.name();
+    if lender.spec.protected {
+        let message = format!("vm `{name}` is protected, and its disks with it");
+        return Err(ServiceError::conflict("protected", message)
+            .hint(format!("first run `hostler vm set {name} --no-protect`")));
+    }
+    if let Some(holder) = holding(lender, disk) {
+        let snapshot = &holder.name;
+        let message = format!("disk `{disk}` of vm `{name}` is part of its snapshot `{snapshot}`");
+        return Err(ServiceError::conflict("in_use", message)
+            .hint(format!("first run `hostler vm snapshot delete {name} {snapshot}`")));
+    }
+    require_disk_unused(snapshot, lender, disk)?;
+    if own_files(lender, disk).len() > 1 {
+        let message = format!("disk `{disk}` of vm `{name}` is made of several files");
+        return Err(ServiceError::conflict("in_use", message)
+            .hint(format!("merge them with `hostler vm snapshot consolidate {name}`")));
+    }
+    Ok(())
+}
+
+/// A disk that lies on a disk of the VM that is to get it would be one with it.
+fn require_not_beneath(vm: &Vm, lender: &Vm, disk: &Name) -> Result<(), ServiceError> {
+    let status = lender.status.disks.iter().filter(|status| status.name == *disk);
+    let mut files = status.flat_map(|status| &status.layers).map(|layer| &layer.file);
+    if files.all(|file| file.owner() != LayerOwner::Vm(vm.id())) {
+        return Ok(());
+    }
+    let (from, to) = (lender.name(), vm.name());
+    let message = format!("disk `{disk}` of vm `{from}` lies on a disk of vm `{to}` itself");
+    Err(ServiceError::conflict("in_use", message).hint(format!(
+        "make it independent first: `hostler vm disk attach {from} {disk}`, `hostler vm flatten \
+         {from} --disk {disk}`, and detach it again"
+    )))
+}
+
+/// A snapshot that has a disk of this name.
+fn holding<'a>(vm: &'a Vm, disk: &Name) -> Option<&'a TakenSnapshot> {
+    let has = |taken: &&TakenSnapshot| taken.disks.iter().any(|held| held.name == *disk);
+    vm.status.snapshots.snapshots.iter().find(has)
 }
 
 /// Unplugs a disk, if it is plugged in, and deletes its data.
