@@ -27,6 +27,7 @@ mod exit;
 mod flatten;
 mod fork;
 mod guest;
+mod guest_disks;
 mod hardware;
 mod layers;
 mod lend;

@@ -27,6 +27,19 @@ pub struct DiskRemoveQuery {
     /// Yes, delete what is on it. Without this the request is refused.
     #[serde(default)]
     pub delete_data: bool,
+    /// Also from a running guest that says it uses the disk.
+    #[serde(default)]
+    pub force: bool,
+}
+
+/// How a disk is unplugged.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub struct DiskDetachQuery {
+    /// Also from a running guest that says it uses the disk, such as a mounted one.
+    #[serde(default)]
+    pub force: bool,
 }
 
 /// Whose disk is attached.
@@ -94,7 +107,7 @@ impl Endpoint for Detach {
     const ACCESS: &'static str = "operator";
     const STATUS: u16 = 202;
     type Path = DiskPath;
-    type Query = NoParams;
+    type Query = DiskDetachQuery;
     type Body = Empty;
     type Answer = Json<Task>;
 }

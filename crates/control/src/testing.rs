@@ -66,8 +66,7 @@ pub fn vm_register(vm: &Vm) -> Submit {
 }
 /// Detaches a disk.
 pub fn disk_detach(old: &Vm, new: &Vm, disk: &hostler_types::Name) -> Submit {
-    let subject = format!("disk {disk}");
-    submit(tasks::vm_disk::order("vm.disk_detach", old, subject, None).with(Write::update(new)))
+    submit(tasks::vm_disk::order_detach(old, disk, false).with(Write::update(new)))
 }
 
 /// Gives `disk` of a VM to another one, as `new` says.
@@ -82,7 +81,7 @@ pub fn disk_take(
 
 /// Removes a disk, which `new` has detached.
 pub fn disk_remove(old: &Vm, new: &Vm, disk: &hostler_types::Name) -> Submit {
-    submit(tasks::vm_disk::order_remove(old, disk).with(Write::update(new)))
+    submit(tasks::vm_disk::order_remove(old, disk, false).with(Write::update(new)))
 }
 
 pub fn vm_update(old: &Vm, new: &Vm) -> Submit {

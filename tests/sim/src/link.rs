@@ -6,9 +6,10 @@ use hostler_agent_api::{
     AgentEvent, ConsoleKind, DatastoreCheck, DatastoreReport, FactsAnswer, FileOwner, FileUser,
     FoundFiles, ImageContentAnswer, ImageImportRequest, ImageImportSource, ImageImported,
     ImageRemoveRequest, OperationProgress, RemoveFilesRequest, RemovedFile, VERSION, VmCommand,
-    VmCreateRequest, VmDiskTakeRequest, VmExportRequest, VmFlattenRequest, VmForkAnswer,
-    VmForkRequest, VmFreezeRequest, VmFrozen, VmRemoveRequest, VmReport, VmRevertRequest,
-    VmSnapshotDeleteRequest, VmSnapshotRequest, VmSnapshotUpdateRequest, VmStopRequest, code,
+    VmCreateRequest, VmDefineRequest, VmDiskTakeRequest, VmExportRequest, VmFlattenRequest,
+    VmForkAnswer, VmForkRequest, VmFreezeRequest, VmFrozen, VmRemoveRequest, VmReport,
+    VmRevertRequest, VmSnapshotDeleteRequest, VmSnapshotRequest, VmSnapshotUpdateRequest,
+    VmStopRequest, code,
 };
 use hostler_control::{AgentError, AgentLink};
 use hostler_endpoint::{ByteStream, EventStream, Item, Problem};
@@ -279,7 +280,7 @@ impl AgentLink for SimHost {
         .await
     }
 
-    async fn vm_define(&self, vm: VmId, request: VmCreateRequest) -> Result<VmReport, AgentError> {
+    async fn vm_define(&self, vm: VmId, request: VmDefineRequest) -> Result<VmReport, AgentError> {
         let command = request.command;
         self.command("vm_define", Some(command.op), |state| {
             let found = state.owned(vm, command.epoch)?;

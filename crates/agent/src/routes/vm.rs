@@ -30,7 +30,8 @@ pub(super) async fn vm_define(
         return Err(Fault::Invalid("the definition is of another VM".to_owned()).into());
     }
     request.definition.vm.spec.validate().map_err(|error| Fault::Invalid(error.to_string()))?;
-    let action = Action::Define(Box::new(request.definition));
+    let (definition, force) = (Box::new(request.definition), request.force);
+    let action = Action::Define { definition, force };
     service.vms.command(call.path.vm, request.command, action).await
 }
 

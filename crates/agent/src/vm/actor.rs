@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use hostler_agent_api::{
-    VmCommand, VmDefinition, VmReport, VmSnapshotRequest, VmSnapshotUpdateRequest,
+    GuestDisk, VmCommand, VmDefinition, VmReport, VmSnapshotRequest, VmSnapshotUpdateRequest,
 };
 use hostler_endpoint::Problem;
 use hostler_types::{GuestReport, Name, NetworkId, OperationId, PowerState, SnapshotId, StopMode};
@@ -50,7 +50,10 @@ pub(crate) enum Message {
 pub(crate) enum Action {
     Create,
     Register,
-    Define(Box<VmDefinition>),
+    Define {
+        definition: Box<VmDefinition>,
+        force: bool,
+    },
     DiskTake(Box<TakeOrder>),
     Start,
     Stop {
@@ -90,7 +93,7 @@ impl Action {
     /// Whether a merge has to make room for it.
     fn needs_disks(&self) -> bool {
         match self {
-            Self::Define(_)
+            Self::Define { .. }
             | Self::DiskTake(_)
             | Self::Start
             | Self::Suspend
@@ -129,6 +132,8 @@ pub(crate) struct Actor {
     pub(super) since: Timestamp,
     pub(super) message: Option<String>,
     pub(super) guest: Option<GuestReport>,
+    /// What the guest has said of its disks, for who has just changed them.
+    pub(super) guest_disks: Option<Vec<GuestDisk>>,
     pub(super) machine: Option<Machine>,
     pub(super) stopping: Stopping,
     pub(super) merger: Merger,
@@ -252,7 +257,7 @@ impl Actor {
             // Those that start a QEMU, or change much, hold much between their steps: on the heap, as
             // a thread's stack is small.
             Action::DiskTake(order) => self.disk_take(*order).await,
-            Action::Define(definition) => Box::pin(self.define(*definition)).await,
+            Action::Define { definition, force } => Box::pin(self.define(*definition, force)).await,
             Action::Snapshot(request) => Box::pin(self.snapshot(op, &request)).await,
             Action::SnapshotUpdate(request) => self.snapshot_update(*request).await,
             Action::Revert { snapshot, start } => Box::pin(self.revert(op, snapshot, start)).await,
@@ -296,7 +301,7 @@ impl Actor {
             }
             // The one waits, the other has nothing to do with files.
             Action::SnapshotDelete { .. } | Action::SnapshotUpdate(_) => Ok(()),
-            Action::Define(_)
+            Action::Define { .. }
             | Action::DiskTake(_)
             | Action::Start
             | Action::Suspend
@@ -332,7 +337,8 @@ impl Actor {
             self.save_or_log().await;
         }
         self.publish();
-        let _ = reply.send(outcome.map(|()| self.report()));
+        let guest_disks = self.guest_disks.take();
+        let _ = reply.send(outcome.map(|()| VmReport { guest_disks, ..self.report() }));
     }
 
     pub(super) async fn save(&self) -> Result<(), Fault> {

@@ -308,6 +308,7 @@ impl Vms {
             since: record.since,
             message: None,
             guest: None,
+            guest_disks: None,
             machine: None,
             stopping: Stopping::default(),
             merger: Merger::default(),

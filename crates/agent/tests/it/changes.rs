@@ -22,7 +22,7 @@ async fn define_as(
     definition: &VmDefinition,
 ) -> Result<VmReport, Problem> {
     let path = VmPath { vm: definition.vm.id() };
-    let request = api::VmCreateRequest { command, definition: definition.clone() };
+    let request = api::VmDefineRequest::new(command, definition.clone());
     let answer = world.client.call_with::<api::VmDefine>(&path, &NoParams {}, request, long());
     answer.await.map_err(problem)
 }
@@ -188,7 +188,7 @@ async fn qemu_an_agent_killed_in_the_middle_of_a_change_goes_on_with_it() {
         }
         let op = command(1);
         let path = VmPath { vm };
-        let request = api::VmCreateRequest { command: op, definition: definition.clone() };
+        let request = api::VmDefineRequest::new(op, definition.clone());
         let client = world.client.clone();
         let asking = tokio::spawn(async move {
             client.call_with::<api::VmDefine>(&path, &NoParams {}, request, long()).await

@@ -4,6 +4,7 @@
 mod changes;
 mod clones;
 mod datastores;
+mod disk_use;
 #[path = "../../../host/tests/it/enter.rs"]
 mod enter;
 mod exports;

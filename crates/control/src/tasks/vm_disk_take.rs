@@ -13,7 +13,7 @@
 //! Who has the file has the disk, so whenever the server or the agent dies it is one VM's, and every
 //! step may be repeated.
 
-use hostler_agent_api::{FileOwner, VmCommand, VmCreateRequest, VmDiskTakeRequest};
+use hostler_agent_api::{FileOwner, VmCommand, VmDefineRequest, VmDiskTakeRequest};
 use hostler_store::Write;
 use hostler_tasks::{Definition, Outcome, Step as TaskStep, StepError, StepResult};
 use hostler_types::{KindName, Name, Vm, VmId, VmSpec};
@@ -25,7 +25,7 @@ use super::command::{
     Step, ask, ask_for, command, definition as define, link, operation_for, require_unneeded, told,
     vm, vm_if_there,
 };
-use super::vm_disk::define_at_host;
+use super::vm_disk::{Wanted, define_at_host};
 use crate::services::Order;
 use crate::services::vm::{own_files, require_disk_unused};
 use crate::world::Core;
@@ -148,7 +148,9 @@ async fn forget(step: Step) -> StepResult {
 async fn plug(step: Step) -> StepResult {
     let input: Input = step.input()?;
     let vm = vm(&step, input.vm).await?;
-    define_at_host(&step, vm, Some(&format!("disk {}", input.name))).await
+    let subject = format!("disk {}", input.name);
+    let wanted = Wanted { subject: &subject, disk: Some(&input.name), force: false };
+    define_at_host(&step, vm, Some(wanted)).await
 }
 
 /// Both records are put back when the disk is; until then it is here, detached.
@@ -169,7 +171,7 @@ fn command_for(step: &Step, vm: &Vm, label: &str) -> VmCommand {
 /// Tells the host what a VM is.
 async fn redefine(step: &Step, vm: Vm, label: &str) -> Result<Write, StepError> {
     let (link, command) = (link(step, &vm)?, command_for(step, &vm, label));
-    let request = VmCreateRequest { command, definition: define(step, &vm)? };
+    let request = VmDefineRequest::new(command, define(step, &vm)?);
     let call = link.vm_define(vm.id(), request);
     let report = ask_for(step, label, step.cancelled(), &link, command.op, call).await?;
     Ok(told(step, vm, &report))

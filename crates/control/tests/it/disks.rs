@@ -35,7 +35,7 @@ async fn add(fleet: &Fleet, vm: &str, disk: &str) {
 
 async fn detach(fleet: &Fleet, vm: &str, disk: &str) {
     let disk = disk.parse().unwrap();
-    let task = disk::detach(&fleet.world, &Actor::root(), &named(vm), &disk, &plain()).await;
+    let task = disk::detach(&fleet.world, &Actor::root(), &named(vm), &disk, false, &plain()).await;
     fleet.done(&task.unwrap()).await;
 }
 
@@ -77,7 +77,7 @@ async fn a_detached_disk_becomes_another_vms() {
 
 async fn detach_now(fleet: &Fleet, vm: &str) -> Result<Arc<Task>, ServiceError> {
     let disk = "disk0".parse().unwrap();
-    disk::detach(&fleet.world, &Actor::root(), &named(vm), &disk, &plain()).await
+    disk::detach(&fleet.world, &Actor::root(), &named(vm), &disk, false, &plain()).await
 }
 
 /// The guest has no room for it: it is back where it was, detached.

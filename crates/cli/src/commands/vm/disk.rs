@@ -2,7 +2,8 @@
 
 use clap::{Args, Subcommand, ValueEnum};
 use hostler_api::disk::{
-    Add, Attach, Detach, DiskAttachQuery, DiskPath, DiskRemoveQuery, Remove, Update,
+    Add, Attach, Detach, DiskAttachQuery, DiskDetachQuery, DiskPath, DiskRemoveQuery, Remove,
+    Update,
 };
 use hostler_endpoint::NoParams;
 use hostler_types::{
@@ -243,6 +244,10 @@ struct DetachDisk {
     #[command(flatten)]
     disk: DiskName,
 
+    /// Also when the guest uses it, such as a mounted one; what it has not written yet is lost
+    #[arg(long)]
+    force: bool,
+
     #[command(flatten)]
     wait: WaitOptions,
 }
@@ -250,7 +255,8 @@ struct DetachDisk {
 impl DetachDisk {
     async fn run(self, session: &Session) -> Result<(), CliError> {
         let path = self.disk.path();
-        let task = session.call_with::<Detach>(&path, &NoParams {}, (), once()).await?;
+        let query = DiskDetachQuery { force: self.force };
+        let task = session.call_with::<Detach>(&path, &query, (), once()).await?;
         finish(session, &self.disk.vm, task, &self.wait, "keeps a disk detached").await
     }
 }
@@ -302,13 +308,18 @@ struct RemoveDisk {
     #[arg(long)]
     delete_data: bool,
 
+    /// Also when the guest uses it, such as a mounted one
+    #[arg(long)]
+    force: bool,
+
     #[command(flatten)]
     wait: WaitOptions,
 }
 
 impl RemoveDisk {
     async fn run(self, session: &Session) -> Result<(), CliError> {
-        let (path, query) = (self.disk.path(), DiskRemoveQuery { delete_data: self.delete_data });
+        let query = DiskRemoveQuery { delete_data: self.delete_data, force: self.force };
+        let path = self.disk.path();
         let task = session.call_with::<Remove>(&path, &query, (), once()).await?;
         finish(session, &self.disk.vm, task, &self.wait, "has a disk less").await
     }

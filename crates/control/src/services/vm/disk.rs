@@ -25,6 +25,15 @@ use crate::tasks::vm_disk::{self, Grow};
 use crate::tasks::vm_disk_take;
 use crate::world::World;
 
+/// How a disk is removed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Removal {
+    /// Without this it is refused.
+    pub delete_data: bool,
+    /// Also when the guest says that it uses the disk.
+    pub force: bool,
+}
+
 /// Whose disk a VM is to get.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct DiskTake {
@@ -55,9 +64,9 @@ pub async fn add(
         }
         let spec = disk_spec(snapshot, disk, name, &("image".to_owned(), "size".to_owned()))?;
         room(snapshot, old, spec.size)?;
-        let subject = format!("disk {}", spec.name);
+        let name = spec.name.clone();
         new.spec.disks.push(spec);
-        Ok((vm_disk::order("vm.disk_add", old, subject, None), new))
+        Ok((vm_disk::order("vm.disk_add", old, &name, None), new))
     })
     .await
 }
@@ -98,12 +107,13 @@ pub async fn update(
             return Err(ServiceError::conflict("wrong_state", message)
                 .hint("leave it out: most guests grow their file system when they boot"));
         }
-        Ok((vm_disk::order("vm.disk_change", old, format!("disk {disk}"), grow), new))
+        Ok((vm_disk::order("vm.disk_change", old, disk, grow), new))
     })
     .await
 }
 
-/// Unplugs a disk; it stays the VM's.
+/// Unplugs a disk; it stays the VM's. One that the guest says it uses, such as a mounted one, stays
+/// plugged in but with `force`.
 ///
 /// # Errors
 /// `forbidden`, `not_found`, `wrong_state`, `busy`.
@@ -112,13 +122,14 @@ pub async fn detach(
     actor: &Actor,
     vm: &Ref,
     disk: &Name,
+    force: bool,
     options: &Options,
 ) -> Result<Arc<Task>, ServiceError> {
-    change(world, actor, options, "vm.disk_detach", vm, disk, |_, old| {
+    change(world, actor, options, "vm.disk_detach", vm, &(disk, force), |_, old| {
         let mut new = Vm::clone(old);
         plugged(&mut new, disk)?;
         take_out(&mut new, disk);
-        Ok((vm_disk::order("vm.disk_detach", old, format!("disk {disk}"), None), new))
+        Ok((vm_disk::order_detach(old, disk, force), new))
     })
     .await
 }
@@ -143,7 +154,7 @@ pub async fn attach(
         };
         let found = new.spec.detached.remove(at);
         new.spec.disks.push(found);
-        Ok((vm_disk::order("vm.disk_attach", old, format!("disk {disk}"), None), new))
+        Ok((vm_disk::order("vm.disk_attach", old, disk, None), new))
     })
     .await
 }
@@ -287,7 +298,7 @@ fn holding<'a>(vm: &'a Vm, disk: &Name) -> Option<&'a TakenSnapshot> {
     vm.status.snapshots.snapshots.iter().find(has)
 }
 
-/// Unplugs a disk, if it is plugged in, and deletes its data.
+/// Unplugs a disk, if it is plugged in, as [`detach`] does, and deletes its data.
 ///
 /// # Errors
 /// `forbidden`, `not_found`, `confirmation_needed`, `protected`, `in_use`, `wrong_state`, `busy`.
@@ -296,16 +307,16 @@ pub async fn remove(
     actor: &Actor,
     vm: &Ref,
     disk: &Name,
-    delete_data: bool,
+    removal: Removal,
     options: &Options,
 ) -> Result<Arc<Task>, ServiceError> {
-    let request = (disk, delete_data);
+    let request = (disk, removal);
     change(world, actor, options, "vm.disk_remove", vm, &request, |snapshot, old| {
         let mut new = Vm::clone(old);
         if old.spec.detached.iter().all(|known| known.name != *disk) {
             plugged(&mut new, disk)?;
         }
-        if !delete_data {
+        if !removal.delete_data {
             let message = format!(
                 "removing disk `{disk}` of vm `{}` deletes what is on it, for good",
                 old.name()
@@ -321,7 +332,7 @@ pub async fn remove(
         require_disk_unused(snapshot, old, disk)?;
         require_single_file(old, disk)?;
         take_out(&mut new, disk);
-        Ok((vm_disk::order_remove(old, disk), new))
+        Ok((vm_disk::order_remove(old, disk, removal.force), new))
     })
     .await
 }
