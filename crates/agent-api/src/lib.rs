@@ -45,9 +45,10 @@ pub use snapshot::{
     VmSnapshotUpdateRequest,
 };
 pub use vm::{
-    ConsoleKind, VmCommand, VmConsole, VmConsoleQuery, VmCreate, VmCreateRequest, VmDefine,
-    VmDefinition, VmExec, VmLog, VmLogQuery, VmPath, VmRegister, VmRemove, VmRemoveRequest,
-    VmReport, VmReset, VmScreenshot, VmSeal, VmStart, VmStop, VmStopRequest, VmSuspend,
+    ConsoleKind, GuestDisk, VmCommand, VmConsole, VmConsoleQuery, VmCreate, VmCreateRequest,
+    VmDefine, VmDefineRequest, VmDefinition, VmDiskTake, VmDiskTakeRequest, VmExec, VmLog,
+    VmLogQuery, VmPath, VmRegister, VmRemove, VmRemoveRequest, VmReport, VmReset, VmScreenshot,
+    VmSeal, VmStart, VmStop, VmStopRequest, VmSuspend,
 };
 
 /// The version of this contract.

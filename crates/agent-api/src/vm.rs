@@ -2,9 +2,9 @@
 
 use hostler_endpoint::{Empty, Endpoint, Json, Method, NoParams, Stream};
 use hostler_types::{
-    CustomizationStatus, DatastoreId, DiskStatus, Epoch, ExecAnswer, ExecRequest, GuestReport,
-    Hardware, ImageId, NicStatus, OperationId, PowerState, Seal, SnapshotTree, StopMode, Vm,
-    VmChange, VmId,
+    ByteSize, CustomizationStatus, DatastoreId, DiskStatus, Epoch, ExecAnswer, ExecRequest,
+    GuestReport, Hardware, ImageId, Name, NicStatus, OperationId, PowerState, Seal, SnapshotTree,
+    StopMode, Vm, VmChange, VmId,
 };
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -66,6 +66,25 @@ pub struct VmReport {
     /// What was taken out of the guest, which has not run since.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seal: Option<Seal>,
+    /// Of the disks that are plugged in, what the guest says of them; `None`: it was not asked. Only in
+    /// answers to definitions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guest_disks: Option<Vec<GuestDisk>>,
+}
+
+/// A disk as the guest sees it. One that it does not see is not told of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct GuestDisk {
+    /// What the VM calls it.
+    pub disk: Name,
+    /// The guest's device node.
+    pub device: String,
+    /// `None`: the guest does not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<ByteSize>,
+    /// What the guest does with it: `mounted on /data`, `swap`, …
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub uses: Vec<String>,
 }
 
 /// `POST /agent/v1/vms/{vm}/create`: makes the directory, the overlay disks, the seed and the
@@ -104,8 +123,54 @@ impl Endpoint for VmDefine {
     const TAG: &'static str = "vm";
     type Path = VmPath;
     type Query = NoParams;
-    type Body = Json<VmCreateRequest>;
+    type Body = Json<VmDefineRequest>;
     type Answer = Json<VmReport>;
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct VmDefineRequest {
+    pub command: VmCommand,
+    pub definition: VmDefinition,
+    /// Whether disks are unplugged that the guest says it uses.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub force: bool,
+}
+
+impl VmDefineRequest {
+    /// Of one that takes nothing from the guest that it uses.
+    pub fn new(command: VmCommand, definition: VmDefinition) -> Self {
+        Self { command, definition, force: false }
+    }
+}
+
+/// `POST /agent/v1/vms/{vm}/disk-take`: a detached disk of another VM of the same host and datastore
+/// becomes a detached disk of this one. The other VM's record still names it then, without its file,
+/// until its next definition. Answered the same when the disk is here already.
+#[derive(Debug)]
+pub struct VmDiskTake;
+
+impl Endpoint for VmDiskTake {
+    const ID: &'static str = "vm_disk_take";
+    const METHOD: Method = Method::Post;
+    const PATH: &'static str = "/agent/v1/vms/{vm}/disk-take";
+    const SUMMARY: &'static str = "Take over a detached disk of another VM";
+    const TAG: &'static str = "vm";
+    type Path = VmPath;
+    type Query = NoParams;
+    type Body = Json<VmDiskTakeRequest>;
+    type Answer = Json<VmReport>;
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct VmDiskTakeRequest {
+    /// Of the VM that gets the disk.
+    pub command: VmCommand,
+    /// The VM that has it.
+    pub from: VmId,
+    /// Its name there.
+    pub disk: Name,
+    /// Its name here.
+    pub name: Name,
 }
 
 /// `POST /agent/v1/vms/{vm}/register`: takes a VM whose files lie on one of the agent's datastores

@@ -27,6 +27,35 @@ pub struct DiskRemoveQuery {
     /// Yes, delete what is on it. Without this the request is refused.
     #[serde(default)]
     pub delete_data: bool,
+    /// Also from a running guest that says it uses the disk.
+    #[serde(default)]
+    pub force: bool,
+}
+
+/// How a disk is unplugged.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub struct DiskDetachQuery {
+    /// Also from a running guest that says it uses the disk, such as a mounted one.
+    #[serde(default)]
+    pub force: bool,
+}
+
+/// Whose disk is attached.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub struct DiskAttachQuery {
+    /// The VM, by name or id, that has the disk, detached: it becomes this VM's. Both lie on the same
+    /// datastore and host. Absent: the disk is this VM's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[param(value_type = Option<String>)]
+    pub from: Option<Ref>,
+    /// With `from`: what the disk is to be called here; absent: as there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[param(value_type = Option<String>)]
+    pub name: Option<Name>,
 }
 
 /// Give a VM another disk, also while it runs.
@@ -78,12 +107,12 @@ impl Endpoint for Detach {
     const ACCESS: &'static str = "operator";
     const STATUS: u16 = 202;
     type Path = DiskPath;
-    type Query = NoParams;
+    type Query = DiskDetachQuery;
     type Body = Empty;
     type Answer = Json<Task>;
 }
 
-/// Plug a detached disk in again.
+/// Plug a detached disk in, the VM's own or another VM's.
 #[derive(Debug)]
 pub struct Attach;
 
@@ -91,12 +120,12 @@ impl Endpoint for Attach {
     const ID: &'static str = "disk_attach";
     const METHOD: Method = Method::Post;
     const PATH: &'static str = "/v1/vms/{vm}/disks/{disk}/attach";
-    const SUMMARY: &'static str = "Plug a detached disk in again";
+    const SUMMARY: &'static str = "Plug a detached disk in, the VM's own or another VM's";
     const TAG: &'static str = "disk";
     const ACCESS: &'static str = "operator";
     const STATUS: u16 = 202;
     type Path = DiskPath;
-    type Query = NoParams;
+    type Query = DiskAttachQuery;
     type Body = Empty;
     type Answer = Json<Task>;
 }

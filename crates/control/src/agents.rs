@@ -13,10 +13,10 @@ use async_trait::async_trait;
 use hostler_agent_api::{
     AgentEvent, ConsoleKind, DatastoreCheck, DatastoreReport, FactsAnswer, FileOwner, FileUser,
     FoundFiles, ImageContentAnswer, ImageImportRequest, ImageImported, ImageRemoveRequest,
-    RemoveFilesRequest, RemovedFile, VmCommand, VmCreateRequest, VmExportRequest, VmFlattenRequest,
-    VmForkAnswer, VmForkRequest, VmFreezeRequest, VmFrozen, VmRemoveRequest, VmReport,
-    VmRevertRequest, VmSnapshotDeleteRequest, VmSnapshotRequest, VmSnapshotUpdateRequest,
-    VmStopRequest,
+    RemoveFilesRequest, RemovedFile, VmCommand, VmCreateRequest, VmDefineRequest,
+    VmDiskTakeRequest, VmExportRequest, VmFlattenRequest, VmForkAnswer, VmForkRequest,
+    VmFreezeRequest, VmFrozen, VmRemoveRequest, VmReport, VmRevertRequest, VmSnapshotDeleteRequest,
+    VmSnapshotRequest, VmSnapshotUpdateRequest, VmStopRequest,
 };
 use hostler_endpoint::{ByteStream, EventStream, Problem};
 use hostler_types::{
@@ -62,7 +62,7 @@ pub trait AgentLink: Send + Sync + Debug {
     async fn operation_cancel(&self, op: OperationId) -> Result<(), AgentError>;
 
     async fn vm_create(&self, vm: VmId, request: VmCreateRequest) -> Result<VmReport, AgentError>;
-    async fn vm_define(&self, vm: VmId, request: VmCreateRequest) -> Result<VmReport, AgentError>;
+    async fn vm_define(&self, vm: VmId, request: VmDefineRequest) -> Result<VmReport, AgentError>;
     async fn vm_register(&self, vm: VmId, request: VmCreateRequest)
     -> Result<VmReport, AgentError>;
     async fn vm_remove(&self, vm: VmId, request: VmRemoveRequest) -> Result<(), AgentError>;
@@ -89,6 +89,11 @@ pub trait AgentLink: Send + Sync + Debug {
     async fn vm_freeze(&self, vm: VmId, request: VmFreezeRequest) -> Result<VmFrozen, AgentError>;
     async fn vm_flatten(&self, vm: VmId, request: VmFlattenRequest)
     -> Result<VmReport, AgentError>;
+    async fn vm_disk_take(
+        &self,
+        vm: VmId,
+        request: VmDiskTakeRequest,
+    ) -> Result<VmReport, AgentError>;
     async fn vm_fork(&self, vm: VmId, request: VmForkRequest) -> Result<VmForkAnswer, AgentError>;
     async fn vm_seal(&self, vm: VmId, command: VmCommand) -> Result<VmReport, AgentError>;
     async fn vm_export(

@@ -199,6 +199,7 @@ mod tests {
             customization: None,
             snapshots: SnapshotTree::default(),
             seal: None,
+            guest_disks: None,
         }
     }
 

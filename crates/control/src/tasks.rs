@@ -29,6 +29,7 @@ pub(crate) mod vm_create;
 pub(crate) mod vm_customize;
 pub(crate) mod vm_delete;
 pub(crate) mod vm_disk;
+pub(crate) mod vm_disk_take;
 pub(crate) mod vm_export;
 pub(crate) mod vm_flatten;
 pub(crate) mod vm_fork;
@@ -65,6 +66,7 @@ pub(crate) fn registry() -> Registry<Core> {
         .with(vm_customize::definition())
         .with(vm_delete::definition())
         .with(vm_flatten::definition())
+        .with(vm_disk_take::definition())
         .with(vm_fork::definition())
         .with(vm_export::definition())
         .with(vm_recycle::definition())

@@ -66,13 +66,22 @@ pub fn vm_register(vm: &Vm) -> Submit {
 }
 /// Detaches a disk.
 pub fn disk_detach(old: &Vm, new: &Vm, disk: &hostler_types::Name) -> Submit {
-    let subject = format!("disk {disk}");
-    submit(tasks::vm_disk::order("vm.disk_detach", old, subject, None).with(Write::update(new)))
+    submit(tasks::vm_disk::order_detach(old, disk, false).with(Write::update(new)))
+}
+
+/// Gives `disk` of a VM to another one, as `new` says.
+pub fn disk_take(
+    (old, new): (&Vm, &Vm),
+    (lender, without): (&Vm, &Vm),
+    disk: &hostler_types::Name,
+) -> Submit {
+    let order = tasks::vm_disk_take::order(old, disk, lender, disk);
+    submit(order.with(Write::update(new)).with(Write::update(without)))
 }
 
 /// Removes a disk, which `new` has detached.
 pub fn disk_remove(old: &Vm, new: &Vm, disk: &hostler_types::Name) -> Submit {
-    submit(tasks::vm_disk::order_remove(old, disk).with(Write::update(new)))
+    submit(tasks::vm_disk::order_remove(old, disk, false).with(Write::update(new)))
 }
 
 pub fn vm_update(old: &Vm, new: &Vm) -> Submit {

@@ -10,6 +10,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use hostler_types::{ByteSize, DatastoreId, DiskSpec, LayerFile, Provisioning, Sha256};
+use rustix::fs::CWD;
+use rustix::io::Errno;
 
 use crate::datastore::{DatastoreError, VmDir, is_full};
 use crate::file::{Access, is_not_plain, open_plain, set_access, sync_directory, temporary_in};
@@ -248,6 +250,37 @@ const LENT: Access = Access { mode: 0o640, uid: 0, gid: IMAGE_GID };
 
 fn is_access_of_lent(metadata: &fs::Metadata) -> bool {
     metadata.is_file() && metadata.uid() == LENT.uid && metadata.gid() == LENT.gid
+}
+
+/// Brings a disk file from another directory of the datastore into a VM's, as its user's. It is in
+/// one of the two at every instant.
+///
+/// # Errors
+/// Something of that name is there already; the datastore is not mounted or read-only; as
+/// [`set_owner`]. The file is where it was then, though perhaps the new user's.
+pub fn bring(from: &Path, vm: &VmDir, to: &Path, owner: VmUid) -> Result<(), VolumeError> {
+    vm.datastore().check()?;
+    set_owner(from, owner)?;
+    let failed = |source| io_error("move", from, source);
+    let flags = rustix::fs::RenameFlags::NOREPLACE;
+    let moved = match rustix::fs::renameat_with(CWD, from, CWD, to, flags) {
+        // NFS has no such flag. Nobody else makes files in the VM's directory.
+        Err(Errno::INVAL | Errno::NOSYS) if fs::symlink_metadata(to).is_err() => {
+            fs::rename(from, to)
+        }
+        moved => moved.map_err(io::Error::from),
+    };
+    moved.map_err(failed)?;
+    let parent = from.parent().unwrap_or(from);
+    sync_directory(vm.path()).and_then(|()| sync_directory(parent)).map_err(failed)
+}
+
+/// Makes the names in a VM's directory survive a power loss.
+///
+/// # Errors
+/// Those of the file system.
+pub fn flush_names(vm: &VmDir) -> Result<(), VolumeError> {
+    sync_directory(vm.path()).map_err(|source| io_error("flush", vm.path(), source))
 }
 
 /// Removes a file of a VM. That it is not there is as good.

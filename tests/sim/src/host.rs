@@ -90,6 +90,7 @@ impl SimVm {
             customization: vm.status.customization.clone(),
             snapshots: self.storage.told(vm.id(), &vm.spec),
             seal: self.seal.clone(),
+            guest_disks: None,
         }
     }
 

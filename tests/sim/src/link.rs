@@ -6,16 +6,17 @@ use hostler_agent_api::{
     AgentEvent, ConsoleKind, DatastoreCheck, DatastoreReport, FactsAnswer, FileOwner, FileUser,
     FoundFiles, ImageContentAnswer, ImageImportRequest, ImageImportSource, ImageImported,
     ImageRemoveRequest, OperationProgress, RemoveFilesRequest, RemovedFile, VERSION, VmCommand,
-    VmCreateRequest, VmExportRequest, VmFlattenRequest, VmForkAnswer, VmForkRequest,
-    VmFreezeRequest, VmFrozen, VmRemoveRequest, VmReport, VmRevertRequest, VmSnapshotDeleteRequest,
-    VmSnapshotRequest, VmSnapshotUpdateRequest, VmStopRequest, code,
+    VmCreateRequest, VmDefineRequest, VmDiskTakeRequest, VmExportRequest, VmFlattenRequest,
+    VmForkAnswer, VmForkRequest, VmFreezeRequest, VmFrozen, VmRemoveRequest, VmReport,
+    VmRevertRequest, VmSnapshotDeleteRequest, VmSnapshotRequest, VmSnapshotUpdateRequest,
+    VmStopRequest, code,
 };
 use hostler_control::{AgentError, AgentLink};
 use hostler_endpoint::{ByteStream, EventStream, Item, Problem};
 use hostler_types::{
-    ByteSize, Consistency, DatastoreId, DiskStatus, ExecAnswer, ExecRequest, ExportManifest,
-    ImageFormat, ImageId, ImageMedia, Name, NetworkId, NetworkSpec, OperationId, PowerState,
-    Removed, Seal, SealWay, Sha256, Snapshot, SnapshotDisk, Vm, VmId, VmSpec,
+    ByteSize, Consistency, DatastoreId, DiskSpec, DiskStatus, ExecAnswer, ExecRequest,
+    ExportManifest, ImageFormat, ImageId, ImageMedia, Name, NetworkId, NetworkSpec, OperationId,
+    PowerState, Removed, Seal, SealWay, Sha256, Snapshot, SnapshotDisk, Vm, VmId, VmSpec,
 };
 use jiff::Timestamp;
 use serde::Serialize;
@@ -149,6 +150,34 @@ fn held(disks: Vec<DiskStatus>, spec: &VmSpec) -> Vec<SnapshotDisk> {
 }
 
 impl SimVm {
+    /// As the real one: the file decides whose the disk is.
+    fn take_disk(&mut self, name: &Name, lender: &mut Self, disk: &Name) -> Result<(), Problem> {
+        let refuse = |detail: &str| Err(Problem::new(409, code::WRONG_STATE, detail));
+        let theirs = lender.detached(disk).cloned();
+        match (self.detached(name).is_some(), theirs) {
+            (true, None) => Ok(()),
+            (true, Some(_)) => refuse("it has such a disk already"),
+            (false, None) => refuse("there is no such detached disk"),
+            (false, Some(mut spec)) => {
+                let lender_id = lender.definition.vm.id();
+                let beneath = lender.storage.give(lender_id, disk);
+                let id = self.definition.vm.id();
+                self.storage.receive(id, name, beneath);
+                spec.name = name.clone();
+                let detached = &mut self.definition.vm.spec.detached;
+                detached.retain(|known| known.name != *name);
+                detached.push(spec);
+                Ok(())
+            }
+        }
+    }
+
+    /// A detached disk whose file is there.
+    fn detached(&self, disk: &Name) -> Option<&DiskSpec> {
+        let found = self.definition.vm.spec.detached.iter().find(|known| known.name == *disk);
+        found.filter(|_| self.storage.has(disk))
+    }
+
     fn snapshot(&mut self, request: VmSnapshotRequest) -> Result<(), Problem> {
         if request.memory && !self.power.is_live() {
             return Err(Problem::new(409, code::WRONG_STATE, "it does not run"));
@@ -251,7 +280,7 @@ impl AgentLink for SimHost {
         .await
     }
 
-    async fn vm_define(&self, vm: VmId, request: VmCreateRequest) -> Result<VmReport, AgentError> {
+    async fn vm_define(&self, vm: VmId, request: VmDefineRequest) -> Result<VmReport, AgentError> {
         let command = request.command;
         self.command("vm_define", Some(command.op), |state| {
             let found = state.owned(vm, command.epoch)?;
@@ -477,6 +506,25 @@ impl AgentLink for SimHost {
                 found.storage.flatten(vm, &name);
             }
             Ok(found.report())
+        })
+        .await
+    }
+
+    async fn vm_disk_take(
+        &self,
+        vm: VmId,
+        request: VmDiskTakeRequest,
+    ) -> Result<VmReport, AgentError> {
+        let VmDiskTakeRequest { command, from, disk, name } = request;
+        self.command("vm_disk_take", Some(command.op), |state| {
+            let mut taker = state.owned(vm, command.epoch)?.clone();
+            let no_vm =
+                || Problem::new(404, code::NOT_FOUND, format!("there is no vm {from} here"));
+            let lender = state.vms.get_mut(&from).ok_or_else(no_vm)?;
+            taker.take_disk(&name, lender, &disk)?;
+            let report = taker.report();
+            state.vms.insert(vm, taker);
+            Ok(report)
         })
         .await
     }

@@ -20,6 +20,8 @@ pub struct SimStorage {
     pub lent: BTreeSet<LayerFile>,
     chains: BTreeMap<Name, Vec<LayerFile>>,
     sizes: BTreeMap<LayerFile, ByteSize>,
+    /// Disks whose files are another VM's now.
+    given: BTreeSet<Name>,
     /// How many files were ever made.
     made: u32,
 }
@@ -55,6 +57,26 @@ impl SimStorage {
         self.chains.insert(disk.clone(), chain);
         let held = self.tree.snapshots.iter_mut().flat_map(|snapshot| &mut snapshot.disks);
         held.filter(|held| held.name == *disk).for_each(|held| held.layers.retain(own));
+    }
+
+    /// Whether the files of a disk are the VM's.
+    pub(crate) fn has(&self, disk: &Name) -> bool {
+        !self.given.contains(disk)
+    }
+
+    /// A disk's file goes to another VM; what lies beneath it.
+    pub(crate) fn give(&mut self, vm: VmId, disk: &Name) -> Vec<LayerFile> {
+        let chain = self.chain(vm, disk);
+        self.chains.remove(disk);
+        self.sizes.remove(&chain[0]);
+        self.given.insert(disk.clone());
+        chain[1..].to_vec()
+    }
+
+    /// Another VM's disk comes.
+    pub(crate) fn receive(&mut self, vm: VmId, disk: &Name, beneath: Vec<LayerFile>) {
+        self.given.remove(disk);
+        self.chains.insert(disk.clone(), [vec![LayerFile::disk(vm, disk, 0)], beneath].concat());
     }
 
     /// Of a VM that has had these snapshots taken, one after the other.
@@ -188,7 +210,8 @@ impl SimStorage {
 
     /// All files that there are.
     fn files(&self, vm: VmId, spec: &VmSpec) -> BTreeSet<LayerFile> {
-        let active = spec.own_disks().flat_map(|disk| self.chain(vm, &disk.name));
+        let there = spec.own_disks().filter(|disk| self.has(&disk.name));
+        let active = there.flat_map(|disk| self.chain(vm, &disk.name));
         let named = self.tree.snapshots.iter().flat_map(|snapshot| &snapshot.disks);
         active.chain(named.flat_map(|disk| disk.layers.clone())).collect()
     }

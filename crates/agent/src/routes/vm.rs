@@ -9,7 +9,7 @@ use hostler_types::{ExecAnswer, ExportManifest};
 
 use super::Service;
 use crate::fault::Fault;
-use crate::vm::{Action, frozen};
+use crate::vm::{Action, TakeOrder, frozen};
 
 /// A guest that needs longer to shut down is not shutting down.
 const LONGEST_STOP: u32 = 24 * 3600;
@@ -30,8 +30,18 @@ pub(super) async fn vm_define(
         return Err(Fault::Invalid("the definition is of another VM".to_owned()).into());
     }
     request.definition.vm.spec.validate().map_err(|error| Fault::Invalid(error.to_string()))?;
-    let action = Action::Define(Box::new(request.definition));
+    let (definition, force) = (Box::new(request.definition), request.force);
+    let action = Action::Define { definition, force };
     service.vms.command(call.path.vm, request.command, action).await
+}
+
+pub(super) async fn vm_disk_take(
+    service: Service,
+    call: Call<api::VmDiskTake>,
+) -> Result<VmReport, Problem> {
+    let api::VmDiskTakeRequest { command, from, disk, name } = call.body;
+    let action = Action::DiskTake(Box::new(TakeOrder { from, disk, name }));
+    service.vms.command(call.path.vm, command, action).await
 }
 
 pub(super) async fn vm_register(

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use hostler_agent_api::{
-    VmCommand, VmDefinition, VmReport, VmSnapshotRequest, VmSnapshotUpdateRequest,
+    GuestDisk, VmCommand, VmDefinition, VmReport, VmSnapshotRequest, VmSnapshotUpdateRequest,
 };
 use hostler_endpoint::Problem;
 use hostler_types::{GuestReport, Name, NetworkId, OperationId, PowerState, SnapshotId, StopMode};
@@ -18,6 +18,7 @@ use super::proof::Verdict;
 use super::record::VmRecord;
 use super::snapshot::{Merger, Thaw};
 use super::stop::Stopping;
+use super::take::TakeOrder;
 use crate::blocking::blocking;
 use crate::context::HostContext;
 use crate::fault::Fault;
@@ -51,7 +52,11 @@ pub(crate) enum Message {
 pub(crate) enum Action {
     Create,
     Register,
-    Define(Box<VmDefinition>),
+    Define {
+        definition: Box<VmDefinition>,
+        force: bool,
+    },
+    DiskTake(Box<TakeOrder>),
     Start,
     Stop {
         mode: StopMode,
@@ -90,7 +95,8 @@ impl Action {
     /// Whether a merge has to make room for it.
     fn needs_disks(&self) -> bool {
         match self {
-            Self::Define(_)
+            Self::Define { .. }
+            | Self::DiskTake(_)
             | Self::Start
             | Self::Suspend
             | Self::Seal
@@ -128,6 +134,8 @@ pub(crate) struct Actor {
     pub(super) since: Timestamp,
     pub(super) message: Option<String>,
     pub(super) guest: Option<GuestReport>,
+    /// What the guest has said of its disks, for who has just changed them.
+    pub(super) guest_disks: Option<Vec<GuestDisk>>,
     pub(super) machine: Option<Machine>,
     pub(super) stopping: Stopping,
     pub(super) merger: Merger,
@@ -254,7 +262,8 @@ impl Actor {
             }
             // Those that start a QEMU, or change much, hold much between their steps: on the heap, as
             // a thread's stack is small.
-            Action::Define(definition) => Box::pin(self.define(*definition)).await,
+            Action::DiskTake(order) => self.disk_take(*order).await,
+            Action::Define { definition, force } => Box::pin(self.define(*definition, force)).await,
             Action::Snapshot(request) => Box::pin(self.snapshot(op, &request)).await,
             Action::SnapshotUpdate(request) => self.snapshot_update(*request).await,
             Action::Revert { snapshot, start } => Box::pin(self.revert(op, snapshot, start)).await,
@@ -278,6 +287,7 @@ impl Actor {
                 | Action::Flatten { .. }
                 | Action::Snapshot(_)
                 | Action::Revert { .. }
+                | Action::DiskTake(_)
                 | Action::SnapshotDelete { .. }
         );
         if runs && self.record.definition.vm.is_template() {
@@ -297,7 +307,8 @@ impl Actor {
             }
             // The one waits, the other has nothing to do with files.
             Action::SnapshotDelete { .. } | Action::SnapshotUpdate(_) => Ok(()),
-            Action::Define(_)
+            Action::Define { .. }
+            | Action::DiskTake(_)
             | Action::Start
             | Action::Suspend
             | Action::Seal
@@ -332,7 +343,8 @@ impl Actor {
             self.save_or_log().await;
         }
         self.publish();
-        let _ = reply.send(outcome.map(|()| self.report()));
+        let guest_disks = self.guest_disks.take();
+        let _ = reply.send(outcome.map(|()| VmReport { guest_disks, ..self.report() }));
     }
 
     pub(super) async fn save(&self) -> Result<(), Fault> {

@@ -55,6 +55,9 @@ impl Actor {
         if let Err(error) = self.believe_header().await {
             tracing::warn!(vm = %self.record.id(), %error, "cannot look at what was flattened");
         }
+        if let Err(error) = self.settle_taking().await {
+            tracing::warn!(vm = %self.record.id(), %error, "cannot tell whose a disk is; later");
+        }
         self.adopt_process().await;
         if !self.record.forking.is_empty() {
             if !self.power.is_live() {

@@ -42,8 +42,8 @@ const REPORT: Duration = Duration::from_secs(5);
 type Refusal = String;
 
 impl Actor {
-    /// Makes all changes that can be made now.
-    pub(super) async fn change(&mut self) {
+    /// Makes all changes that can be made now. Disks that the guest uses are unplugged with `force` only.
+    pub(super) async fn change(&mut self, force: bool) {
         let runs = matches!(self.power, PowerState::Running | PowerState::Paused);
         let (Some(machine), true) = (&self.machine, runs) else { return };
         let qmp = machine.live.qmp.clone();
@@ -51,16 +51,17 @@ impl Actor {
         if let Some(running) = &mut self.record.running {
             running.refused.clear();
         }
+        let disks = self.disks_differ();
         // What is taken out first makes room for what is put in.
         self.unplug_nics(&qmp).await;
-        self.unplug_disks(&qmp).await;
+        self.unplug_disks(&qmp, agent.as_ref().filter(|_| !force)).await;
         self.change_cpus(&qmp, agent.as_ref()).await;
         self.change_memory(&qmp, agent.as_ref()).await;
         self.change_nics(&qmp).await;
         self.change_disks(&qmp).await;
         self.change_media(&qmp).await;
         self.change_limits(&qmp).await;
-        self.hear_guest(agent.as_ref()).await;
+        self.hear_guest(&qmp, agent.as_ref(), disks).await;
     }
 
     /// Whether a change of this subject is wanted, and possible now.
@@ -97,12 +98,16 @@ impl Actor {
         agent.execute_within(Ping, ANSWER).await.ok().map(|_| agent)
     }
 
-    /// Asks the guest what it has now, a few times if need be: it may just be finding out.
-    async fn hear_guest(&mut self, agent: Option<&GuestAgent>) {
+    /// Asks the guest what it has now, a few times if need be: it may just be finding out. Of its disks
+    /// only when they have changed.
+    async fn hear_guest(&mut self, qmp: &Qmp, agent: Option<&GuestAgent>, disks: bool) {
         let Some(agent) = agent else { return };
         let deadline = Instant::now() + REPORT;
         loop {
             self.guest = guest::ask(agent, self.guest.take()).await;
+            if disks {
+                self.guest_disks = self.ask_of_disks(qmp, agent).await;
+            }
             let Some((running, _)) = self.compared() else { return };
             let agrees = self.guest.as_ref().is_none_or(|guest| {
                 let cpus = guest.cpus.is_none_or(|cpus| cpus == running.spec.cpus.count());
@@ -111,7 +116,7 @@ impl Actor {
                     |nic: &hostler_types::NicSpec| guest.nics.iter().any(|g| g.mac == nic.mac);
                 cpus && (guest.nics.is_empty() || nics.iter().all(sees))
             });
-            if agrees || Instant::now() >= deadline {
+            if (agrees && self.sees_disks()) || Instant::now() >= deadline {
                 return;
             }
             tokio::time::sleep(Duration::from_millis(50)).await;

@@ -16,8 +16,14 @@ use crate::fault::Fault;
 
 impl Actor {
     /// While there is no QEMU, files and networks are made to fit. A guest that runs gets what it
-    /// can get; the rest is pending until its next start from nothing.
-    pub(super) async fn define(&mut self, mut definition: VmDefinition) -> Result<(), Fault> {
+    /// can get; the rest is pending until its next start from nothing. It keeps the disks that it says
+    /// it uses, but with `force`.
+    pub(super) async fn define(
+        &mut self,
+        mut definition: VmDefinition,
+        force: bool,
+    ) -> Result<(), Fault> {
+        self.settle_taking().await?;
         self.own_grown(&definition.vm).await?;
         if definition.vm.is_template() {
             // Also when it is one already: a crash may have come in between.
@@ -59,7 +65,7 @@ impl Actor {
         if changes {
             // The intent: whoever finds it half done knows what belongs to the VM.
             self.save().await?;
-            self.change().await;
+            self.change(force).await;
         }
         Ok(())
     }

@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use super::hardware::Running;
 use super::nics::Plug;
 use super::snapshot::Layering;
+use super::take::Taking;
 use crate::fault::Fault;
 use crate::state_file;
 
@@ -72,6 +73,9 @@ pub(crate) struct VmRecord {
     /// once its chains have them; until then nobody needs them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) forking: Vec<LayerFile>,
+    /// The disk of another VM that is just becoming one of the VM's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) taking: Option<Taking>,
     /// It is an instant clone whose guest still has to take its own identity.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) identity_due: bool,

@@ -254,6 +254,7 @@ impl Vms {
             flattening: None,
             layering: Layering::default(),
             forking: Vec::new(),
+            taking: None,
             identity_due: state == RecordedState::Forking,
             state,
         };
@@ -309,6 +310,7 @@ impl Vms {
             since: record.since,
             message: None,
             guest: None,
+            guest_disks: None,
             machine: None,
             stopping: Stopping::default(),
             merger: Merger::default(),

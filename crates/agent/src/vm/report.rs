@@ -83,6 +83,7 @@ pub(super) fn report(host: &HostContext, record: &VmRecord, live: bool) -> VmRep
         pending: record.pending(),
         customization: record.customization_status(),
         snapshots: snapshot::measured(dir.as_ref(), &vm.status.snapshots, &vm.status.disks),
+        guest_disks: None,
         seal: record.seal.clone().filter(|_| record.sealing.is_none()),
     }
 }

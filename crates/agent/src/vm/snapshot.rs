@@ -23,6 +23,7 @@ mod merge;
 mod nameless;
 mod recover;
 mod revert;
+mod room;
 mod take;
 
 use hostler_types::{

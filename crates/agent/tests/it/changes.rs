@@ -12,7 +12,7 @@ use hostler_types::{
 
 use crate::world::{World, command, eventually, long, nat, problem};
 
-async fn define(world: &World, definition: &VmDefinition) -> Result<VmReport, Problem> {
+pub(crate) async fn define(world: &World, definition: &VmDefinition) -> Result<VmReport, Problem> {
     define_as(world, command(1), definition).await
 }
 
@@ -22,7 +22,7 @@ async fn define_as(
     definition: &VmDefinition,
 ) -> Result<VmReport, Problem> {
     let path = VmPath { vm: definition.vm.id() };
-    let request = api::VmCreateRequest { command, definition: definition.clone() };
+    let request = api::VmDefineRequest::new(command, definition.clone());
     let answer = world.client.call_with::<api::VmDefine>(&path, &NoParams {}, request, long());
     answer.await.map_err(problem)
 }
@@ -41,7 +41,7 @@ fn network(subnet: &str) -> NetworkDefinition {
     NetworkDefinition { id: NetworkId::generate(), spec: nat(subnet) }
 }
 
-async fn guest_answers(world: &World, vm: VmId) -> VmReport {
+pub(crate) async fn guest_answers(world: &World, vm: VmId) -> VmReport {
     world.wait_for("its agent answers", vm, |r| r.guest.as_ref().is_some_and(|g| g.agent)).await
 }
 
@@ -72,7 +72,7 @@ fn check_but_memory(report: &VmReport, cpus: u32, nics: &[&str]) {
 }
 
 /// One CPU, 256 MiB with room for 2 GiB, a NIC, an empty CD drive.
-async fn small(world: &World, nets: &[NetworkDefinition]) -> VmDefinition {
+pub(crate) async fn small(world: &World, nets: &[NetworkDefinition]) -> VmDefinition {
     let image = world.tiny_image().await;
     let mut definition = world.vm(DiskSource::Image(image));
     definition.networks = nets.to_vec();
@@ -188,7 +188,7 @@ async fn qemu_an_agent_killed_in_the_middle_of_a_change_goes_on_with_it() {
         }
         let op = command(1);
         let path = VmPath { vm };
-        let request = api::VmCreateRequest { command: op, definition: definition.clone() };
+        let request = api::VmDefineRequest::new(op, definition.clone());
         let client = world.client.clone();
         let asking = tokio::spawn(async move {
             client.call_with::<api::VmDefine>(&path, &NoParams {}, request, long()).await
@@ -288,7 +288,7 @@ async fn qemu_what_a_guest_refuses_is_pending_until_it_is_powered_off() {
     world.end_agent().await;
 }
 
-fn disk(name: &str, size: ByteSize, bus: DiskBus) -> DiskSpec {
+pub(crate) fn disk(name: &str, size: ByteSize, bus: DiskBus) -> DiskSpec {
     DiskSpec {
         name: name.parse().unwrap(),
         size,
@@ -299,7 +299,7 @@ fn disk(name: &str, size: ByteSize, bus: DiskBus) -> DiskSpec {
     }
 }
 
-async fn in_guest(world: &World, vm: VmId, script: &str) -> String {
+pub(crate) async fn in_guest(world: &World, vm: VmId, script: &str) -> String {
     let request = hostler_types::ExecRequest {
         command: ["/bin/sh", "-c", script].map(str::to_owned).to_vec(),
         stdin: String::new(),

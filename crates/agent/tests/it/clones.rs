@@ -55,7 +55,7 @@ pub(crate) async fn define(
     command: api::VmCommand,
     definition: &VmDefinition,
 ) -> Result<VmReport, Problem> {
-    let request = api::VmCreateRequest { command, definition: definition.clone() };
+    let request = api::VmDefineRequest::new(command, definition.clone());
     let path = VmPath { vm: definition.vm.id() };
     let answer = world.client.call_with::<api::VmDefine>(&path, &NoParams {}, request, long());
     answer.await.map_err(problem)

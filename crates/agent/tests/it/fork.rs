@@ -101,7 +101,7 @@ async fn bring_up(world: &World, vm: VmId) {
 }
 
 async fn define(world: &World, definition: &VmDefinition) -> VmReport {
-    let request = VmCreateRequest { command: command(1), definition: definition.clone() };
+    let request = api::VmDefineRequest::new(command(1), definition.clone());
     let path = VmPath { vm: definition.vm.id() };
     let answer = world.client.call_with::<api::VmDefine>(&path, &NoParams {}, request, long());
     answer.await.unwrap()

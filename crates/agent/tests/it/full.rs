@@ -277,16 +277,27 @@ async fn qemu_a_guest_outlives_a_datastore_that_becomes_full() {
     assert_eq!(chain(&report, "data"), ["data.1.qcow2", "data.qcow2"]);
     fill(&world, vm, "two", 2, 24).await;
 
-    // A merge: the guest goes on, or stands still because it has no room either.
-    store.shrink(2 << 20);
-    assert_full(&world, &delete_as(&world, vm, command(1), &[id], None).await.unwrap_err());
+    // A merge that might take the guest's last room does not begin: the snapshot is there, and nothing
+    // has been copied.
+    let into = world.path(&format!("store/vms/{vm}/data.qcow2"));
+    let before = hostler_host::volume::allocated(&into).unwrap();
+    for leave in [2 << 20, 12 << 20] {
+        store.make_room();
+        store.shrink(leave);
+        let refused = delete_as(&world, vm, command(1), &[id], None).await.unwrap_err();
+        assert_full(&world, &refused);
+        assert!(refused.detail.contains("merging disk `data` may need"), "{refused:?}");
+        assert!(refused.detail.contains("stop the VM and merge then"), "{refused:?}");
+    }
+    assert_eq!(hostler_host::volume::allocated(&into).unwrap(), before);
+    assert!(world.report(vm).await.unwrap().snapshots.get(id).is_some());
     let report = world.report(vm).await.unwrap();
     assert_eq!(report.power, PowerState::Running, "{:?}", report.message);
     assert_whole(&world, vm).await;
     store.make_room();
     world.vm_start(vm).await.unwrap();
     fill(&world, vm, "new", 8, 4).await;
-    let report = delete(&world, vm, &[]).await;
+    let report = delete(&world, vm, &[id]).await;
     assert_eq!(chain(&report, "data"), ["data.qcow2"]);
     assert_eq!(files(&world, vm), ["data.qcow2", "disk0.qcow2"]);
     assert_filled(&world, vm, "one", 0, 2).await;

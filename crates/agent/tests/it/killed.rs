@@ -222,7 +222,7 @@ impl Round {
                     call.await.map(drop)
                 }
                 Doing::AddDisk => {
-                    let request = api::VmCreateRequest { command, definition };
+                    let request = api::VmDefineRequest::new(command, definition);
                     let call = client.call_with::<api::VmDefine>(&path, &none, request, options);
                     call.await.map(drop)
                 }

@@ -5,6 +5,7 @@ mod by_hand;
 mod changes;
 mod clones;
 mod datastores;
+mod disk_use;
 #[path = "../../../host/tests/it/enter.rs"]
 mod enter;
 mod exports;
@@ -21,6 +22,7 @@ mod restarts;
 mod shared;
 mod snapshot_model;
 mod snapshots;
+mod take;
 mod templates;
 mod uefi;
 mod vms;

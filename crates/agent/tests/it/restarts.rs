@@ -53,7 +53,7 @@ async fn qemu_that_dies_is_started_again_if_its_policy_says_so() {
     assert_ne!(world.qemu_pids(), before);
 
     definition.vm.spec.restart = RestartPolicy::Never;
-    let request = api::VmCreateRequest { command: command(1), definition };
+    let request = api::VmDefineRequest::new(command(1), definition);
     world.client.call::<api::VmDefine>(&VmPath { vm }, &NoParams {}, request).await.unwrap();
     kill(world.qemu_pids()[0]);
     let report = world.wait_for("it fails for good", vm, |r| r.power == PowerState::Failed).await;

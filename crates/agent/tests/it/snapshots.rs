@@ -396,7 +396,7 @@ async fn what_a_snapshot_cannot_be_taken_of_is_said() {
     let data: Name = "data".parse().unwrap();
     definition.vm.spec.disks.push(blank("data", ByteSize::mib(16)));
     let define = async |definition: &api::VmDefinition| {
-        let request = api::VmCreateRequest { command: command(1), definition: definition.clone() };
+        let request = api::VmDefineRequest::new(command(1), definition.clone());
         let path = VmPath { vm };
         world.client.call::<api::VmDefine>(&path, &NoParams {}, request).await.map_err(problem)
     };

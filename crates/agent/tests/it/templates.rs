@@ -37,7 +37,7 @@ async fn pretend_sealing(world: &mut World, vm: VmId, sealed: &VmReport, op: Ope
 
 async fn define(world: &World, definition: &VmDefinition) -> Result<VmReport, Problem> {
     let path = VmPath { vm: definition.vm.id() };
-    let request = api::VmCreateRequest { command: command(1), definition: definition.clone() };
+    let request = api::VmDefineRequest::new(command(1), definition.clone());
     let call = world.client.call_with::<api::VmDefine>(&path, &NoParams {}, request, long());
     call.await.map_err(problem)
 }

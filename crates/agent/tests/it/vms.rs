@@ -91,7 +91,7 @@ async fn a_definition_grows_disks_and_is_kept() {
     world.create(&definition).await.unwrap();
     definition.vm.spec.disks[0].size = ByteSize::gib(2);
     definition.vm.metadata.name = "renamed".parse().unwrap();
-    let request = VmCreateRequest { command: command(1), definition: definition.clone() };
+    let request = api::VmDefineRequest::new(command(1), definition.clone());
     let path = VmPath { vm };
     world.client.call::<api::VmDefine>(&path, &NoParams {}, request).await.unwrap();
     let disk = world.path(&format!("store/vms/{vm}/disk0.qcow2"));

@@ -12,9 +12,9 @@ use hostler_agent_api::{
     AgentEvent, ConsoleKind, DatastoreCheck, DatastorePath, DatastoreReport, FactsAnswer,
     ImageContentAnswer, ImageContentQuery, ImageImportRequest, ImageImported, ImagePath,
     ImageRemoveRequest, NetworkPath, OperationPath, VmCommand, VmConsoleQuery, VmCreateRequest,
-    VmFlattenRequest, VmForkAnswer, VmForkRequest, VmFreezeRequest, VmFrozen, VmLogQuery, VmPath,
-    VmRemoveRequest, VmReport, VmRevertRequest, VmSnapshotDeleteRequest, VmSnapshotRequest,
-    VmSnapshotUpdateRequest, VmStopRequest,
+    VmDefineRequest, VmDiskTakeRequest, VmFlattenRequest, VmForkAnswer, VmForkRequest,
+    VmFreezeRequest, VmFrozen, VmLogQuery, VmPath, VmRemoveRequest, VmReport, VmRevertRequest,
+    VmSnapshotDeleteRequest, VmSnapshotRequest, VmSnapshotUpdateRequest, VmStopRequest,
 };
 use hostler_endpoint::{
     Answer, Body, ByteStream, CallOptions, Client, ClientError, Endpoint, EventStream, NoParams,
@@ -129,7 +129,7 @@ impl AgentLink for Remote {
     async fn vm_create(&self, vm: VmId, request: VmCreateRequest) -> Result<VmReport, AgentError> {
         self.vm::<contract::VmCreate>(vm, request).await
     }
-    async fn vm_define(&self, vm: VmId, request: VmCreateRequest) -> Result<VmReport, AgentError> {
+    async fn vm_define(&self, vm: VmId, request: VmDefineRequest) -> Result<VmReport, AgentError> {
         self.vm::<contract::VmDefine>(vm, request).await
     }
     async fn vm_register(
@@ -187,6 +187,13 @@ impl AgentLink for Remote {
         request: VmFlattenRequest,
     ) -> Result<VmReport, AgentError> {
         self.vm::<contract::VmFlatten>(vm, request).await
+    }
+    async fn vm_disk_take(
+        &self,
+        vm: VmId,
+        request: VmDiskTakeRequest,
+    ) -> Result<VmReport, AgentError> {
+        self.vm::<contract::VmDiskTake>(vm, request).await
     }
     async fn vm_fork(&self, vm: VmId, request: VmForkRequest) -> Result<VmForkAnswer, AgentError> {
         self.vm::<contract::VmFork>(vm, request).await

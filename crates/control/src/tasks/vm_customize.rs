@@ -6,7 +6,7 @@
 //!    here on the next run stays: it is what was asked for, and the guest is told at its next start.
 //! 3. `start`: a task `vm.start` below this one.
 
-use hostler_agent_api::{VmCreateRequest, VmStopRequest};
+use hostler_agent_api::{VmDefineRequest, VmStopRequest};
 use hostler_tasks::{Definition, Outcome, Step as TaskStep, StepResult};
 use hostler_types::{StopMode, Vm, VmId, VmSpec};
 use jiff::SignedDuration;
@@ -65,7 +65,7 @@ async fn put_back(step: Step) -> StepResult {
 
 async fn define_at_host(step: &Step, vm: Vm) -> StepResult {
     let (link, command) = (link(step, &vm)?, command(step, &vm));
-    let request = VmCreateRequest { command, definition: define(step, &vm)? };
+    let request = VmDefineRequest::new(command, define(step, &vm)?);
     let report = ask(step, &link, command.op, link.vm_define(vm.id(), request)).await?;
     Ok(Outcome::of(&serde_json::json!({ "defined": true })).with(told(step, vm, &report)))
 }

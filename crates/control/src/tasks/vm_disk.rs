@@ -13,7 +13,7 @@
 //! 2. `define`: detaches it, as above.
 //! 3. `discard`: the agent deletes its file, after a look at what lies on it. There is no way back.
 
-use hostler_agent_api::{FileOwner, VmCreateRequest};
+use hostler_agent_api::{FileOwner, VmDefineRequest, VmReport};
 use hostler_store::Write;
 use hostler_tasks::{Definition, Outcome, Step as TaskStep, StepError, StepResult};
 use hostler_types::{ExecRequest, Name, Vm, VmId, VmSpec};
@@ -48,6 +48,12 @@ struct Input {
     grow: Option<Grow>,
     /// To be deleted in the end.
     discard: Option<Name>,
+    /// Whether it is taken from a guest that uses it.
+    #[serde(default)]
+    force: bool,
+    /// The disk that comes, goes or grows, of which the guest is heard; absent: from a server of before.
+    #[serde(default)]
+    disk: Option<Name>,
 }
 
 pub(crate) fn definitions() -> impl Iterator<Item = Definition<Core>> {
@@ -65,16 +71,34 @@ pub(crate) fn definitions() -> impl Iterator<Item = Definition<Core>> {
 }
 
 /// The caller adds the write of the new spec.
-pub(crate) fn order(action: &'static str, old: &Vm, subject: String, grow: Option<Grow>) -> Order {
-    let (vm, spec) = (old.id(), old.spec.clone());
-    Order::new(action, old, &Input { vm, spec, subject, grow, discard: None }).limit(LIMIT)
+pub(crate) fn order(action: &'static str, old: &Vm, disk: &Name, grow: Option<Grow>) -> Order {
+    Order::new(action, old, &Input { grow, ..Input::of(old, disk) }).limit(LIMIT)
+}
+
+/// As [`order`], of a disk that goes; with `force` also from a guest that uses it.
+pub(crate) fn order_detach(old: &Vm, disk: &Name, force: bool) -> Order {
+    let input = Input { force, ..Input::of(old, disk) };
+    Order::new("vm.disk_detach", old, &input).limit(LIMIT)
 }
 
 /// The caller adds the write of the spec in which the disk is detached.
-pub(crate) fn order_remove(old: &Vm, disk: &Name) -> Order {
-    let (vm, spec, subject) = (old.id(), old.spec.clone(), format!("disk {disk}"));
-    let input = Input { vm, spec, subject, grow: None, discard: Some(disk.clone()) };
+pub(crate) fn order_remove(old: &Vm, disk: &Name, force: bool) -> Order {
+    let input = Input { force, discard: Some(disk.clone()), ..Input::of(old, disk) };
     Order::new("vm.disk_remove", old, &input).limit(LIMIT)
+}
+
+impl Input {
+    fn of(vm: &Vm, disk: &Name) -> Self {
+        Self {
+            vm: vm.id(),
+            spec: vm.spec.clone(),
+            subject: format!("disk {disk}"),
+            grow: None,
+            discard: None,
+            force: false,
+            disk: Some(disk.clone()),
+        }
+    }
 }
 
 async fn check(step: Step) -> StepResult {
@@ -105,7 +129,8 @@ async fn restore(step: Step) -> StepResult {
 async fn apply(step: Step) -> StepResult {
     let input: Input = step.input()?;
     let vm = vm(&step, input.vm).await?;
-    define_at_host(&step, vm, Some(&input.subject)).await
+    let wanted = Wanted { subject: &input.subject, disk: input.disk.as_ref(), force: input.force };
+    define_at_host(&step, vm, Some(wanted)).await
 }
 
 async fn put_back(step: Step) -> StepResult {
@@ -116,9 +141,22 @@ async fn put_back(step: Step) -> StepResult {
     told_back(&step, &vm, "define", told)
 }
 
-async fn define_at_host(step: &Step, vm: Vm, subject: Option<&str>) -> StepResult {
+/// What a definition is to bring about.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wanted<'a> {
+    /// The change that must come about.
+    pub(super) subject: &'a str,
+    /// Of which disk the guest is heard.
+    pub(super) disk: Option<&'a Name>,
+    /// Whether it is taken from a guest that uses it.
+    pub(super) force: bool,
+}
+
+pub(super) async fn define_at_host(step: &Step, vm: Vm, wanted: Option<Wanted<'_>>) -> StepResult {
+    let subject = wanted.map(|wanted| wanted.subject);
     let (link, command) = (link(step, &vm)?, command(step, &vm));
-    let request = VmCreateRequest { command, definition: define(step, &vm)? };
+    let force = wanted.is_some_and(|wanted| wanted.force);
+    let request = VmDefineRequest { force, ..VmDefineRequest::new(command, define(step, &vm)?) };
     let report = ask(step, &link, command.op, link.vm_define(vm.id(), request)).await?;
     // `disk data`, `disk data size`, but not `disk database`.
     let missed = report.pending.iter().find(|change| {
@@ -130,7 +168,40 @@ async fn define_at_host(step: &Step, vm: Vm, subject: Option<&str>) -> StepResul
         let why = missed.reason.unwrap_or_else(|| "the guest did not join in".to_owned());
         return Err(StepError::failed("guest_refused", format!("{}: {why}", missed.subject)));
     }
+    if let Some(disk) = wanted.and_then(|wanted| wanted.disk) {
+        tell(step, &vm, disk, &report);
+    }
     Ok(Outcome::of(&json!({ "defined": true })).with(told(step, vm, &report)))
+}
+
+/// What has become of the disk, in the guest's own words where there are some.
+fn tell(step: &Step, vm: &Vm, disk: &Name, report: &VmReport) {
+    if !report.power.is_live() {
+        return;
+    }
+    let spec = vm.spec.disks.iter().find(|spec| spec.name == *disk);
+    let told = report.guest_disks.as_ref();
+    let seen = told.and_then(|told| told.iter().find(|told| told.disk == *disk));
+    step.message(match (spec, told, seen) {
+        (None, None, _) => {
+            format!("disk {disk} is unplugged; nobody could be asked whether the guest used it")
+        }
+        (None, Some(_), _) => format!("the guest has let go of disk {disk}, and did not use it"),
+        (Some(spec), None, _) => {
+            format!("disk {disk} is plugged in with {}; the guest was not asked", spec.size)
+        }
+        (Some(_), Some(_), None) => format!("disk {disk} is plugged in; the guest does not see it"),
+        (Some(spec), Some(_), Some(seen)) => match seen.size {
+            Some(size) if size != spec.size => {
+                format!(
+                    "the guest still sees {size} of {} of disk {disk} ({})",
+                    spec.size, seen.device
+                )
+            }
+            Some(size) => format!("the guest has disk {disk} as {}, with {size}", seen.device),
+            None => format!("the guest has disk {disk} as {}", seen.device),
+        },
+    });
 }
 
 async fn discard(step: Step) -> StepResult {
@@ -144,40 +215,8 @@ async fn discard(step: Step) -> StepResult {
     define_at_host(&step, vm, None).await
 }
 
-/// Finds a disk by its serial number ($1), grows its last partition, if it has any, and the file
-/// system in it.
-const GROW: &str = r#"
-serial=$1
-for block in /sys/block/*; do
-  found=$(cat "$block/serial" "$block/device/serial" 2>/dev/null | head -n 1)
-  [ "$found" = "$serial" ] && device=${block##*/}
-done
-if [ -z "$device" ]; then
-  for link in /dev/disk/by-id/*_"$serial"; do
-    [ -e "$link" ] && device=$(basename "$(readlink -f "$link")")
-  done
-fi
-[ -n "$device" ] || { echo "no disk with the serial number $serial" >&2; exit 1; }
-node=/dev/$device last=0
-for part in /sys/block/"$device"/"$device"*; do
-  [ -e "$part/partition" ] || continue
-  start=$(cat "$part/start")
-  [ "$start" -ge "$last" ] && { last=$start node=/dev/${part##*/} number=$(cat "$part/partition"); }
-done
-if [ -n "$number" ]; then
-  said=$(growpart "/dev/$device" "$number" 2>&1) || case $said in
-    NOCHANGE*) ;;
-    *) echo "$said" >&2; exit 1 ;;
-  esac
-fi
-kind=$(blkid -o value -s TYPE "$node" 2>/dev/null)
-case $kind in
-ext2 | ext3 | ext4) resize2fs "$node" ;;
-xfs) xfs_growfs "$(findmnt -n -o TARGET "$node")" ;;
-btrfs) btrfs filesystem resize max "$(findmnt -n -o TARGET "$node")" ;;
-*) echo "no file system on $node that could be grown (${kind:-none found})" >&2; exit 1 ;;
-esac
-"#;
+/// Takes the disk's serial number.
+const GROW: &str = include_str!("vm_disk/grow.sh");
 
 async fn grow(step: Step) -> StepResult {
     let input: Input = step.input()?;

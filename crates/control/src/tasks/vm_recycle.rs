@@ -6,7 +6,7 @@
 //!    free with the step's end: nobody can take it before, so the way back is always open. Undone by
 //!    telling the agent again what the inventory still says.
 
-use hostler_agent_api::VmCreateRequest;
+use hostler_agent_api::VmDefineRequest;
 use hostler_tasks::{Definition, Outcome, Step as TaskStep, StepError, StepResult};
 use hostler_types::{Recycled, StopMode, Vm, VmId};
 use jiff::SignedDuration;
@@ -114,7 +114,7 @@ async fn put_back(step: Step) -> StepResult {
 /// Replaces the VM's definition at its host, and its record with the step's end.
 pub(super) async fn tell_host(step: &Step, vm: Vm) -> StepResult {
     let (link, command) = (link(step, &vm)?, command(step, &vm));
-    let request = VmCreateRequest { command, definition: define(step, &vm)? };
+    let request = VmDefineRequest::new(command, define(step, &vm)?);
     let report = ask(step, &link, command.op, link.vm_define(vm.id(), request)).await?;
     Ok(Outcome::none().with(told(step, vm, &report)))
 }

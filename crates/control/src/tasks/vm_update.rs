@@ -3,7 +3,7 @@
 //! 1. `define`: the agent replaces the VM's definition; undone by putting name, labels and spec back
 //!    in the inventory and at the agent.
 
-use hostler_agent_api::{VmCreateRequest, VmReport};
+use hostler_agent_api::{VmDefineRequest, VmReport};
 use hostler_store::Write;
 use hostler_tasks::{Definition, Outcome, Step as TaskStep, StepResult};
 use hostler_types::{Labels, Name, Vm, VmChange, VmId, VmSpec, plan_changes};
@@ -76,7 +76,7 @@ fn tell(step: &Step, report: &VmReport, asked: &[VmChange]) {
 async fn define_at_host(step: &Step, vm: Vm, before: &VmSpec) -> StepResult {
     let asked = plan_changes(before, &vm.spec, None);
     let (link, command) = (link(step, &vm)?, command(step, &vm));
-    let request = VmCreateRequest { command, definition: define(step, &vm)? };
+    let request = VmDefineRequest::new(command, define(step, &vm)?);
     let report = ask(step, &link, command.op, link.vm_define(vm.id(), request)).await?;
     tell(step, &report, &asked);
     let write: Write = told(step, vm, &report);

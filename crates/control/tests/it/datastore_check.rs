@@ -346,7 +346,7 @@ async fn a_disk_that_others_lie_on_is_not_unplugged() {
     let text = "a.qcow2 lies on disk0".to_owned();
     fleet.host.plant_user(FileOwner::File(file), FileUser { vm: None, text });
     let defined = fleet.host.times_done("vm_define");
-    let task = vm::disk::remove(world, &actor, &web, &disk, true, &plain()).await.unwrap();
+    let task = vm::disk::remove(world, &actor, &web, &disk, yes(), &plain()).await.unwrap();
     let ended = fleet.ended(&task).await;
     assert_eq!(ended.status.state, TaskState::Failed, "{ended:?}");
     assert_eq!(ended.status.error.as_deref(), Some("a.qcow2 lies on disk0"));
@@ -360,13 +360,13 @@ async fn a_disk_that_others_lie_on_is_not_unplugged() {
     fleet.done(&stop).await;
     let clone = serde_json::from_value(clone).unwrap();
     let cloned = vm::clone(world, &actor, vm::CloneOf::Vm(&web), clone, &plain()).await.unwrap();
-    let removed = vm::disk::remove(world, &actor, &web, &disk, true, &plain()).await;
+    let removed = vm::disk::remove(world, &actor, &web, &disk, yes(), &plain()).await;
     let error = removed.unwrap_err();
     let message = "disk `disk0` of vm `web01` is needed by `child` (its disk disk0 is just being \
                    made of a disk of `web01`)";
     assert_eq!((error.code, error.message.as_str()), ("in_use", message));
     fleet.done(&cloned.task.unwrap()).await;
-    let removed = vm::disk::remove(world, &actor, &web, &disk, true, &plain()).await;
+    let removed = vm::disk::remove(world, &actor, &web, &disk, yes(), &plain()).await;
     assert!(removed.unwrap_err().message.contains("`child` (its disk disk0 lies on a disk"));
 }
 
@@ -399,4 +399,8 @@ async fn a_change_that_an_unmounted_datastore_refuses_is_taken_back() {
     assert_eq!(ended.status.state, TaskState::Failed, "{ended:?}");
     assert_eq!(ended.status.error_code.as_deref(), Some("datastore_missing"));
     assert_eq!(fleet.show("web01").spec, before.spec);
+}
+
+fn yes() -> vm::disk::Removal {
+    vm::disk::Removal { delete_data: true, force: false }
 }

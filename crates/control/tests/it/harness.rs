@@ -14,11 +14,11 @@ use hostler_tasks::harness::{
 use hostler_tasks::{Registry, Submit};
 use hostler_types::{
     ByteSize, CopySource, Customization, Datastore, DatastoreSpec, DatastoreState, DatastoreStatus,
-    DiskSource, Epoch, Host, HostFacts, HostSpec, HostState, HostStatus, Image, ImageFormat,
-    ImageKind, ImageMedia, ImageSource, ImageSpec, ImageState, ImageStatus, Kind, KindName, Labels,
-    LayerFile, Network, NetworkSpec, NetworkState, NetworkStatus, Object, PowerState, Recycled,
-    Request, RequestKind, RequestState, StopMode, Template, TemplateSpec, TemplateStatus,
-    VersionOf, Vm, VmKind, VmSpec, VmStatus,
+    DiskSource, DiskSpec, Epoch, Host, HostFacts, HostSpec, HostState, HostStatus, Image,
+    ImageFormat, ImageKind, ImageMedia, ImageSource, ImageSpec, ImageState, ImageStatus, Kind,
+    KindName, Labels, LayerFile, Network, NetworkSpec, NetworkState, NetworkStatus, Object,
+    PowerState, Recycled, Request, RequestKind, RequestState, StopMode, Template, TemplateSpec,
+    TemplateStatus, VersionOf, Vm, VmKind, VmSpec, VmStatus,
 };
 use jiff::Timestamp;
 use serde_json::json;
@@ -32,6 +32,8 @@ enum Given {
     Snapshots,
     /// Running, with a file that waits to be merged.
     Waiting,
+    /// Running, and another one has a detached disk.
+    Lender,
     /// In the recycle bin.
     Recycled,
     /// The version of a template.
@@ -64,6 +66,8 @@ struct Objects {
     network: Network,
     image: Image,
     vm: Vm,
+    /// Another one, which has a detached disk `data`.
+    lender: Vm,
     /// Of the VM at its host.
     storage: SimStorage,
     template: Template,
@@ -153,7 +157,7 @@ fn objects(given: Given) -> Objects {
     let power = match given {
         Given::Vm(power) => power,
         Given::NoVm | Given::NoImage | Given::FoundImage => PowerState::Creating,
-        Given::Snapshots | Given::Waiting => PowerState::Running,
+        Given::Snapshots | Given::Waiting | Given::Lender => PowerState::Running,
         Given::Recycled | Given::Template => PowerState::Stopped,
         Given::Files => PowerState::Unknown,
     };
@@ -197,7 +201,11 @@ fn objects(given: Given) -> Objects {
         let (template, description) = (template.id(), String::new());
         vm.spec.template = Some(VersionOf { template, version: 1, description, name, at: now, by });
     }
-    Objects { host, datastore, network, image, vm, storage, template }
+    let mut lender: Vm = object("db01", vm.spec.clone(), vm.status.clone());
+    lender.spec.nics[0].mac = "52:54:00:00:00:03".parse().unwrap();
+    let disk = DiskSpec { name: "data".parse().unwrap(), ..lender.spec.disks[0].clone() };
+    lender.spec.detached.push(DiskSpec { source: DiskSource::Blank, ..disk });
+    Objects { host, datastore, network, image, vm, lender, storage, template }
 }
 
 fn place(host: &SimHost, objects: &Objects, given: Given) {
@@ -212,6 +220,12 @@ fn place(host: &SimHost, objects: &Objects, given: Given) {
     let (seal, storage) = (None, objects.storage.clone());
     let vm = SimVm { definition, epoch: Epoch(1), power, since, message, guest, storage, seal };
     match given {
+        Given::Lender => {
+            let mut lender = vm.clone();
+            lender.definition.vm = objects.lender.clone();
+            host.plant(vm);
+            host.plant(lender);
+        }
         Given::Vm(_) | Given::Snapshots | Given::Waiting | Given::Recycled | Given::Template => {
             host.plant(vm);
         }
@@ -242,6 +256,9 @@ impl Scenario for Case {
         if !matches!(self.given, Given::NoVm | Given::NoImage | Given::Files) {
             batch = batch.with(Write::create(&objects.vm));
         }
+        if self.given == Given::Lender {
+            batch = batch.with(Write::create(&objects.lender));
+        }
         if self.given == Given::Template {
             batch = batch.with(Write::create(&objects.template));
         }
@@ -252,9 +269,11 @@ impl Scenario for Case {
         let world = testing::core(store.clone(), Arc::new(connector)).await.unwrap();
         // With the revisions that the store has given them.
         let stored = world.snapshot().get(objects.vm.id()).map(|vm| Vm::clone(vm));
+        let lender = world.snapshot().get(objects.lender.id()).map(|vm| Vm::clone(vm));
         let image = world.snapshot().get(objects.image.id()).map(|image| Image::clone(image));
         let objects = Objects {
             vm: stored.unwrap_or(objects.vm),
+            lender: lender.unwrap_or(objects.lender),
             image: image.unwrap_or(objects.image),
             ..objects
         };
@@ -464,6 +483,19 @@ async fn disk_remove() {
         testing::disk_remove(&objects.vm, &new, &disk)
     };
     Case::new(Given::Vm(PowerState::Running), Compare::Everything, submit).check().await;
+}
+
+/// The VM with the disk of another one, which does not have it any more.
+#[tokio::test]
+async fn disk_take() {
+    let submit = |objects: &Objects| {
+        let (mut new, mut without) = (objects.vm.clone(), objects.lender.clone());
+        let disk = without.spec.detached.remove(0);
+        let name = disk.name.clone();
+        new.spec.disks.push(disk);
+        testing::disk_take((&objects.vm, &new), (&objects.lender, &without), &name)
+    };
+    Case::new(Given::Lender, Compare::Everything, submit).check().await;
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@ mod concurrency;
 mod customization;
 mod datastore_check;
 mod datastores;
+mod disks;
 mod harness;
 mod hosts;
 mod images;

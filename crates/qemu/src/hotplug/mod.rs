@@ -11,6 +11,7 @@ mod disk;
 mod limit;
 mod memory;
 mod nic;
+mod place;
 
 pub use cdrom::{MediumChange, change_medium};
 pub use cpu::{cpus, plug_cpus, unplug_cpus};
@@ -19,3 +20,4 @@ pub use disk::{clear_disk, lun_of, plug_disk, resize_disk, unplug_disk};
 pub use limit::limit_disk;
 pub use memory::{MEMORY_DEVICE, balloon, memory, plugged_memory, set_balloon, set_memory};
 pub use nic::{NicPlug, clear_nic, plug_nic, set_link, unplug_nic};
+pub use place::{DiskPlace, PciAddress, disk_places};

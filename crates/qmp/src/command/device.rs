@@ -1,6 +1,6 @@
 //! Devices and network back ends: add, remove, switch the link.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{Command, Empty};
@@ -57,4 +57,42 @@ pub struct SetLink {
 impl Command for SetLink {
     const NAME: &'static str = "set_link";
     type Return = Empty;
+}
+
+/// The PCI buses with what sits on them.
+#[derive(Debug, Serialize)]
+pub struct QueryPci;
+impl Command for QueryPci {
+    const NAME: &'static str = "query-pci";
+    type Return = Vec<PciBus>;
+}
+
+/// Part of [`QueryPci`]'s answer.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct PciBus {
+    /// What sits on it.
+    pub devices: Vec<PciDevice>,
+}
+
+/// Part of [`QueryPci`]'s answer. The numbers are those of the guest's firmware.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct PciDevice {
+    /// The bus that it sits on.
+    pub bus: i64,
+    /// Its place there.
+    pub slot: i64,
+    /// Its function there.
+    pub function: i64,
+    /// Its id; empty for what QEMU has brought along.
+    pub qdev_id: String,
+    /// What sits behind it, if it is a bridge.
+    pub pci_bridge: Option<PciBridge>,
+}
+
+/// Part of [`PciDevice`].
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct PciBridge {
+    /// What sits behind it.
+    #[serde(default)]
+    pub devices: Vec<PciDevice>,
 }

@@ -43,6 +43,46 @@ pub struct FilesystemDisk {
     pub serial: Option<GuestText>,
     /// The device node.
     pub dev: Option<GuestText>,
+    /// Its controller's place; numbers of -1 where the agent cannot tell.
+    pub pci_controller: Option<PciController>,
+    /// Its number on a SCSI controller; 0 elsewhere.
+    #[serde(default)]
+    pub unit: i64,
+}
+
+/// Part of [`FilesystemDisk`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+pub struct PciController {
+    /// The bus, as the firmware has numbered it.
+    pub bus: i64,
+    /// The place on it.
+    pub slot: i64,
+    /// The function there.
+    pub function: i64,
+}
+
+/// The block devices: disks, partitions, and what is made of them. Agents before 5.2 cannot tell.
+#[derive(Debug, Serialize)]
+pub struct GetDisks;
+impl GuestCommand for GetDisks {
+    const NAME: &'static str = "guest-get-disks";
+    type Return = ShortList<GuestDiskInfo>;
+}
+
+/// Part of [`GetDisks`]'s answer.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct GuestDiskInfo {
+    /// The device node.
+    pub name: GuestText,
+    /// Whether it is a partition.
+    pub partition: bool,
+    /// The device nodes that it is made of.
+    #[serde(default, deserialize_with = "short_list")]
+    pub dependencies: Vec<GuestText>,
+    /// Where it is, if it is a disk.
+    pub address: Option<FilesystemDisk>,
+    /// What else it is called, such as the name of a logical volume.
+    pub alias: Option<GuestText>,
 }
 
 /// Freezes all file systems; the answer is how many. Until the thaw the agent knows few commands.

@@ -1,6 +1,7 @@
 //! Disks of VMs.
 
-use hostler_api::disk::{Add, Attach, Detach, Remove, Update};
+use hostler_api::disk::{Add, Attach, Detach, DiskAttachQuery, DiskRemoveQuery, Remove, Update};
+use hostler_control::ServiceError;
 use hostler_control::services::vm::disk;
 use hostler_endpoint::{Call, Problem, Routes};
 use hostler_types::Task;
@@ -32,19 +33,33 @@ async fn update(app: App, call: Call<Update>) -> Result<Task, Problem> {
 
 async fn detach(app: App, call: Call<Detach>) -> Result<Task, Problem> {
     let (options, actor) = (keyed(call.idempotency_key), actor(&call.extensions)?);
-    let task = disk::detach(&app.world, actor, &call.path.vm, &call.path.disk, &options).await;
+    let (vm, disk, force) = (&call.path.vm, &call.path.disk, call.query.force);
+    let task = disk::detach(&app.world, actor, vm, disk, force, &options).await;
     task.map(shown).map_err(problem)
 }
 
 async fn attach(app: App, call: Call<Attach>) -> Result<Task, Problem> {
     let (options, actor) = (keyed(call.idempotency_key), actor(&call.extensions)?);
-    let task = disk::attach(&app.world, actor, &call.path.vm, &call.path.disk, &options).await;
+    let (vm, disk) = (&call.path.vm, &call.path.disk);
+    let DiskAttachQuery { from, name } = call.query;
+    let task = match (from, name) {
+        (Some(from), name) => {
+            let taking = disk::DiskTake { from, name };
+            disk::take(&app.world, actor, vm, disk, &taking, &options).await
+        }
+        (None, None) => disk::attach(&app.world, actor, vm, disk, &options).await,
+        (None, Some(_)) => {
+            Err(ServiceError::invalid("name", "only with `from`: a VM's own disk keeps its name"))
+        }
+    };
     task.map(shown).map_err(problem)
 }
 
 async fn remove(app: App, call: Call<Remove>) -> Result<Task, Problem> {
     let (options, actor) = (keyed(call.idempotency_key), actor(&call.extensions)?);
-    let (vm, disk, delete) = (&call.path.vm, &call.path.disk, call.query.delete_data);
-    let task = disk::remove(&app.world, actor, vm, disk, delete, &options).await;
+    let DiskRemoveQuery { delete_data, force } = call.query;
+    let (vm, disk, removal) =
+        (&call.path.vm, &call.path.disk, disk::Removal { delete_data, force });
+    let task = disk::remove(&app.world, actor, vm, disk, removal, &options).await;
     task.map(shown).map_err(problem)
 }

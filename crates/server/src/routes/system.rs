@@ -46,6 +46,7 @@ async fn features(_: App, _: Call<ListFeatures>) -> Result<Features, Problem> {
             "vm-export",
             "template-clones",
             "approval-choices",
+            "disk-from-vm",
         ]
         .map(str::to_owned)
         .to_vec(),

@@ -58,14 +58,18 @@ fn qemu_a_running_vm_changes_as_it_was_said() {
     }
 
     // A disk comes, grows with its file system, goes aside, comes back and goes for good.
-    hostler.ok(&["vm", "disk", "add", "web01", "--name", "data", "--size", "64MiB"]);
+    let add = ["vm", "disk", "add", "web01", "--name", "data", "--size", "64MiB"];
+    let said = String::from_utf8_lossy(&hostler.hostler(&add).stderr).into_owned();
+    assert!(said.contains("the guest has disk data as /dev/vdb, with 64MiB"), "{said}");
     let size = ["vm", "exec", "web01", "--", "sh", "-c", SECTORS];
     assert_eq!(hostler.ok(&size).trim(), (64 << 11).to_string());
     let grown = hostler.hostler(&["vm", "disk", "resize", "web01", "data", "96MiB", "--grow-fs"]);
     assert!(grown.status.success());
     let said = String::from_utf8_lossy(&grown.stderr).into_owned();
     assert!(said.contains("not the file system"), "it has none: {said}");
+    assert!(said.contains("the guest has disk data as /dev/vdb, with 96MiB"), "{said}");
     assert_eq!(hostler.ok(&size).trim(), (96 << 11).to_string());
+    with_file_system(&hostler);
     hostler.fails(2, &["vm", "disk", "resize", "web01", "data", "32MiB"]);
     hostler.ok(&["vm", "disk", "set", "web01", "data", "--iops", "200", "--iops-burst", "400"]);
     hostler.ok(&["vm", "disk", "detach", "web01", "data"]);
@@ -85,4 +89,29 @@ fn qemu_a_running_vm_changes_as_it_was_said() {
     hostler.ok(&["vm", "stop", "web01", "--power-off"]);
     hostler.ok(&["vm", "delete", "web01", "--yes", "--now"]);
     hostler.assert_clean();
+}
+
+/// A disk that the guest has mounted grows with what is on it, and is not taken from it.
+fn with_file_system(hostler: &Instance) {
+    let raw = hostler.path().join("ext4.raw");
+    std::fs::File::create(&raw).unwrap().set_len(32 << 20).unwrap();
+    let made = std::process::Command::new("mke2fs").args(["-q", "-t", "ext4"]).arg(&raw).status();
+    assert!(made.unwrap().success(), "mke2fs");
+    hostler.ok(&["image", "import", "ext4", &raw.to_string_lossy()]);
+    hostler.ok(&["vm", "disk", "add", "web01", "--name", "fs", "--image", "ext4"]);
+    let shell = |script: &str| hostler.ok(&["vm", "exec", "web01", "--", "sh", "-c", script]);
+    shell(
+        "mkdir -p /mnt/fs; mount -t ext4 /dev/$(grep -l fs /sys/block/*/serial | cut -d/ -f4) /mnt/fs",
+    );
+    let grow = ["vm", "disk", "resize", "web01", "fs", "128MiB", "--grow-fs"];
+    let said = String::from_utf8_lossy(&hostler.hostler(&grow).stderr).into_owned();
+    assert!(said.contains("the file system on disk fs has grown"), "{said}");
+    let df: u64 = shell("df -k /mnt/fs | tail -n 1 | awk '{ print $2 }'").trim().parse().unwrap();
+    assert!(df > 100 << 10, "{df} KiB");
+    for change in [&["detach", "web01", "fs"][..], &["remove", "web01", "fs", "--delete-data"]] {
+        let busy = hostler.fails(1, &[&["vm", "disk"][..], change].concat());
+        assert!(busy.contains("mounted on /mnt/fs"), "{busy}");
+    }
+    assert_eq!(shell("echo kept >/mnt/fs/x && sync && cat /mnt/fs/x").trim(), "kept");
+    hostler.ok(&["vm", "disk", "remove", "web01", "fs", "--delete-data", "--force"]);
 }

@@ -1,27 +1,48 @@
 //! Disks come, go and grow.
 
+use std::collections::BTreeMap;
+
+use hostler_agent_api::GuestDisk;
 use hostler_qemu::hotplug::{
     Devices, Removal, clear_disk, lun_of, plug_disk, resize_disk, unplug_disk,
 };
 use hostler_qemu::{DiskPlan, disk_id, layer_node};
 use hostler_qmp::Qmp;
-use hostler_types::{DiskBus, DiskSpec, IoLimits, Name};
+use hostler_qmp::guest::GuestAgent;
+use hostler_types::{ByteSize, DiskBus, DiskSpec, IoLimits, Name};
 
 use super::GUEST;
 use crate::blocking::blocking;
 use crate::fault::{Fault, chain};
 use crate::vm::actor::Actor;
 use crate::vm::create::vm_dir;
+use crate::vm::guest_disks;
 use crate::vm::layers;
 use crate::vm::power::disk_plan;
 
 impl Actor {
-    pub(super) async fn unplug_disks(&mut self, qmp: &Qmp) {
+    /// What the guest uses stays, as far as `agent` is there to be asked: a Linux lets go of a mounted
+    /// disk at once, and loses what it has not written yet.
+    pub(super) async fn unplug_disks(&mut self, qmp: &Qmp, agent: Option<&GuestAgent>) {
         let Some((running, asked)) = self.compared() else { return };
         let gone = |disk: &&DiskSpec| asked.disks.iter().all(|kept| kept.name != disk.name);
         let gone: Vec<_> = running.spec.disks.iter().filter(gone).cloned().collect();
+        let told = match agent {
+            Some(agent) if !gone.is_empty() => guest_disks::ask(agent, qmp, &gone).await,
+            _ => None,
+        };
         for disk in gone {
             let subject = format!("disk {}", disk.name);
+            let told = told.iter().flatten().find(|told| told.disk == disk.name);
+            if let Some(told) = told.filter(|told| !told.uses.is_empty()) {
+                let uses = told.uses.join(", ");
+                let why = format!(
+                    "the guest uses it, as {}: {uses}; end that in the guest, or take it with force",
+                    told.device
+                );
+                self.refuse(&subject, why);
+                continue;
+            }
             let removal = match self.plan_of(&disk).await {
                 Ok(plan) => unplug_disk(qmp, &plan, GUEST).await,
                 Err(fault) => {
@@ -39,6 +60,36 @@ impl Actor {
                 Err(error) => self.refuse_error(&subject, &error),
             }
         }
+    }
+
+    /// Whether disks are to come, to go or to grow.
+    pub(super) fn disks_differ(&self) -> bool {
+        let Some((running, asked)) = self.compared() else { return false };
+        let sizes = |disks: &[DiskSpec]| -> BTreeMap<Name, ByteSize> {
+            disks.iter().map(|disk| (disk.name.clone(), disk.size)).collect()
+        };
+        sizes(&running.spec.disks) != sizes(&asked.disks)
+    }
+
+    /// What the guest says of the disks that are plugged in.
+    pub(super) async fn ask_of_disks(
+        &self,
+        qmp: &Qmp,
+        agent: &GuestAgent,
+    ) -> Option<Vec<GuestDisk>> {
+        let running = self.record.running.as_ref()?;
+        guest_disks::ask(agent, qmp, &running.spec.disks).await
+    }
+
+    /// Whether the guest sees its disks as they are, as far as it tells.
+    pub(super) fn sees_disks(&self) -> bool {
+        let (Some(running), Some(told)) = (&self.record.running, &self.guest_disks) else {
+            return true;
+        };
+        running.spec.disks.iter().all(|disk| {
+            let told = told.iter().find(|told| told.disk == disk.name);
+            told.is_some_and(|told| told.size.is_none_or(|size| size == disk.size))
+        })
     }
 
     pub(super) async fn change_disks(&mut self, qmp: &Qmp) {

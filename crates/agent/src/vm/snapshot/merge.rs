@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use super::Merging;
 use super::copy::{Online, Outcome, Teller, check_chains, copy_offline, copy_online, job_id};
 use super::files::plan;
+use super::room;
 use crate::blocking::blocking;
 use crate::context::HostContext;
 use crate::datastores::Condemned;
@@ -123,6 +124,10 @@ impl Actor {
                 let fault = Fault::WrongState(text.to_owned());
                 return self.finish(op, Err(fault), reply).await;
             }
+            if let Err(fault) = self.require_room().await {
+                self.record = before;
+                return self.finish(op, Err(fault), reply).await;
+            }
             if let Err(fault) = self.save_chains().await {
                 self.record = before;
                 return self.finish(op, Err(fault), reply).await;
@@ -133,6 +138,15 @@ impl Actor {
             self.merger.done = ByteSize(0);
         }
         self.merger.waiting.push(Waiting { op, rate, deleted, replies: vec![reply] });
+    }
+
+    /// Before the names go: a merge that may take the last room of a guest that runs does not begin.
+    async fn require_room(&self) -> Result<(), Fault> {
+        if self.machine.is_none() {
+            return Ok(());
+        }
+        let (host, record) = (self.host.clone(), self.record.clone());
+        blocking(move || room::require(&vm_dir(&host, &record)?, &record)).await
     }
 
     fn memory_is_of_a_deleted_one(&self) -> bool {
@@ -175,6 +189,7 @@ impl Actor {
         self.finish_recovery().await;
         self.sweep().await;
         let (host, record) = (self.host.clone(), self.record.clone());
+        let runs = self.machine.is_some();
         let plan = blocking(move || {
             let dir = vm_dir(&host, &record)?;
             let plan = plan(&dir, &record)?;
@@ -183,6 +198,9 @@ impl Actor {
                 let Ok(condemned) = condemn(&host, &dir, &record, merge) else { continue };
                 // What is written to is what the record says that it is.
                 check_chains(&dir, &record, merge)?;
+                if runs {
+                    room::require_for(&dir, merge)?;
+                }
                 return Ok(Some((merge.clone(), plan.bytes(), condemned)));
             }
             Ok(None)

@@ -1,7 +1,10 @@
 //! `hostler vm disk list|add|resize|set|detach|attach|remove`.
 
 use clap::{Args, Subcommand, ValueEnum};
-use hostler_api::disk::{Add, Attach, Detach, DiskPath, DiskRemoveQuery, Remove, Update};
+use hostler_api::disk::{
+    Add, Attach, Detach, DiskAttachQuery, DiskDetachQuery, DiskPath, DiskRemoveQuery, Remove,
+    Update,
+};
 use hostler_endpoint::NoParams;
 use hostler_types::{
     ByteSize, DiskBus, DiskSpec, DiskUpdate, IoLimits, Name, Provisioning, Ref, Task, VmDisk,
@@ -241,6 +244,10 @@ struct DetachDisk {
     #[command(flatten)]
     disk: DiskName,
 
+    /// Also when the guest uses it, such as a mounted one; what it has not written yet is lost
+    #[arg(long)]
+    force: bool,
+
     #[command(flatten)]
     wait: WaitOptions,
 }
@@ -248,17 +255,30 @@ struct DetachDisk {
 impl DetachDisk {
     async fn run(self, session: &Session) -> Result<(), CliError> {
         let path = self.disk.path();
-        let task = session.call_with::<Detach>(&path, &NoParams {}, (), once()).await?;
+        let query = DiskDetachQuery { force: self.force };
+        let task = session.call_with::<Detach>(&path, &query, (), once()).await?;
         finish(session, &self.disk.vm, task, &self.wait, "keeps a disk detached").await
     }
 }
 
-/// Plug a detached disk in again
+/// Plug a detached disk in, the VM's own or another VM's
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  hostler vm disk attach web01 data")]
+#[command(after_help = "\
+Examples:
+  hostler vm disk attach web01 data
+  hostler vm disk attach web02 data --from web01
+  hostler vm disk attach web02 data --from web01 --name old-data")]
 struct AttachDisk {
     #[command(flatten)]
     disk: DiskName,
+
+    /// The VM that has the disk, detached; it becomes this VM's
+    #[arg(long, value_name = "VM")]
+    from: Option<Ref>,
+
+    /// What it is to be called here, also the serial number that the guest sees [default: as there]
+    #[arg(long, value_name = "NAME", requires = "from")]
+    name: Option<Name>,
 
     #[command(flatten)]
     wait: WaitOptions,
@@ -267,8 +287,13 @@ struct AttachDisk {
 impl AttachDisk {
     async fn run(self, session: &Session) -> Result<(), CliError> {
         let path = self.disk.path();
-        let task = session.call_with::<Attach>(&path, &NoParams {}, (), once()).await?;
-        finish(session, &self.disk.vm, task, &self.wait, "has its disk again").await
+        let verb = match &self.from {
+            Some(_) => "has taken over a disk",
+            None => "has its disk again",
+        };
+        let query = DiskAttachQuery { from: self.from, name: self.name };
+        let task = session.call_with::<Attach>(&path, &query, (), once()).await?;
+        finish(session, &self.disk.vm, task, &self.wait, verb).await
     }
 }
 
@@ -283,13 +308,18 @@ struct RemoveDisk {
     #[arg(long)]
     delete_data: bool,
 
+    /// Also when the guest uses it, such as a mounted one
+    #[arg(long)]
+    force: bool,
+
     #[command(flatten)]
     wait: WaitOptions,
 }
 
 impl RemoveDisk {
     async fn run(self, session: &Session) -> Result<(), CliError> {
-        let (path, query) = (self.disk.path(), DiskRemoveQuery { delete_data: self.delete_data });
+        let query = DiskRemoveQuery { delete_data: self.delete_data, force: self.force };
+        let path = self.disk.path();
         let task = session.call_with::<Remove>(&path, &query, (), once()).await?;
         finish(session, &self.disk.vm, task, &self.wait, "has a disk less").await
     }

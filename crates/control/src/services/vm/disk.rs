@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use hostler_store::Write;
 use hostler_types::{
-    ByteSize, DatastoreKind, DiskSpec, DiskUpdate, Name, Ref, Role, Task, Vm, VmDisk, VmKind,
+    ByteSize, DatastoreKind, DiskSpec, DiskUpdate, HostKind, LayerOwner, Name, Ref, Role,
+    Snapshot as TakenSnapshot, Task, Vm, VmDisk, VmKind,
 };
 use serde::Serialize;
 
@@ -21,7 +22,25 @@ use crate::services::Options;
 use crate::services::datastore::require_room;
 use crate::services::submit::{Order, order};
 use crate::tasks::vm_disk::{self, Grow};
+use crate::tasks::vm_disk_take;
 use crate::world::World;
+
+/// How a disk is removed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Removal {
+    /// Without this it is refused.
+    pub delete_data: bool,
+    /// Also when the guest says that it uses the disk.
+    pub force: bool,
+}
+
+/// Whose disk a VM is to get.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct DiskTake {
+    pub from: Ref,
+    /// Another name than it has there.
+    pub name: Option<Name>,
+}
 
 /// Gives a VM another disk: blank, or on an image.
 ///
@@ -45,9 +64,9 @@ pub async fn add(
         }
         let spec = disk_spec(snapshot, disk, name, &("image".to_owned(), "size".to_owned()))?;
         room(snapshot, old, spec.size)?;
-        let subject = format!("disk {}", spec.name);
+        let name = spec.name.clone();
         new.spec.disks.push(spec);
-        Ok((vm_disk::order("vm.disk_add", old, subject, None), new))
+        Ok((vm_disk::order("vm.disk_add", old, &name, None), new))
     })
     .await
 }
@@ -88,12 +107,13 @@ pub async fn update(
             return Err(ServiceError::conflict("wrong_state", message)
                 .hint("leave it out: most guests grow their file system when they boot"));
         }
-        Ok((vm_disk::order("vm.disk_change", old, format!("disk {disk}"), grow), new))
+        Ok((vm_disk::order("vm.disk_change", old, disk, grow), new))
     })
     .await
 }
 
-/// Unplugs a disk; it stays the VM's.
+/// Unplugs a disk; it stays the VM's. One that the guest says it uses, such as a mounted one, stays
+/// plugged in but with `force`.
 ///
 /// # Errors
 /// `forbidden`, `not_found`, `wrong_state`, `busy`.
@@ -102,13 +122,14 @@ pub async fn detach(
     actor: &Actor,
     vm: &Ref,
     disk: &Name,
+    force: bool,
     options: &Options,
 ) -> Result<Arc<Task>, ServiceError> {
-    change(world, actor, options, "vm.disk_detach", vm, disk, |_, old| {
+    change(world, actor, options, "vm.disk_detach", vm, &(disk, force), |_, old| {
         let mut new = Vm::clone(old);
         plugged(&mut new, disk)?;
         take_out(&mut new, disk);
-        Ok((vm_disk::order("vm.disk_detach", old, format!("disk {disk}"), None), new))
+        Ok((vm_disk::order_detach(old, disk, force), new))
     })
     .await
 }
@@ -133,12 +154,151 @@ pub async fn attach(
         };
         let found = new.spec.detached.remove(at);
         new.spec.disks.push(found);
-        Ok((vm_disk::order("vm.disk_attach", old, format!("disk {disk}"), None), new))
+        Ok((vm_disk::order("vm.disk_attach", old, disk, None), new))
     })
     .await
 }
 
-/// Unplugs a disk, if it is plugged in, and deletes its data.
+/// Takes a detached disk of another VM, which does not have it from then on, and plugs it in; as `name`,
+/// or as it is called there.
+///
+/// # Errors
+/// `forbidden`, `not_found`, `invalid`, `name_taken`, `in_use`, `protected`, `wrong_state`, `busy`.
+pub async fn take(
+    world: &World,
+    actor: &Actor,
+    vm: &Ref,
+    disk: &Name,
+    taking: &DiskTake,
+    options: &Options,
+) -> Result<Arc<Task>, ServiceError> {
+    let request = (disk, taking);
+    change(world, actor, options, "vm.disk_take", vm, &request, |snapshot, old| {
+        let lender = snapshot.find::<VmKind>(&taking.from)?;
+        let name = taking.name.as_ref().unwrap_or(disk);
+        require_other(snapshot, old, lender)?;
+        require_not_recycled(lender)?;
+        require_idle(snapshot, lender)?;
+        require_free(old, name)?;
+        require_leaves(snapshot, lender, disk)?;
+        require_not_beneath(old, lender, disk)?;
+        let (mut new, mut without) = (Vm::clone(old), Vm::clone(lender));
+        let found = without.spec.detached.iter().position(|known| known.name == *disk);
+        let Some(at) = found else {
+            plugged(&mut without, disk)?;
+            let (name, host) = (lender.name(), old.name());
+            let message = format!("disk `{disk}` of vm `{name}` is attached there");
+            return Err(ServiceError::conflict("wrong_state", message).hint(format!(
+                "first run `hostler vm disk detach {name} {disk}`; vm `{host}` gets it then"
+            )));
+        };
+        let spec = without.spec.detached.remove(at);
+        new.spec.disks.push(DiskSpec { name: name.clone(), ..spec });
+        let order = vm_disk_take::order(old, name, lender, disk);
+        Ok((order.with(Write::update(&without)), new))
+    })
+    .await
+}
+
+/// A disk's file does not leave its host and datastore.
+fn require_other(snapshot: &Snapshot, vm: &Vm, lender: &Vm) -> Result<(), ServiceError> {
+    let name = vm.name();
+    if vm.id() == lender.id() {
+        let message = format!("vm `{name}` has its own disks");
+        return Err(ServiceError::invalid("from", message)
+            .hint("leave out --from to attach a disk that it has detached"));
+    }
+    if vm.status.datastore != lender.status.datastore {
+        let called = |id| snapshot.get::<DatastoreKind>(id).map(|found| found.name().to_string());
+        let theirs = called(lender.status.datastore).unwrap_or_default();
+        let own = called(vm.status.datastore).unwrap_or_default();
+        let message = format!(
+            "vm `{}` lies on the datastore `{theirs}` and vm `{name}` on `{own}`: a disk changes \
+             between VMs of one datastore",
+            lender.name()
+        );
+        return Err(ServiceError::conflict("wrong_state", message)
+            .hint("attach a new disk, and copy what is on the old one in the guests"));
+    }
+    if vm.status.host != lender.status.host {
+        let called = |id| snapshot.get::<HostKind>(id).map(|found| found.name().to_string());
+        let theirs = called(lender.status.host).unwrap_or_default();
+        let own = called(vm.status.host).unwrap_or_default();
+        let message = format!(
+            "vm `{}` is on the host `{theirs}` and vm `{name}` on `{own}`: a disk changes between \
+             VMs of one host",
+            lender.name()
+        );
+        return Err(ServiceError::conflict("wrong_state", message).hint(
+            "bring one of them to the other's host first, with `hostler vm unregister` and `register`",
+        ));
+    }
+    Ok(())
+}
+
+/// The name is free, also in the VM's snapshots: going back to one gives the VM its disks of then.
+fn require_free(vm: &Vm, disk: &Name) -> Result<(), ServiceError> {
+    let taken = |message| {
+        Err(ServiceError::conflict("name_taken", message).hint("choose another name with --name"))
+    };
+    let name = vm.name();
+    if vm.spec.own_disks().any(|known| known.name == *disk) {
+        return taken(format!("vm `{name}` has a disk `{disk}` already"));
+    }
+    match holding(vm, disk) {
+        Some(holder) => taken(format!(
+            "the snapshot `{}` of vm `{name}` holds another disk `{disk}`",
+            holder.name
+        )),
+        None => Ok(()),
+    }
+}
+
+/// Nothing of its VM, and nobody else, needs the disk where it is.
+fn require_leaves(snapshot: &Snapshot, lender: &Vm, disk: &Name) -> Result<(), ServiceError> {
+    let name = lender.name();
+    if lender.spec.protected {
+        let message = format!("vm `{name}` is protected, and its disks with it");
+        return Err(ServiceError::conflict("protected", message)
+            .hint(format!("first run `hostler vm set {name} --no-protect`")));
+    }
+    if let Some(holder) = holding(lender, disk) {
+        let snapshot = &holder.name;
+        let message = format!("disk `{disk}` of vm `{name}` is part of its snapshot `{snapshot}`");
+        return Err(ServiceError::conflict("in_use", message)
+            .hint(format!("first run `hostler vm snapshot delete {name} {snapshot}`")));
+    }
+    require_disk_unused(snapshot, lender, disk)?;
+    if own_files(lender, disk).len() > 1 {
+        let message = format!("disk `{disk}` of vm `{name}` is made of several files");
+        return Err(ServiceError::conflict("in_use", message)
+            .hint(format!("merge them with `hostler vm snapshot consolidate {name}`")));
+    }
+    Ok(())
+}
+
+/// A disk that lies on a disk of the VM that is to get it would be one with it.
+fn require_not_beneath(vm: &Vm, lender: &Vm, disk: &Name) -> Result<(), ServiceError> {
+    let status = lender.status.disks.iter().filter(|status| status.name == *disk);
+    let mut files = status.flat_map(|status| &status.layers).map(|layer| &layer.file);
+    if files.all(|file| file.owner() != LayerOwner::Vm(vm.id())) {
+        return Ok(());
+    }
+    let (from, to) = (lender.name(), vm.name());
+    let message = format!("disk `{disk}` of vm `{from}` lies on a disk of vm `{to}` itself");
+    Err(ServiceError::conflict("in_use", message).hint(format!(
+        "make it independent first: `hostler vm disk attach {from} {disk}`, `hostler vm flatten \
+         {from} --disk {disk}`, and detach it again"
+    )))
+}
+
+/// A snapshot that has a disk of this name.
+fn holding<'a>(vm: &'a Vm, disk: &Name) -> Option<&'a TakenSnapshot> {
+    let has = |taken: &&TakenSnapshot| taken.disks.iter().any(|held| held.name == *disk);
+    vm.status.snapshots.snapshots.iter().find(has)
+}
+
+/// Unplugs a disk, if it is plugged in, as [`detach`] does, and deletes its data.
 ///
 /// # Errors
 /// `forbidden`, `not_found`, `confirmation_needed`, `protected`, `in_use`, `wrong_state`, `busy`.
@@ -147,16 +307,16 @@ pub async fn remove(
     actor: &Actor,
     vm: &Ref,
     disk: &Name,
-    delete_data: bool,
+    removal: Removal,
     options: &Options,
 ) -> Result<Arc<Task>, ServiceError> {
-    let request = (disk, delete_data);
+    let request = (disk, removal);
     change(world, actor, options, "vm.disk_remove", vm, &request, |snapshot, old| {
         let mut new = Vm::clone(old);
         if old.spec.detached.iter().all(|known| known.name != *disk) {
             plugged(&mut new, disk)?;
         }
-        if !delete_data {
+        if !removal.delete_data {
             let message = format!(
                 "removing disk `{disk}` of vm `{}` deletes what is on it, for good",
                 old.name()
@@ -173,7 +333,7 @@ pub async fn remove(
         require_disk_unused(snapshot, old, disk)?;
         require_single_file(old, disk)?;
         take_out(&mut new, disk);
-        Ok((vm_disk::order_remove(old, disk), new))
+        Ok((vm_disk::order_remove(old, disk, removal.force), new))
     })
     .await
 }
