@@ -13,6 +13,7 @@ mod footprint;
 mod instant;
 mod inventory;
 mod snapshot;
+mod stall;
 mod start;
 
 use std::path::PathBuf;
