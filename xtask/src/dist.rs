@@ -2,7 +2,7 @@
 //! the appliance that seals disks where the agent looks for it.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
@@ -12,8 +12,14 @@ use crate::{cargo, root, run, target};
 /// Where server and agent look for the appliance unless they are told another place.
 const APPLIANCE: &str = "/usr/lib/hostler/appliance";
 
-pub(crate) fn dist() -> Result<()> {
-    run(cargo().args(["build", "--release", "--package", "hostler"]))?;
+pub(crate) fn dist(binary: Option<PathBuf>) -> Result<()> {
+    let binary = match binary {
+        Some(binary) => binary,
+        None => {
+            run(cargo().args(["build", "--release", "--package", "hostler"]))?;
+            target().join("release/hostler")
+        }
+    };
     let version = env!("CARGO_PKG_VERSION");
     let architecture = debian_architecture()?;
     let dist = target().join("dist");
@@ -21,7 +27,7 @@ pub(crate) fn dist() -> Result<()> {
     if tree.exists() {
         fs::remove_dir_all(&tree)?;
     }
-    stage(&tree)?;
+    stage(&tree, &binary)?;
 
     let tarball = dist.join(format!("hostler-{version}-linux-{architecture}.tar.gz"));
     run(Command::new("tar")
@@ -45,11 +51,11 @@ pub(crate) fn dist() -> Result<()> {
 /// Puts the appliance in place. It is GPL software from Debian: the list of the packages that it is
 /// made of goes with it, by which their sources are found.
 fn stage_appliance(tree: &Path, binary: &Path) -> Result<()> {
-    let help = Command::new(binary).args(["agent", "--help"]).output()?;
+    let help = Command::new(binary).args(["agent", "run", "--help"]).output()?;
     let help = String::from_utf8_lossy(&help.stdout).into_owned();
     anyhow::ensure!(
         help.contains(&format!("[default: {APPLIANCE}]")),
-        "`hostler agent` does not look for the appliance in {APPLIANCE}"
+        "`hostler agent run` does not look for the appliance in {APPLIANCE}"
     );
     let place = tree.join(APPLIANCE.trim_start_matches('/'));
     run(Command::new(root().join("scripts/build-image")).args(["appliance", "-o"]).arg(&place))?;
@@ -61,14 +67,13 @@ fn stage_appliance(tree: &Path, binary: &Path) -> Result<()> {
 }
 
 /// Lays the files out as they are installed.
-fn stage(tree: &Path) -> Result<()> {
-    let binary = target().join("release/hostler");
-    install(&binary, &tree.join("usr/bin/hostler"))?;
+fn stage(tree: &Path, binary: &Path) -> Result<()> {
+    install(binary, &tree.join("usr/bin/hostler"))?;
     for unit in ["hostler-server.service", "hostler-agent.service"] {
         let from = root().join("packaging").join(unit);
         install(&from, &tree.join("usr/lib/systemd/system").join(unit))?;
     }
-    stage_appliance(tree, &binary)?;
+    stage_appliance(tree, binary)?;
     for file in ["README.md", "CHANGELOG.md", "LICENSE"] {
         install(&root().join(file), &tree.join("usr/share/doc/hostler").join(file))?;
     }
@@ -78,7 +83,7 @@ fn stage(tree: &Path) -> Result<()> {
         ("fish", "usr/share/fish/vendor_completions.d/hostler.fish"),
     ];
     for (shell, path) in completions {
-        let output = Command::new(&binary).args(["completion", shell]).output()?;
+        let output = Command::new(binary).args(["completion", shell]).output()?;
         anyhow::ensure!(output.status.success(), "`hostler completion {shell}` failed");
         let path = tree.join(path);
         fs::create_dir_all(path.parent().context("a path below the tree")?)?;
@@ -86,7 +91,7 @@ fn stage(tree: &Path) -> Result<()> {
     }
     let pages = tree.join("usr/share/man/man1");
     fs::create_dir_all(&pages)?;
-    run(Command::new(&binary).arg("man").arg(&pages))
+    run(Command::new(binary).arg("man").arg(&pages))
 }
 
 fn install(from: &Path, to: &Path) -> Result<()> {

@@ -35,7 +35,11 @@ enum Chore {
         arguments: Vec<String>,
     },
     /// Make a tarball and a .deb in target/dist
-    Dist,
+    Dist {
+        /// Package this binary instead of building one for release
+        #[arg(long, value_name = "FILE")]
+        binary: Option<PathBuf>,
+    },
 }
 
 fn main() -> Result<()> {
@@ -43,7 +47,7 @@ fn main() -> Result<()> {
         Chore::Check { bless } => check::check(bless),
         Chore::Openapi => openapi::write(),
         Chore::Bench { arguments } => bench(&arguments),
-        Chore::Dist => dist::dist(),
+        Chore::Dist { binary } => dist::dist(binary),
     }
 }
 

@@ -14,7 +14,7 @@ use rustix::mount::MountFlags;
 use crate::clones::{copy_of, copying, disk0, family, flatten_as, growing, parent, shows};
 use crate::snapshots::{
     How, answers, assert_filled, assert_whole, chain, delete, delete_as, files, fill, place,
-    revert_as, run, running, snapshot, snapshot_as,
+    printing, revert_as, run, running, snapshot, snapshot_as,
 };
 use crate::world::{World, command, eventually, long, problem};
 
@@ -328,11 +328,13 @@ async fn qemu_a_guest_outlives_a_datastore_that_becomes_full() {
 
     // The guest itself: it stands still, says why, and goes on where it was.
     // Only after this was answered.
-    let writing = "rm /tmp/much; yes big | busybox head -c 67108864 > /tmp/big; (sleep 1; busybox dd if=/tmp/big \
-                   of=$(cat /the-disk) bs=1M seek=100 conv=notrunc,fsync 2>/dev/null; \
-                   echo $? > /tmp/result) </dev/null >/dev/null 2>&1 &";
+    let writing = format!(
+        "rm /tmp/much; {} > /tmp/fill; (sleep 1; busybox dd if=/tmp/fill of=$(cat /the-disk) bs=1M seek=100 \
+         conv=notrunc,fsync 2>/dev/null; echo $? > /tmp/result) </dev/null >/dev/null 2>&1 &",
+        printing("big", 64)
+    );
     store.shrink(16 << 20);
-    run(&world, vm, writing).await;
+    run(&world, vm, &writing).await;
     let paused = world.wait_for("it is paused", vm, |r| r.power == PowerState::Paused).await;
     assert_paused(&world, "first", &paused);
     world.end_agent().await;

@@ -124,12 +124,21 @@ pub(crate) async fn run(world: &World, vm: VmId, script: &str) -> String {
     answer.stdout.trim().to_owned()
 }
 
+/// A command that prints so many MiB of what `tag` stands for. Only the first is made by `yes`: through
+/// its pipe an emulated guest gets hardly 4 MiB a second.
+pub(crate) fn printing(tag: &str, mib: u32) -> String {
+    format!(
+        "{{ yes {tag} | busybox head -c 1048576 > /tmp/mib-{tag}; \
+         for i in $(busybox seq {mib}); do cat /tmp/mib-{tag}; done; rm /tmp/mib-{tag}; }}"
+    )
+}
+
 /// Fills some MiB of the data disk with what `tag` stands for.
 pub(crate) async fn fill(world: &World, vm: VmId, tag: &str, at: u32, mib: u32) {
-    let bytes = mib << 20;
     let script = format!(
-        "yes {tag} | busybox head -c {bytes} > /tmp/fill && busybox dd if=/tmp/fill of=$(cat /the-disk) \
-         bs=1M seek={at} conv=notrunc,fsync 2>/dev/null && rm /tmp/fill"
+        "{} > /tmp/fill && busybox dd if=/tmp/fill of=$(cat /the-disk) \
+         bs=1M seek={at} conv=notrunc,fsync 2>/dev/null && rm /tmp/fill",
+        printing(tag, mib)
     );
     run(world, vm, &script).await;
 }
@@ -150,11 +159,11 @@ pub(crate) fn assert_filled<'a>(
 }
 
 async fn is_filled(world: &World, vm: VmId, tag: &str, at: u32, mib: u32) -> String {
-    let bytes = mib << 20;
     let script = format!(
         "echo 3 > /proc/sys/vm/drop_caches; a=$(busybox dd if=$(cat /the-disk) bs=1M skip={at} \
-         count={mib} 2>/dev/null | md5sum); b=$(yes {tag} | busybox head -c {bytes} | md5sum); \
-         [ \"$a\" = \"$b\" ] && echo same || echo different"
+         count={mib} 2>/dev/null | md5sum); b=$({} | md5sum); \
+         [ \"$a\" = \"$b\" ] && echo same || echo different",
+        printing(tag, mib)
     );
     run(world, vm, &script).await
 }
@@ -430,54 +439,4 @@ async fn what_a_snapshot_cannot_be_taken_of_is_said() {
     revert_as(&world, vm, command(1), kept, None).await.unwrap();
     world.remove(vm, false, false).await.unwrap();
     world.assert_nothing_left();
-}
-
-/// Not a test: what the figures of `docs/benchmarks.md` are at the agent's edge.
-#[tokio::test]
-#[ignore = "a measurement, for a machine with nothing else to do"]
-#[expect(clippy::print_stderr, reason = "its only result")]
-async fn qemu_figures_of_snapshots() {
-    let world = World::start().await;
-    let vm = running(&world).await;
-    let mut times = std::collections::BTreeMap::<&str, Vec<f64>>::new();
-    let mut note = |what, millis| times.entry(what).or_default().push(millis);
-    let millis = |begin: std::time::Instant| begin.elapsed().as_secs_f64() * 1e3;
-    for _ in 0..5 {
-        let begin = std::time::Instant::now();
-        let (plain, _) = snapshot(&world, vm, How::default()).await;
-        note("snapshot, request to done", millis(begin));
-        let begin = std::time::Instant::now();
-        let (memory, report) = snapshot(&world, vm, How { memory: true, quiesce: false }).await;
-        note("with memory, request to done", millis(begin));
-        let paused = report.snapshots.get(memory).unwrap().paused_ms.unwrap();
-        note("with memory, pause", f64::from(u32::try_from(paused).unwrap()));
-        let begin = std::time::Instant::now();
-        revert_as(&world, vm, command(1), memory, None).await.unwrap();
-        note("revert to memory", millis(begin));
-        let (last, _) = snapshot(&world, vm, How::default()).await;
-        for part in 0..8 {
-            fill(&world, vm, "mrg", part * 25, 25).await;
-        }
-        let stalls = "m=0; for i in $(seq 1 400); do a=$(cut -d. -f1,2 /proc/uptime | cut -d' ' -f1 \
-                      | tr -d .); busybox dd if=/dev/zero of=$(cat /the-disk) bs=4096 count=1 \
-                      seek=100000 conv=notrunc,fsync 2>/dev/null; b=$(cut -d' ' -f1 /proc/uptime | \
-                      tr -d .); d=$((b-a)); [ $d -gt $m ] && m=$d; [ -e /stop ] && break; done; \
-                      rm -f /stop; echo $m";
-        let merge = async {
-            tokio::time::sleep(Duration::from_millis(300)).await;
-            let begin = std::time::Instant::now();
-            delete(&world, vm, &[last]).await;
-            let took = millis(begin);
-            run(&world, vm, "touch /stop").await;
-            took
-        };
-        let (stall, took) = tokio::join!(run(&world, vm, stalls), merge);
-        note("merge 200 MiB", took);
-        note("longest write meanwhile", stall.parse::<f64>().unwrap() * 10.0);
-        delete(&world, vm, &[plain, memory]).await;
-    }
-    for (what, mut millis) in times {
-        millis.sort_by(f64::total_cmp);
-        eprintln!("{what:32} median {:8.1} ms  all {millis:.1?}", millis[millis.len() / 2]);
-    }
 }

@@ -107,7 +107,7 @@ async fn bad_sizes_are_refused_with_the_range() {
         Invalid invalid: disk_size: 1GiB is less than the 2GiB of image `tiny`; a disk cannot be smaller than its image
     "#]]).await;
     check(&fleet, with("disk_size", json!("501GiB")), expect![[r#"
-        NoCapacity no_capacity: host `sim` has no room: its datastore `local` holds 500GiB, a disk of 501GiB is asked for
+        NoCapacity no_capacity: host `sim` has no room: its datastore `local` holds 500GiB, 501GiB more are asked for
         hint: ask for less, or add a host or datastore that has it
     "#]]).await;
     check(

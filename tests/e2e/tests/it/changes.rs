@@ -60,14 +60,14 @@ fn qemu_a_running_vm_changes_as_it_was_said() {
     // A disk comes, grows with its file system, goes aside, comes back and goes for good.
     let add = ["vm", "disk", "add", "web01", "--name", "data", "--size", "64MiB"];
     let said = String::from_utf8_lossy(&hostler.hostler(&add).stderr).into_owned();
-    assert!(said.contains("the guest has disk data as /dev/vdb, with 64MiB"), "{said}");
+    assert!(said.contains("the guest has disk data as /dev/vdc, with 64MiB"), "{said}");
     let size = ["vm", "exec", "web01", "--", "sh", "-c", SECTORS];
     assert_eq!(hostler.ok(&size).trim(), (64 << 11).to_string());
     let grown = hostler.hostler(&["vm", "disk", "resize", "web01", "data", "96MiB", "--grow-fs"]);
     assert!(grown.status.success());
     let said = String::from_utf8_lossy(&grown.stderr).into_owned();
     assert!(said.contains("not the file system"), "it has none: {said}");
-    assert!(said.contains("the guest has disk data as /dev/vdb, with 96MiB"), "{said}");
+    assert!(said.contains("the guest has disk data as /dev/vdc, with 96MiB"), "{said}");
     assert_eq!(hostler.ok(&size).trim(), (96 << 11).to_string());
     with_file_system(&hostler);
     hostler.fails(2, &["vm", "disk", "resize", "web01", "data", "32MiB"]);

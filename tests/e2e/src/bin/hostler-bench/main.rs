@@ -14,6 +14,7 @@ mod instant;
 mod inventory;
 mod placement;
 mod snapshot;
+mod stall;
 mod start;
 
 use std::path::PathBuf;

@@ -17,6 +17,7 @@ use serde_json::json;
 
 use crate::api;
 use crate::figure::Figure;
+use crate::stall;
 
 /// What is merged.
 const MIB: u64 = 200;
@@ -31,6 +32,8 @@ pub(crate) fn measure(runs: usize) -> Result<Vec<Figure>> {
 
     let (mut plain, mut pauses, mut reverts) = (vec![], vec![], vec![]);
     let (mut merges, mut raw) = (vec![], vec![]);
+    let (mut calm, mut stalls) = (vec![], vec![]);
+    runtime.block_on(stall::install(&client, &vm()?, instance.path()))?;
     for _ in 0..runs.min(5) {
         plain.push(runtime.block_on(take(&client, "plain", false))?);
         runtime.block_on(take(&client, "memory", true))?;
@@ -42,6 +45,10 @@ pub(crate) fn measure(runs: usize) -> Result<Vec<Figure>> {
         fill(&instance)?;
         merges.push(runtime.block_on(delete(&client, "last"))?);
         raw.push(raw_merge(instance.path())?);
+        runtime.block_on(take(&client, "stall", false))?;
+        fill(&instance)?;
+        calm.push(runtime.block_on(stall::longest_write(&client, &vm()?))?);
+        stalls.push(runtime.block_on(merge_under_writes(&client))?);
         instance.ok(&["vm", "snapshot", "delete", "web01", "--all", "--yes"]);
     }
     Ok(vec![
@@ -49,6 +56,8 @@ pub(crate) fn measure(runs: usize) -> Result<Vec<Figure>> {
         Figure::time("snapshot with memory: the guest's pause", &pauses, 80.0),
         Figure::time("revert to memory: POST → the guest goes on", &reverts, 400.0),
         Figure::ratio("merge of 200 MiB, over raw block-commit", &merges, &raw, 1.5),
+        Figure::time("merge of 200 MiB: the guest's longest write", &stalls, 100.0),
+        Figure::time("the same guest's longest write without a merge", &calm, 100.0),
     ])
 }
 
@@ -77,6 +86,21 @@ async fn delete(client: &Client, name: &str) -> Result<Duration> {
     let (path, query) = (path(name)?, SnapshotDeleteQuery::default());
     let call = client.call::<Delete>(&path, &query, ());
     timed(client, "vm.snapshot_delete", async { call.await.map(drop).map_err(Into::into) }).await
+}
+
+/// The guest's longest write while a snapshot is merged.
+async fn merge_under_writes(client: &Client) -> Result<Duration> {
+    let vm = vm()?;
+    let begin = Instant::now();
+    let merge = async {
+        // The guest's agent has to start the program first.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        delete(client, "stall").await?;
+        Ok(begin.elapsed())
+    };
+    let (longest, merged) = tokio::try_join!(stall::longest_write(client, &vm), merge)?;
+    ensure!(merged.as_secs() < stall::SECONDS, "the merge took longer than the guest's writes");
+    Ok(longest)
 }
 
 /// From the request to the end of its task.
