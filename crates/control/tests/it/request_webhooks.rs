@@ -195,9 +195,10 @@ async fn probes_call_nobody_else_on_a_bridge() {
         let create = NetworkCreate { name, labels, spec };
         network::create(&fleet.world, &Actor::root(), create).await.unwrap();
     }
-    let when =
-        json!({"networks": ["open", "pooled", "default"], "scripts": true, "addresses": true});
+    let mut when = json!({"networks": ["open", "pooled", "default"], "scripts": true});
     rule(&fleet, "all", json!({"when": when, "need": {"approvals": 0}})).await;
+    when["addresses"] = true.into();
+    rule(&fleet, "chosen", json!({"when": when, "need": {"approvals": 0}})).await;
 
     let fixed = |address: &str| json!({"static": {"address": address, "prefix": 24}});
     let mut text = String::new();
