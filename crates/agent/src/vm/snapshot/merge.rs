@@ -290,8 +290,11 @@ impl Actor {
             Ok(Outcome::Cancelled) => Err(Fault::Cancelled),
             Err(fault) => Err(fault),
         };
-        // Without QEMU it is done in another way, once its end is known; it may be known already.
-        if result.is_err() && online && (self.machine.is_none() || self.is_deaf()) {
+        // Without QEMU it is done in another way, once its end is known; it may be known already. What
+        // was cancelled is over then.
+        let cancelled = matches!(result, Err(Fault::Cancelled));
+        let gone = self.machine.is_none() && !cancelled;
+        if result.is_err() && online && (gone || self.is_deaf()) {
             return;
         }
         match result {
