@@ -26,9 +26,13 @@ use crate::time;
     arg_required_else_help = true,
     after_help = "\
 Examples:
-  hostler snapshot-policy create prod --label env=prod --max-age 7d --at-limit refuse
+  hostler snapshot-policy create shop --label project=shop --max-age 7d --at-limit refuse
   hostler snapshot-policy create tidy --max-depth 2 --at-limit merge --window 01:00-05:00
   hostler snapshot-policy list
+
+A project is a label that its VMs share: `hostler vm create web01 --label project=shop`, `hostler vm list
+--label project=shop`; a policy with `--label project=shop` is about all of them, those to come included.
+`hostler vm snapshot list web01` says what counts for a VM, and which policy says so.
 
 Without any policy a snapshot older than 72 h, and more than 3 beneath a VM's disks, are warned about.
 What a VM says itself (`hostler vm set web01 --snapshot-max-age 7d`) comes before every policy, and of
@@ -78,7 +82,8 @@ impl Which {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  hostler snapshot-policy create prod --label env=prod --max-age 7d --at-limit refuse
+  hostler snapshot-policy create shop --label project=shop --max-age 7d --at-limit refuse
+  hostler snapshot-policy create shop-db --label project=shop --label tier=db --max-depth 1
   hostler snapshot-policy create tidy --max-size 50GiB --at-limit merge --window 22:00-05:00")]
 struct Create {
     /// Name for the policy

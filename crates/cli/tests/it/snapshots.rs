@@ -79,6 +79,11 @@ fn the_tree_shows_where_the_vm_is() {
         other    2d  200.1MiB  100.0MiB/day  crash                         -
     "#]]
     .assert_eq(&fake.run(&["vm", "snapshot", "list", "web01"]).ok());
+    expect![[r#"
+        limits (default): no older than 3d, at most 3 beneath its disks; beyond: warn
+        policy (default): snapshot `before` is older than 48 h
+    "#]]
+    .assert_eq(&fake.run(&["vm", "snapshot", "list", "web01"]).stderr);
     let names = fake.run(&["vm", "snapshot", "list", "web01", "-o", "name"]).ok();
     assert_eq!(names, "before\nafter\nother\n");
     let json = fake.run(&["vm", "snapshot", "tree", "web01", "-o", "json"]).ok();

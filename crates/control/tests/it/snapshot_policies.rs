@@ -10,7 +10,8 @@ use hostler_control::services::{Options, event, vm};
 use hostler_control::{Actor, ServiceError};
 use hostler_sim::Fleet;
 use hostler_types::{
-    AtLimit, Ref, SnapshotLimits, SnapshotPolicySpec, Task, TaskKind, VmId, VmKind, VmUpdate,
+    AtLimit, Labels, Ref, SnapshotLimits, SnapshotPolicySpec, SnapshotRules, Task, TaskKind, VmId,
+    VmKind, VmUpdate,
 };
 use jiff::{SignedDuration, Timestamp, ToSpan, Zoned};
 
@@ -109,6 +110,58 @@ async fn a_policy_may_refuse() {
     take(&fleet, 1).await;
     snapshot_policy::delete(&fleet.world, &root(), &policy).await.unwrap();
     take(&fleet, 1).await;
+}
+
+/// Gives the VM the labels, as `vm set --label` does, and tells what counts for it then.
+async fn labelled(fleet: &Fleet, vm: &str, labels: &[(&str, &str)]) -> SnapshotRules {
+    let labels = labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+    let update = VmUpdate { labels: Some(labels.collect()), ..VmUpdate::default() };
+    let vm: Ref = vm.parse().unwrap();
+    let ordered = vm::update(&fleet.world, &root(), &vm, update, None, &plain()).await.unwrap();
+    if let Some(task) = ordered.task {
+        fleet.done(&task).await;
+    }
+    snapshot::list(&fleet.world, &root(), &vm).unwrap().rules
+}
+
+#[tokio::test]
+async fn a_projects_policy_is_about_the_vms_with_its_label_and_no_others() {
+    let fleet = Fleet::new().await;
+    fleet.vm("web01").await;
+    fleet.vm("web02").await;
+    let selector: Labels = [("project".to_owned(), "shop".to_owned())].into();
+    let limits = SnapshotLimits {
+        max_depth: Some(1),
+        at_limit: Some(AtLimit::Refuse),
+        ..SnapshotLimits::default()
+    };
+    let mut of_databases = selector.clone();
+    of_databases.insert("tier".to_owned(), "db".to_owned());
+    let deeper = SnapshotLimits { max_depth: Some(2), ..SnapshotLimits::default() };
+    for (name, selector, limits) in [("shop", selector, limits), ("shop-db", of_databases, deeper)]
+    {
+        let spec = SnapshotPolicySpec { selector, limits };
+        let request = SnapshotPolicyCreate { name: name.parse().unwrap(), spec };
+        snapshot_policy::create(&fleet.world, &root(), request).await.unwrap();
+    }
+
+    let rules = labelled(&fleet, "web01", &[("project", "shop")]).await;
+    assert_eq!((rules.max_depth, rules.at_limit), (Some(1), AtLimit::Refuse));
+    assert_eq!(rules.from, ["shop", "default"]);
+    let rules = labelled(&fleet, "web02", &[("project", "blog")]).await;
+    assert_eq!(rules.from, ["default"], "another project is none of its business");
+    for vm in ["web01", "web02"] {
+        fleet.done(&ordered(&fleet, vm).await.unwrap()).await;
+    }
+    let refused = ordered(&fleet, "web01").await.unwrap_err();
+    assert!(refused.message.contains("(policy: shop, default)"), "{}", refused.message);
+    fleet.done(&ordered(&fleet, "web02").await.unwrap()).await;
+
+    // Within the project, the VMs of one tier may have more; who leaves it is rid of its limits.
+    let rules = labelled(&fleet, "web01", &[("project", "shop"), ("tier", "db")]).await;
+    assert_eq!(rules.from, ["shop-db", "shop", "default"]);
+    fleet.done(&ordered(&fleet, "web01").await.unwrap()).await;
+    assert_eq!(labelled(&fleet, "web01", &[]).await.at_limit, AtLimit::Warn);
 }
 
 #[tokio::test]

@@ -3,7 +3,9 @@
 use clap::Args;
 use hostler_api::snapshot::Show;
 use hostler_endpoint::NoParams;
-use hostler_types::{Consistency, Snapshot, SnapshotId, SnapshotTree, Vm, VmSnapshots};
+use hostler_types::{
+    Consistency, Snapshot, SnapshotId, SnapshotRules, SnapshotTree, Vm, VmSnapshots,
+};
 use jiff::Timestamp;
 
 use super::{SnapshotName, all, tree};
@@ -12,7 +14,7 @@ use crate::error::CliError;
 use crate::output::{Listing, print};
 use crate::session::Session;
 use crate::table::{Cell, Tone, render};
-use crate::time;
+use crate::time::{self, span};
 
 /// List a VM's snapshots, oldest first
 #[derive(Debug, Args)]
@@ -53,9 +55,25 @@ impl ListSnapshots {
             row: &row,
         };
         session.output.list(&found.snapshots, &listing)?;
+        session.output.remark(&limits(&found.rules));
         remark(session, &found);
         Ok(())
     }
+}
+
+/// What counts for the VM, and whose word that is: how someone who has labelled it sees which policy
+/// took it.
+fn limits(rules: &SnapshotRules) -> String {
+    let mut limits = Vec::new();
+    limits.extend(rules.max_age_seconds.map(|seconds| format!("no older than {}", span(seconds))));
+    limits.extend(rules.max_depth.map(|depth| format!("at most {depth} beneath its disks")));
+    limits.extend(rules.max_size.map(|size| format!("at most {size}")));
+    if limits.is_empty() {
+        limits.push("none".to_owned());
+    }
+    let window = rules.window.map(|window| format!(" in {window}")).unwrap_or_default();
+    let (limits, at_limit) = (limits.join(", "), rules.at_limit.as_str());
+    format!("limits ({}): {limits}; beyond: {at_limit}{window}", rules.from.join(", "))
 }
 
 fn print_names(found: &VmSnapshots) -> Result<(), CliError> {
