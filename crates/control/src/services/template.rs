@@ -19,6 +19,7 @@ use hostler_types::{
 };
 use jiff::Timestamp;
 
+use super::datastore::require_room_for_copies;
 use super::submit::order;
 use super::vm::{
     copied, dependents, expect, name_taken, require_free, require_host, require_idle,
@@ -116,6 +117,7 @@ pub async fn create(
             true => template_create::order(vm, &template, version, is_new),
             false => {
                 let copy = copied(snapshot, &mut macs, vm, template.name(), &version)?;
+                require_room_for_copies(snapshot, std::slice::from_ref(&copy))?;
                 template_copy::order(vm, copy, &template, is_new)
             }
         };

@@ -4,12 +4,14 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use hostler_agent_api::code;
+use hostler_control::services::vm::disk;
 use hostler_control::services::vm::{self, CloneOf, Cloned, VmDelete, VmFlatten};
 use hostler_control::services::{Options, network, task};
 use hostler_control::{Actor, ServiceError};
 use hostler_sim::{Fault, Fleet};
 use hostler_types::{
-    ByteSize, DiskSource, LayerOwner, PowerState, Ref, TaskState, Vm, VmClone, VmKind,
+    ByteSize, DatastoreKind, DiskSource, DiskUpdate, LayerOwner, PowerState, Ref, TaskState, Vm,
+    VmClone, VmKind,
 };
 use serde_json::{Value, json};
 
@@ -126,6 +128,48 @@ async fn a_running_vm_is_held_while_it_is_copied() {
     assert!(matches!(made.spec.disks[0].source, DiskSource::Copy(_)));
     let held = fleet.host.vm(parent.id()).unwrap().storage.tree;
     assert!(held.is_empty(), "it goes when the clone is made");
+}
+
+/// A host tells of free space once a minute; what is promised to copies that are being made is not free.
+#[tokio::test]
+async fn two_big_copies_at_once_do_not_get_the_same_room() {
+    let fleet = Fleet::new().await;
+    let parent = fleet.vm("web").await;
+    let grow = DiskUpdate { size: Some(ByteSize::gib(200)), ..DiskUpdate::default() };
+    let disk0 = "disk0".parse().unwrap();
+    let grown = disk::update(&fleet.world, &root(), &name("web"), &disk0, &grow, &plain()).await;
+    fleet.done(&grown.unwrap()).await;
+    fleet.host.change(parent.id(), |vm| {
+        vm.storage.write(parent.id(), &disk0, ByteSize::gib(110));
+    });
+    fleet.host.set_free(parent.status.datastore, ByteSize::gib(200));
+    fleet
+        .until("the server has heard of it", |now| {
+            let vm = now.get::<VmKind>(parent.id()).unwrap();
+            let store = now.get::<DatastoreKind>(parent.status.datastore).unwrap();
+            vm.status.disks.iter().any(|disk| disk.allocated > ByteSize::gib(100))
+                && store.status.free == ByteSize::gib(200)
+        })
+        .await;
+    let refusal = "the copies take 220.0GiB at once; datastore `local` has 200GiB free";
+    assert_eq!(
+        refused(&fleet, json!({"name": "web-{1..}", "count": 2})).await,
+        ("no_capacity", refusal.to_owned())
+    );
+    fleet.host.fault("vm_create", Fault::Hang);
+    let first = clone(&fleet, json!({"name": "web-1"})).await.unwrap().task.unwrap();
+    fleet.host.taken("vm_create").await;
+    let refusal = "the copies take 110.0GiB at once; datastore `local` has 200GiB free, and 110.0GiB \
+                   promised to VMs that are being made";
+    assert_eq!(
+        refused(&fleet, json!({"name": "web-2"})).await,
+        ("no_capacity", refusal.to_owned())
+    );
+    let linked = clone(&fleet, json!({"name": "web-3", "mode": "linked"})).await.unwrap();
+    fleet.done(&linked.task.unwrap()).await;
+    task::cancel(&fleet.world, &root(), &first.reference()).await.unwrap();
+    fleet.ended(&first).await;
+    fleet.done(&clone(&fleet, json!({"name": "web-2"})).await.unwrap().task.unwrap()).await;
 }
 
 #[tokio::test]

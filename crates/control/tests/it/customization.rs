@@ -321,3 +321,53 @@ async fn a_render_shows_everything_but_the_secrets() {
     let two = create(&fleet, by_spec("two", "web")).await.unwrap();
     assert_eq!(address(&two), Ipv4Addr::new(10, 77, 0, 51));
 }
+
+/// Moves the VM's only NIC; what it is addressed by then.
+async fn moved(
+    fleet: &Fleet,
+    vm: &Vm,
+    network: &str,
+    way: Option<NicAddressing>,
+) -> Option<Ipv4Addr> {
+    let nic = VmNic {
+        name: None,
+        network: network.parse().unwrap(),
+        mac: None,
+        address: way,
+        link: hostler_types::LinkState::Up,
+    };
+    let update = VmUpdate { nics: Some(vec![nic]), ..VmUpdate::default() };
+    let updated = vm::update(&fleet.world, &root(), &vm.reference(), update, None, &plain()).await;
+    fleet.done(&updated.unwrap().task.unwrap()).await;
+    let vm = fleet.show(vm.name().as_str());
+    vm.spec.nics[0].address.as_ref().map(|address| address.address)
+}
+
+#[tokio::test]
+async fn a_nic_that_moves_gets_its_address_there_as_it_did_here() {
+    let fleet = with_pool("10.77.0.50-10.77.0.59").await;
+    for (name, subnet, pool) in
+        [("lab", "10.78.0.0/24", Some("10.78.0.20-10.78.0.29")), ("bare", "10.79.0.0/24", None)]
+    {
+        let spec = serde_json::json!({
+            "mode": "nat", "subnet": subnet, "pool": pool.map(|range| serde_json::json!({"range": range})),
+        });
+        let spec = serde_json::from_value(spec).unwrap();
+        let (name, labels) = (name.parse().unwrap(), Labels::new());
+        let request = network::NetworkCreate { name, labels, spec };
+        network::create(&fleet.world, &root(), request).await.unwrap();
+    }
+    let pooled = create(&fleet, at("pooled", NicAddressing::Pool)).await.unwrap();
+    assert_eq!(address(&pooled).to_string(), "10.77.0.50");
+    let there = moved(&fleet, &pooled, "lab", None).await;
+    assert_eq!(there.unwrap().to_string(), "10.78.0.20", "from pool to pool");
+    assert_eq!(moved(&fleet, &pooled, "default", Some(NicAddressing::Dhcp)).await, None);
+    assert_eq!(moved(&fleet, &pooled, "lab", None).await, None, "from DHCP to DHCP");
+    let asked = moved(&fleet, &pooled, "default", Some(NicAddressing::Pool)).await;
+    assert_eq!(asked.unwrap().to_string(), "10.77.0.50", "the one it had was given back");
+    assert_eq!(moved(&fleet, &pooled, "bare", None).await, None, "there is no pool");
+
+    // Chosen by hand, outside of the pool: it says nothing of another network.
+    let by_hand = create(&fleet, at("by-hand", fixed("10.77.0.9"))).await.unwrap();
+    assert_eq!(moved(&fleet, &by_hand, "lab", None).await, None);
+}

@@ -171,6 +171,18 @@ async fn a_disk_does_not_leave_its_place() {
     }));
     let made = vm::create(world, &root, elsewhere.unwrap(), &plain()).await.unwrap();
     fleet.done(&made.task.unwrap()).await;
+    // Nor does a disk lie on an image that lies elsewhere.
+    let on_image = serde_json::from_value(json!({"image": "tiny"})).unwrap();
+    let add = disk::add(world, &root, &named("db02"), &on_image, &plain()).await;
+    let error = add.unwrap_err();
+    let expected = "image `tiny` lies on datastore `local`, and vm `db02` on `own`: a disk lies beside \
+                    its image";
+    assert!(error.message.contains(expected), "{}", error.message);
+    let hint = error.hint.unwrap();
+    assert!(hint.contains("hostler image import") && hint.contains("--datastore own"), "{hint}");
+    assert_eq!(disks(&fleet, "db02").0, ["root", "data"], "there is no task, and no disk");
+    let add = disk::add(world, &root, &named("db01"), &on_image, &plain()).await;
+    fleet.done(&add.unwrap()).await;
     detach(&fleet, "db02", "data").await;
     let error = take(&fleet, "db02", "data").await.unwrap_err();
     let message = "vm `db02` lies on the datastore `own` and vm `web01` on `local`: a disk changes \

@@ -210,7 +210,7 @@ struct SetNic {
     network: Option<Ref>,
 
     /// How the guest gets its address: dhcp, pool or ADDRESS[/PREFIX][,GATEWAY] [default: as
-    /// before; dhcp on another network]
+    /// before; on another network of its pool if it had a pool's, else dhcp]
     #[arg(long, value_name = "WAY", value_parser = crate::customize::addressing)]
     address: Option<NicAddressing>,
 

@@ -36,18 +36,7 @@ impl Owners {
     pub(crate) async fn asked(core: &Core, datastore: &Datastore) -> Result<Self, ServiceError> {
         let mut owners = Self::last_told(core);
         for host in datastore.spec.all_hosts() {
-            let name = core.snapshot().find::<HostKind>(&Ref::by_id(host))?.name().clone();
-            let reports = inventory(core, host).await.map_err(|reason| {
-                let message = format!(
-                    "host `{name}` has datastore `{}` too, and does not say which VMs it has \
-                     there: {reason}",
-                    datastore.name()
-                );
-                ServiceError::new(Class::Unavailable, "host_disconnected", message).hint(
-                    "start its agent; if it is gone for good, take it off the datastore with \
-                     `hostler datastore set --remove-host`",
-                )
-            })?;
+            let (name, reports) = asked(core, datastore, host).await?;
             owners.0.retain(|_, (before, ..)| *before != host);
             let reports = reports.into_iter();
             owners.0.extend(reports.map(|report| (report.vm, (host, name.clone(), report))));
@@ -76,8 +65,52 @@ impl Owners {
     }
 }
 
+/// The other hosts that have a VM, of those that have its datastore, and of those that have said so.
+///
+/// # Errors
+/// `host_disconnected`, naming the host that does not say.
+pub(crate) async fn others_with(
+    core: &Core,
+    datastore: &Datastore,
+    host: HostId,
+    vm: VmId,
+) -> Result<Vec<(Name, VmReport)>, ServiceError> {
+    let mut others = Vec::new();
+    for other in datastore.spec.all_hosts().filter(|other| *other != host) {
+        let (name, reports) = asked(core, datastore, other).await?;
+        others.extend(reports.into_iter().find(|report| report.vm == vm).map(|told| (name, told)));
+    }
+    let snapshot = core.snapshot();
+    let told = core.reports.all().into_iter().filter(|(other, report)| {
+        report.vm == vm && *other != host && !datastore.spec.is_on(*other)
+    });
+    let named = |(other, report)| Some((snapshot.get::<HostKind>(other)?.name().clone(), report));
+    others.extend(told.filter_map(named));
+    Ok(others)
+}
+
+/// What a host of a datastore has.
+async fn asked(
+    core: &Core,
+    datastore: &Datastore,
+    host: HostId,
+) -> Result<(Name, Vec<VmReport>), ServiceError> {
+    let name = core.snapshot().find::<HostKind>(&Ref::by_id(host))?.name().clone();
+    let reports = inventory_of(core, host).await.map_err(|reason| {
+        let message = format!(
+            "host `{name}` has datastore `{}` too, and does not say which VMs it has there: {reason}",
+            datastore.name()
+        );
+        ServiceError::new(Class::Unavailable, "host_disconnected", message).hint(
+            "start its agent; if it is gone for good, take it off the datastore with \
+             `hostler datastore set --remove-host`",
+        )
+    })?;
+    Ok((name, reports))
+}
+
 /// All VMs that a host has, or why it does not say so.
-async fn inventory(core: &Core, host: HostId) -> Result<Vec<VmReport>, String> {
+pub(crate) async fn inventory_of(core: &Core, host: HostId) -> Result<Vec<VmReport>, String> {
     let link = core.link(host).map_err(|error| error.message)?;
     let first = async {
         let mut events = link.events().await.map_err(|error| error.to_string())?;

@@ -31,6 +31,7 @@ use crate::customize::{self, Customizing, GuestWish};
 use crate::error::ServiceError;
 use crate::inventory::{Snapshot, images};
 use crate::redact::Shown;
+use crate::services::datastore::require_room_for_copies;
 use crate::services::submit::{Ordered, Planned, order_with};
 use crate::services::template::find_version;
 use crate::services::{Changed, Options, naming_rule};
@@ -202,6 +203,7 @@ impl Plan<'_, '_> {
             }
             vms.push(vm);
         }
+        require_room_for_copies(self.snapshot, &vms)?;
         Ok((vms, told))
     }
 

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use hostler_policy::{Decision, HostCandidate, Placement, PlacementInput, Refusal, Wish, place};
 use hostler_store::Write;
 use hostler_types::{
-    BootDevice, ByteSize, CdromSpec, Cores, Customization, DatastoreKind, DiskSource, DiskSpec,
-    Epoch, Host, HostKind, HostState, Image, ImageKind, ImageMedia, ImageState, IoLimits, Lease,
-    LinkState, Name, NetworkKind, NetworkSpec, NicSpec, PowerState, Provisioning, Ref, Role, Vm,
-    VmCreate, VmDisk, VmId, VmKind, VmNic, VmSpec, VmStatus, validate_labels,
+    BootDevice, ByteSize, CdromSpec, Cores, Customization, DatastoreId, DatastoreKind, DiskSource,
+    DiskSpec, Epoch, Host, HostKind, HostState, Image, ImageKind, ImageMedia, ImageState, IoLimits,
+    Lease, LinkState, Name, NetworkKind, NetworkSpec, NicSpec, PowerState, Provisioning, Ref, Role,
+    Vm, VmCreate, VmDisk, VmId, VmKind, VmNic, VmSpec, VmStatus, validate_labels,
 };
 use jiff::Timestamp;
 
@@ -93,6 +93,7 @@ pub(crate) fn planned(
         .map(|seconds| Lease::begin(seconds, core.settings.lease_grace, Timestamp::now()))
         .transpose()
         .map_err(|error| ServiceError::invalid("lease_seconds", error.reason))?;
+    datastore::require_room_for_copies(snapshot, std::slice::from_ref(&vm))?;
     let mut order = vm_create::order(&vm, request.start);
     if let Some(template) = &request.template {
         // The commit is refused if it is being deleted, or made a VM again.
@@ -488,6 +489,38 @@ pub(super) fn placement_wish(
     })
 }
 
+fn datastore_name(snapshot: &Snapshot, id: DatastoreId) -> String {
+    let found = snapshot.get::<DatastoreKind>(id);
+    found.map_or_else(|| id.to_string(), |store| store.name().to_string())
+}
+
+/// A further disk of a VM lies on the VM's datastore, and so does the image that it lies on.
+///
+/// # Errors
+/// `invalid`: the image lies on another one.
+pub(super) fn require_beside(
+    snapshot: &Snapshot,
+    vm: &Vm,
+    disk: &DiskSpec,
+) -> Result<(), ServiceError> {
+    let Some(image) = disk.source.image().and_then(|id| snapshot.get::<ImageKind>(id)) else {
+        return Ok(());
+    };
+    let (place, own) = (image.spec.datastore, vm.status.datastore);
+    if place == own {
+        return Ok(());
+    }
+    let (name, own) = (image.name(), datastore_name(snapshot, own));
+    let reason = format!(
+        "image `{name}` lies on datastore `{}`, and vm `{}` on `{own}`: a disk lies beside its image",
+        datastore_name(snapshot, place),
+        vm.name()
+    );
+    Err(ServiceError::invalid("image", reason).hint(format!(
+        "import the image there as well: `hostler image import NAME FILE --datastore {own}`"
+    )))
+}
+
 /// An overlay lies beside the image that it lies on, so the images of disks say where the VM goes.
 ///
 /// # Errors
@@ -502,9 +535,7 @@ fn beside_images(snapshot: &Snapshot, spec: &VmSpec, wish: &mut Wish) -> Result<
             wish.datastore = Some(place);
             continue;
         }
-        let called = snapshot.get::<DatastoreKind>(place);
-        let called = called.map_or_else(|| place.to_string(), |store| store.name().to_string());
-        let name = image.name();
+        let (name, called) = (image.name(), datastore_name(snapshot, place));
         let reason = match asked {
             true => format!(
                 "image `{name}` lies on datastore `{called}`, and so do disks that lie on it"
@@ -541,7 +572,7 @@ fn candidate(snapshot: &Snapshot, host: &Host, usages: &datastore::Usages) -> Ho
         promised_cpus,
         bridges: facts.map(|facts| facts.bridges.clone()).unwrap_or_default(),
         datastores: datastores
-            .map(|store| datastore::candidate(store, host.id(), &usages.get(store.id())))
+            .map(|store| datastore::candidate(store, host.id(), usages))
             .collect(),
     }
 }

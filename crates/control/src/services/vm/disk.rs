@@ -11,7 +11,7 @@ use hostler_types::{
 };
 use serde::Serialize;
 
-use super::create::{disk_spec, validate};
+use super::create::{disk_spec, require_beside, validate};
 use super::delete::{own_files, require_disk_unused, require_not_recycled};
 use super::update::require_changeable;
 use super::{require_host, require_idle};
@@ -63,6 +63,7 @@ pub async fn add(
             return Err(ServiceError::conflict("name_taken", message).hint("choose another name"));
         }
         let spec = disk_spec(snapshot, disk, name, &("image".to_owned(), "size".to_owned()))?;
+        require_beside(snapshot, old, &spec)?;
         room(snapshot, old, spec.size)?;
         let name = spec.name.clone();
         new.spec.disks.push(spec);

@@ -8,8 +8,9 @@ use std::sync::Arc;
 
 use hostler_store::Write;
 use hostler_types::{
-    ByteSize, Customization, CustomizationState, Hardware, HostKind, Name, PowerState, Ref,
-    Revision, Role, Vm, VmChange, VmKind, VmSpec, VmUpdate, counted, plan_changes, validate_labels,
+    AddressPool, ByteSize, Customization, CustomizationState, Hardware, HostKind, Name,
+    NetworkKind, NicAddressing, NicSpec, PowerState, Ref, Revision, Role, Vm, VmChange, VmKind,
+    VmSpec, VmUpdate, counted, plan_changes, validate_labels,
 };
 
 use super::create::{first_cdrom, name_taken, nics, validate};
@@ -253,7 +254,9 @@ fn is_applied(vm: &Vm) -> bool {
     status.is_some_and(|status| status.state == CustomizationState::Applied)
 }
 
-/// A NIC that stays on its network keeps its address, unless another is asked for.
+/// A NIC that stays on its network keeps its address, unless another is asked for. One that goes to
+/// another network gets an address there as it had one here: of the pool, if it had one of the pool and
+/// there is one, else by DHCP. A static address that was chosen by hand belongs to the old network only.
 fn addresses(
     snapshot: &Snapshot,
     customizing: &mut Customizing<'_>,
@@ -261,12 +264,17 @@ fn addresses(
     new: &mut Vm,
     wanted: &[hostler_types::VmNic],
 ) -> Result<(), ServiceError> {
-    for nic in &mut new.spec.nics {
+    let mut addressing: Vec<_> = wanted.iter().map(|nic| nic.address.clone()).collect();
+    addressing.resize(new.spec.nics.len(), None);
+    for (nic, addressing) in new.spec.nics.iter_mut().zip(&mut addressing) {
         let before = old.spec.nics.iter().find(|before| before.name == nic.name);
-        let before = before.filter(|before| before.network == nic.network);
-        nic.address = before.and_then(|before| before.address.clone());
+        let Some(before) = before else { continue };
+        if before.network == nic.network {
+            nic.address.clone_from(&before.address);
+        } else if addressing.is_none() && is_of_pool(snapshot, before) && has_pool(snapshot, nic) {
+            *addressing = Some(NicAddressing::Pool);
+        }
     }
-    let addressing: Vec<_> = wanted.iter().map(|nic| nic.address.clone()).collect();
     let wish = GuestWish {
         vm: old.id(),
         name: old.name(),
@@ -276,6 +284,19 @@ fn addresses(
         addressing: &addressing,
     };
     customizing.resolve(snapshot, &wish, &mut new.spec.nics).map(drop)
+}
+
+fn pool_of<'a>(snapshot: &'a Snapshot, nic: &NicSpec) -> Option<&'a AddressPool> {
+    snapshot.get::<NetworkKind>(nic.network)?.spec.pool()
+}
+
+fn has_pool(snapshot: &Snapshot, nic: &NicSpec) -> bool {
+    pool_of(snapshot, nic).is_some()
+}
+
+fn is_of_pool(snapshot: &Snapshot, nic: &NicSpec) -> bool {
+    let range = pool_of(snapshot, nic).map(|pool| pool.range);
+    range.zip(nic.address.as_ref()).is_some_and(|(range, had)| range.contains(had.address))
 }
 
 fn set<T: Clone>(field: &mut T, new: Option<&T>) {
