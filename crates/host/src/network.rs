@@ -14,6 +14,7 @@ mod dhcp;
 mod error;
 mod filter;
 mod interface;
+mod link;
 mod reservations;
 mod tap;
 

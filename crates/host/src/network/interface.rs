@@ -22,7 +22,6 @@ const SIOCGIFINDEX: Opcode = 0x8933;
 const SIOCBRADDBR: Opcode = 0x89a0;
 const SIOCBRDELBR: Opcode = 0x89a1;
 const SIOCBRADDIF: Opcode = 0x89a2;
-const SIOCBRDELIF: Opcode = 0x89a3;
 const TUNSETIFF: Opcode = 0x4004_54ca;
 
 const IFF_UP: u16 = 0x1;
@@ -104,12 +103,6 @@ impl Interfaces {
         let index = self.index(port)?;
         let request = Request::new(bridge)?.put(0, &index.to_ne_bytes());
         self.request::<SIOCBRADDIF>(request).map(drop)
-    }
-
-    pub(super) fn remove_port(&self, bridge: &str, port: &str) -> Result<()> {
-        let index = self.index(port)?;
-        let request = Request::new(bridge)?.put(0, &index.to_ne_bytes());
-        self.request::<SIOCBRDELIF>(request).map(drop)
     }
 
     pub(super) fn set_up(&self, interface: &str, up: bool) -> Result<()> {

@@ -8,6 +8,7 @@ use rustix::io::Errno;
 
 use super::error::{Kernel, NetworkError};
 use super::interface::{Interfaces, open_tap};
+use super::link::leave_bridge;
 
 /// The name of a tap: `ht`, 11 digits of the VM's id, and the NIC's number. The same at each start.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -68,14 +69,15 @@ pub(super) fn open(name: &TapName, bridge: &str) -> Result<Tap, NetworkError> {
     Ok(Tap { name: name.clone(), fd })
 }
 
-/// Takes a tap off its bridge, if it is on one. The guest's card stays, with its cable in a dead
-/// socket.
+/// Takes a tap off its bridge, if there is such a tap and it is on one. The guest's card stays, with its
+/// cable in a dead socket.
 pub(super) fn detach(name: &TapName) -> Result<(), NetworkError> {
-    let master = format!("/sys/class/net/{name}/master");
-    let Ok(bridge) = std::fs::read_link(&master) else { return Ok(()) };
-    let Some(bridge) = bridge.file_name().and_then(|name| name.to_str()) else { return Ok(()) };
     let interfaces = Interfaces::open().kernel("open a socket for", name)?;
-    interfaces.remove_port(bridge, name.as_str()).kernel("take off its bridge the tap", name)
+    let index = match interfaces.index(name.as_str()) {
+        Err(Errno::NODEV) => return Ok(()),
+        result => result.kernel("look for", name)?,
+    };
+    leave_bridge(index).kernel("take off its bridge the tap", name)
 }
 
 /// Puts an open tap on a bridge.

@@ -295,6 +295,18 @@ async fn an_existing_bridge_is_used_and_left_alone() {
     let opened = world.networks.open_tap(id, &spec(None), &tap).await.unwrap();
     let link = sh(&format!("ip -o link show {tap}"));
     assert!(link.contains("master br-lan") && link.contains("mtu 1400"), "{link}");
+    // To another one, without knowing which it is on, and to the same again.
+    sh("ip link add br-lab type bridge; ip link set br-lab up");
+    let (lab, there) = (NetworkId::generate(), "br-lab".to_owned());
+    let in_lab = NetworkSpec::Bridge { bridge: there, vlan: None, pool: None };
+    for _ in 0..2 {
+        world.networks.move_tap(lab, &in_lab, &tap).await.unwrap();
+        let link = sh(&format!("ip -o link show {tap}"));
+        assert!(link.contains("master br-lab") && !link.contains("br-lan"), "{link}");
+    }
+    sh("ip link del br-lab");
+    world.networks.move_tap(id, &spec(None), &tap).await.unwrap();
+    assert!(sh(&format!("ip -o link show {tap}")).contains("master br-lan"), "from no bridge");
     drop(opened);
     world.networks.unplug(id, &spec(None), &tap).await.unwrap();
     world.networks.remove(id, &spec(None)).await.unwrap();
