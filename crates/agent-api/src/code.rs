@@ -12,6 +12,9 @@ pub const IN_USE: &str = "in_use";
 pub const NO_SPACE: &str = "no_space";
 /// The datastore's marker is not there: not mounted (503).
 pub const DATASTORE_MISSING: &str = "datastore_missing";
+/// What became of an earlier command cannot be told now. Unlike any other answer this is not final: ask
+/// again with the same operation id (503).
+pub const UNSETTLED: &str = "unsettled";
 /// The image is not acceptable; the detail says why (422).
 pub const IMAGE_REFUSED: &str = "image_refused";
 /// The image could not be downloaded; what has arrived is kept (502).

@@ -5,6 +5,7 @@
 //! no event that can be relied upon.
 
 mod claims;
+mod promises;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -22,6 +23,8 @@ use crate::fault::{Fault, chain};
 use crate::state_file;
 use claims::Claims;
 pub(crate) use claims::{Condemned, Held};
+pub(crate) use promises::Promised;
+use promises::Promises;
 
 const LOOK: Duration = Duration::from_secs(60);
 /// A change of free space is worth telling from one part in this many of the capacity.
@@ -38,6 +41,7 @@ struct Inner {
     /// Held while the list changes: the file always has the newest.
     writing: tokio::sync::Mutex<()>,
     claims: Claims,
+    promises: Promises,
 }
 
 #[derive(Debug, Clone)]
@@ -54,7 +58,8 @@ impl Datastores {
         let paths: BTreeMap<DatastoreId, PathBuf> = state_file::read(&file)?.unwrap_or_default();
         let known = paths.into_iter().map(|(id, path)| (id, look(id, path, None))).collect();
         let (known, writing) = (Mutex::new(known), tokio::sync::Mutex::new(()));
-        Ok(Self(Arc::new(Inner { file, hub, known, writing, claims: Claims::default() })))
+        let (claims, promises) = (Claims::default(), Promises::default());
+        Ok(Self(Arc::new(Inner { file, hub, known, writing, claims, promises })))
     }
 
     /// Uses a directory as datastore, now and after a restart.
@@ -173,6 +178,12 @@ impl Datastores {
                 tracing::warn!(%error, "cannot look at the datastores");
             }
         }
+    }
+
+    /// Looks at one now, after much has been written to it. Blocks.
+    pub(crate) fn look_again(&self, id: DatastoreId) {
+        let Some(known) = self.lock().get(&id).cloned() else { return };
+        self.keep(id, look(id, known.path, known.opened));
     }
 
     fn look_at_all(&self) {

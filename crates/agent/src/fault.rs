@@ -33,6 +33,9 @@ pub(crate) enum Fault {
     NoSpace(String),
     #[error("{0}")]
     DatastoreMissing(String),
+    /// What became of an earlier command is not known yet; nothing is final.
+    #[error("{0}")]
+    Unsettled(String),
     #[error("{0}")]
     ImageRefused(String),
     #[error("{0}")]
@@ -94,6 +97,8 @@ impl From<Fault> for Problem {
             Fault::NoSpace(_) => Self::new(507, code::NO_SPACE, text)
                 .hint("free some space, or use another datastore"),
             Fault::DatastoreMissing(_) => Self::new(503, code::DATASTORE_MISSING, text)
+                .hint("mount the datastore's file system on the host"),
+            Fault::Unsettled(_) => Self::new(503, code::UNSETTLED, text)
                 .hint("mount the datastore's file system on the host"),
             Fault::ImageRefused(_) => Self::new(422, code::IMAGE_REFUSED, text),
             Fault::Download(_) => Self::new(502, code::DOWNLOAD_FAILED, text)

@@ -16,8 +16,8 @@ use std::time::Duration;
 use hostler_qmp::{
     Events, EventsError, Qmp,
     command::{
-        BlockCommit, BlockStream, JobCancel, JobComplete, JobDismiss, JobFinalize, JobInfo,
-        JobStatus, QueryJobs,
+        BlockCommit, BlockJobSetSpeed, BlockStream, JobCancel, JobComplete, JobDismiss,
+        JobFinalize, JobInfo, JobStatus, QueryJobs,
     },
     event::Event,
 };
@@ -75,6 +75,16 @@ pub struct BlockJob {
 /// See [`MonitorError`].
 pub async fn jobs(qmp: &Qmp) -> Result<Vec<JobInfo>, MonitorError> {
     Ok(qmp.execute(QueryJobs).await?)
+}
+
+/// A job that runs goes on with another rate, in bytes a second; `None`: as fast as it can.
+///
+/// # Errors
+/// See [`MonitorError`], also when there is no such job any more.
+pub async fn set_rate(qmp: &Qmp, id: &str, rate: Option<u64>) -> Result<(), MonitorError> {
+    let speed = rate.unwrap_or(0);
+    qmp.execute(BlockJobSetSpeed { device: id.to_owned(), speed }).await?;
+    Ok(())
 }
 
 impl BlockJob {

@@ -59,7 +59,7 @@ mod vm;
 
 pub use accel::{Probe, ProbeError, ProbeOptions, probe};
 pub use appliance::{Appliance, ApplianceError};
-pub use block_job::{BlockJob, Commit, Copied, Stream, jobs};
+pub use block_job::{BlockJob, Commit, Copied, Stream, jobs, set_rate};
 pub use command_line::command_line;
 pub use machine::MACHINE_TYPE;
 pub use names::{cdrom_id, disk_id, layer_file_node, layer_node, netdev_id, nic_id};

@@ -173,10 +173,7 @@ impl Actor {
                     self.copied(outcome).await;
                     Next::Go
                 }
-                () = sleep_until(deadline) => {
-                    self.deadline().await;
-                    Next::Go
-                }
+                () = sleep_until(deadline) => self.deadline().await,
             };
             if next == Next::End {
                 return;
@@ -222,6 +219,19 @@ impl Actor {
     }
 
     async fn command(&mut self, command: VmCommand, action: Action, reply: Reply) -> Next {
+        if self.is_unsettled() {
+            self.retry_at = None;
+            match self.try_again().await {
+                // Who asks finds no VM, and a creation begins anew.
+                Next::End => return Next::End,
+                Next::Go if self.is_unsettled() => {
+                    let reason = self.message.clone().unwrap_or_default();
+                    let _ = reply.send(Err(Fault::Unsettled(reason).into()));
+                    return Next::Go;
+                }
+                Next::Go => {}
+            }
+        }
         if let Some(answer) = self.known_answer(command) {
             let _ = reply.send(answer.map(|()| self.report()));
             return Next::Go;
@@ -361,11 +371,12 @@ impl Actor {
     }
 
     fn next_deadline(&self) -> Option<Instant> {
-        let deadlines = [self.restart_at, self.retry_at, self.stopping.next_deadline()];
+        let merger = self.merger.next_deadline();
+        let deadlines = [self.restart_at, self.retry_at, self.stopping.next_deadline(), merger];
         deadlines.into_iter().flatten().min()
     }
 
-    async fn deadline(&mut self) {
+    async fn deadline(&mut self) -> Next {
         let now = Instant::now();
         if self.restart_at.is_some_and(|at| at <= now) {
             self.restart_at = None;
@@ -373,9 +384,12 @@ impl Actor {
         }
         if self.retry_at.is_some_and(|at| at <= now) {
             self.retry_at = None;
-            self.try_again().await;
+            if self.try_again().await == Next::End {
+                return Next::End;
+            }
         }
         self.stop_deadline(now).await;
+        Next::Go
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! | record      | QEMU                     | what follows                                      |
 //! |-------------|--------------------------|---------------------------------------------------|
-//! | creating    | -                        | complete: `stopped`; else taken back, forgotten   |
+//! | creating    | -                        | complete: `stopped`; else taken back, forgotten;  |
+//! |             |                          | its datastore is away: `unknown` until it is back |
 //! | registering | -                        | forgotten; its files stay                         |
 //! | forking     | any                      | ended, taken back, forgotten                      |
 //! | any other   | runs                     | taken over: `running`                             |
@@ -13,7 +14,7 @@
 
 use std::time::Duration;
 
-use hostler_host::VmDir;
+use hostler_host::{DefinitionError, VmDir};
 use hostler_qemu::Process;
 use hostler_qmp::command::{BlockDevice, MigrateCancel, QueryBlock, QueryStatus, RunState};
 use hostler_types::PowerState;
@@ -30,18 +31,23 @@ use crate::fault::{Fault, chain};
 /// How long a QEMU that does not answer may take to be gone.
 const DYING: Duration = Duration::from_secs(2);
 
+/// What is said while nobody knows whether a VM was made.
+pub(super) fn unsettled(reason: &Fault) -> String {
+    format!("whether it was made to the end is known when its datastore is back: {reason}")
+}
+
 impl Actor {
     /// The actor, knowing what its VM does; `None` when there is no VM.
     pub(crate) async fn adopt(mut self) -> Option<Self> {
         match self.record.state {
-            RecordedState::Creating { op } => {
-                if !self.is_created().await {
-                    undo_create(&self.host, &self.record).await;
-                    return None;
+            RecordedState::Creating { .. } => match self.settle_creation().await {
+                Ok(true) => {}
+                Ok(false) => return None,
+                Err(error) => {
+                    self.unknown(unsettled(&error));
+                    return Some(self);
                 }
-                self.record.state = RecordedState::Stopped;
-                self.record.journal.add(op, &Ok(()));
-            }
+            },
             RecordedState::Registering => {
                 undo_register(&self.host, &self.record).await;
                 return None;
@@ -78,21 +84,42 @@ impl Actor {
         }
     }
 
+    /// Whether a creation whose end this agent has not seen had come to it. What had not is taken back.
+    ///
+    /// # Errors
+    /// What is on the datastore cannot be told now: there is neither a VM nor none.
+    pub(super) async fn settle_creation(&mut self) -> Result<bool, Fault> {
+        let RecordedState::Creating { op } = self.record.state else { return Ok(true) };
+        if !self.is_created().await? {
+            undo_create(&self.host, &self.record).await;
+            return Ok(false);
+        }
+        self.record.state = RecordedState::Stopped;
+        self.record.journal.add(op, &Ok(()));
+        // The next agent need not look again.
+        self.save_or_log().await;
+        Ok(true)
+    }
+
+    /// It is not known yet what became of the VM's creation.
+    pub(super) fn is_unsettled(&self) -> bool {
+        // While it is being made it says so.
+        matches!(self.record.state, RecordedState::Creating { .. })
+            && self.power == PowerState::Unknown
+    }
+
     /// Whether a creation came to its end: its last file is there.
-    async fn is_created(&self) -> bool {
+    async fn is_created(&self) -> Result<bool, Fault> {
         let (host, record) = (self.host.clone(), self.record.clone());
-        let found = blocking(move || {
-            let found = vm_dir(&host, &record)?.read_definition();
-            Ok(found
-                .ok()
-                .flatten()
-                .is_some_and(|found| found == VmDir::stored(&record.definition.vm)))
-        });
-        found.await.unwrap_or_else(|error| {
-            // The datastore is away; what is on it is not ours to judge now.
-            tracing::warn!(vm = %self.record.id(), %error, "cannot tell whether it was created");
-            true
+        blocking(move || match vm_dir(&host, &record)?.read_definition() {
+            Ok(found) => Ok(found.is_some_and(|it| it == VmDir::stored(&record.definition.vm))),
+            Err(error @ DefinitionError::Read { .. }) => {
+                Err(Fault::DatastoreMissing(chain(&error)))
+            }
+            // Somebody else's, or not what was written there: undoing leaves that alone.
+            Err(_) => Ok(false),
         })
+        .await
     }
 
     /// The process of the record, or whatever runs in the VM's group: a start that the record does

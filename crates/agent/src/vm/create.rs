@@ -97,9 +97,30 @@ impl Actor {
             let _ = reply.send(Err(fault.on(self.record.datastore()).into()));
             return Next::End;
         }
+        self.tell_room().await;
         self.set_power(power, None);
         let _ = reply.send(Ok::<_, Problem>(self.report()));
         Next::Go
+    }
+
+    /// Copies have taken much at once: the server hears of it before the VM is made, because until then it
+    /// keeps room for them.
+    async fn tell_room(&self) {
+        let disks = &self.record.definition.vm.spec.disks;
+        let thin = |disk: &DiskSpec| {
+            disk.provisioning.is_thin() && !matches!(disk.source, DiskSource::Copy(_))
+        };
+        if disks.iter().all(thin) {
+            return;
+        }
+        let (host, datastore) = (self.host.clone(), self.record.datastore());
+        let looked = blocking(move || {
+            host.datastores.look_again(datastore);
+            Ok(())
+        });
+        if let Err(error) = looked.await {
+            tracing::warn!(%error, "cannot look at a datastore");
+        }
     }
 
     async fn make_files(&mut self, op: OperationId) -> Result<(), Fault> {

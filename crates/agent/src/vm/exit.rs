@@ -9,7 +9,8 @@ use hostler_types::PowerState;
 use jiff::Timestamp;
 use tokio::time::Instant;
 
-use super::actor::Actor;
+use super::actor::{Actor, Next};
+use super::adopt::unsettled;
 use super::create::end_processes;
 use super::machine::MachineEvent;
 use super::record::{RecordedState, VmRecord};
@@ -129,11 +130,23 @@ impl Actor {
         self.retry_at = Some(Instant::now() + RETRY);
     }
 
-    pub(super) async fn try_again(&mut self) {
+    /// What could not be told before. [`Next::End`] when there is no VM.
+    pub(super) async fn try_again(&mut self) -> Next {
+        if self.is_unsettled() {
+            match self.settle_creation().await {
+                Ok(true) => {}
+                Ok(false) => return Next::End,
+                Err(error) => {
+                    self.unknown(unsettled(&error));
+                    return Next::Go;
+                }
+            }
+        }
         match self.machine {
             Some(_) => self.monitor_lost().await,
             None => self.adopt_process().await,
         }
+        Next::Go
     }
 
     /// QEMU is gone. Cleans up, decides what follows, and tells.

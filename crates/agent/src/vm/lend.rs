@@ -46,6 +46,8 @@ impl Actor {
             Some(snapshot) => self.snapshot_chains(snapshot)?,
             None => self.present_chains().await?,
         };
+        // A merge would have the files back before the clone lies on them.
+        self.merger.be_patient(JUST_LENT);
         let (host, record) = (self.host.clone(), self.record.clone());
         blocking(move || {
             let dir = vm_dir(&host, &record)?;

@@ -20,8 +20,10 @@ use super::actor::Actor;
 use super::create::vm_dir;
 use super::exit::Ending;
 use super::machine::Machine;
-use super::record::RecordedState;
+use super::record::{RecordedState, VmRecord};
 use crate::blocking::blocking;
+use crate::context::HostContext;
+use crate::datastores::Promised;
 use crate::fault::{Fault, chain};
 
 /// Devices and page tables, beside the memory itself.
@@ -130,10 +132,9 @@ impl Actor {
 
     async fn save_state(&mut self) -> Result<(), Fault> {
         let (host, record) = (self.host.clone(), self.record.clone());
-        let file = blocking(move || {
+        let (file, _room) = blocking(move || {
             let dir = vm_dir(&host, &record)?;
-            let path = dir.suspend_state();
-            memory_file(&dir, &path, record.definition.vm.spec.memory)
+            memory_file(&host, &dir, &dir.suspend_state(), &record)
         })
         .await?;
         let ours = file.try_clone().map_err(|error| Fault::internal("copy a handle", &error))?;
@@ -169,22 +170,25 @@ pub(super) fn flush(file: &File) -> Result<(), Fault> {
     file.sync_all().map_err(|error| Fault::internal("flush a saved state", &error))
 }
 
-/// A file for a guest's memory, if there is room; only QEMU writes to it, through this handle. Blocks.
-pub(super) fn memory_file(dir: &VmDir, path: &Path, memory: ByteSize) -> Result<File, Fault> {
-    let need = memory.bytes().saturating_add(STATE_OVERHEAD);
-    let free = dir.datastore().space()?.free;
-    if free.bytes() < need {
-        return Err(Fault::NoSpace(format!(
-            "datastore {} has {free} free, too little for the guest's memory",
-            dir.datastore().id()
-        )));
-    }
-    OpenOptions::new()
+/// A file for the memory that the guest has, if there is room, which is the file's until the promise is
+/// dropped; only QEMU writes to it, through this handle. Blocks.
+pub(super) fn memory_file(
+    host: &HostContext,
+    dir: &VmDir,
+    path: &Path,
+    record: &VmRecord,
+) -> Result<(File, Promised), Fault> {
+    let spec = record.running.as_ref().map(|running| &running.spec);
+    let memory = spec.unwrap_or(&record.definition.vm.spec).memory;
+    let need = ByteSize(memory.bytes().saturating_add(STATE_OVERHEAD));
+    let room = host.datastores.promise(dir.datastore(), need, path, "the guest's memory")?;
+    let file = OpenOptions::new()
         .write(true)
         .create(true)
         .truncate(true)
         .mode(0o600)
         .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed())
         .open(path)
-        .map_err(|error| Fault::internal("make a file for memory", &error))
+        .map_err(|error| Fault::internal("make a file for memory", &error))?;
+    Ok((file, room))
 }

@@ -146,6 +146,52 @@ impl Drop for Mount {
     }
 }
 
+/// An agent was killed while it made a VM, and the next one starts without the datastore: it can tell
+/// neither that there is a VM nor that there is none, and does not say that it was made.
+#[tokio::test]
+async fn a_creation_is_open_until_its_datastore_is_back() {
+    let mut world = World::prepare();
+    let (real, point) = (world.path("real"), world.path("store"));
+    for folder in [&real, &point] {
+        std::fs::create_dir(folder).unwrap();
+        let open = std::os::unix::fs::PermissionsExt::from_mode(0o711);
+        std::fs::set_permissions(folder, open).unwrap();
+    }
+    let mut mounted = Some(Mount::bind(&real, &point));
+    world.start_agent().await;
+    world.ensure_datastore().await.unwrap();
+    for (case, half_made) in [("half made", true), ("made", false)] {
+        let (definition, op) = (world.vm(DiskSource::Blank), command(1));
+        let vm = definition.vm.id();
+        world.create_as(op, &definition).await.unwrap();
+        let disk = place(&world, &disk0(vm, 0));
+        fill(&disk, 7, 0, 4);
+        world.end_agent().await;
+        if half_made {
+            // Of a creation the definition is written last.
+            std::fs::remove_file(disk.with_file_name("vm.json")).unwrap();
+        }
+        drop(mounted.take());
+        world.start_agent().await;
+        let open = |report: &api::VmReport| report.message.is_some();
+        let report = world.wait_for("it is said that this is open", vm, open).await;
+        assert_eq!(report.power, PowerState::Unknown, "{case}: {report:?}");
+        assert!(report.message.unwrap().contains("datastore"), "{case}");
+        for _ in 0..2 {
+            let again = world.create_as(op, &definition).await.unwrap_err();
+            assert_eq!(again.code, "unsettled", "{case}: {again:?}");
+            assert_eq!(world.vm_start(vm).await.unwrap_err().code, "unsettled", "{case}");
+        }
+        mounted = Some(Mount::bind(&real, &point));
+        let made = world.create_as(op, &definition).await.unwrap();
+        assert_eq!(made.power, PowerState::Stopped, "{case}");
+        assert_eq!(shows(&disk, 7, 0, 4), !half_made, "{case}: what is made is not made again");
+        world.remove(vm, false, false).await.unwrap();
+        assert!(world.report(vm).await.is_none());
+    }
+    drop(mounted);
+}
+
 /// Nothing is written to the mount point, the guest runs on, and all works when it is back.
 #[tokio::test]
 async fn qemu_an_unplugged_datastore_is_never_written_to() {

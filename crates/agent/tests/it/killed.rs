@@ -18,10 +18,12 @@
 //! | instant clone          | H      | here, `fork`              | here                      | here   |
 //! | change while it runs   | H      | here, `changes`           | here, `changes`           | here   |
 //! | removal                | H, E   | here, model               | here                      | here   |
+//! | sealing, export        | H      | `killed_files`            | -                         | -      |
+//! | an image's import      | H      | `killed_files`, `images`  | -                         | -      |
 //!
 //! H: the harness of `control` (each step fails, is repeated, and dies); E: `e2e`'s `crash` and
 //! `snapshots`, with a real server; model: `snapshot_model`, of VMs that are off. Nobody is killed in the
-//! middle of sealing, an export, an image's import (but for a download, which goes on), or a screenshot.
+//! middle of a screenshot, or of sealing a guest that runs.
 
 use std::path::Path;
 use std::process::{Command, Stdio};

@@ -16,6 +16,7 @@ mod guest_agents;
 mod images;
 mod joining;
 mod killed;
+mod killed_files;
 mod merges;
 mod peers;
 mod restarts;

@@ -212,27 +212,15 @@ async fn qemu_clones_are_made_while_their_parent_merges() {
         merging(&world, parent, before).await;
         let copy = |file| DiskSource::Copy(CopySource { datastore: world.datastore, file });
         tokio::join!(
-            try_clone(&world, parent, copy),
-            try_clone(&world, parent, DiskSource::Linked),
-            try_clone(&world, parent, DiskSource::Linked),
+            clone(&world, parent, copy),
+            clone(&world, parent, DiskSource::Linked),
+            clone(&world, parent, DiskSource::Linked),
             fill(&world, parent, "live", 80, 4),
         )
     };
     let (merged, (full, first_link, second_link, ())) = tokio::join!(merge, clones);
     merged.unwrap();
-    // A merge may be quicker than who was lent the files. Afterwards there is none.
-    let copy = |file| DiskSource::Copy(CopySource { datastore: world.datastore, file });
-    let mut made = Vec::new();
-    made.push(match full {
-        Some(report) => report,
-        None => try_clone(&world, parent, copy).await.unwrap(),
-    });
-    for link in [first_link, second_link] {
-        made.push(match link {
-            Some(report) => report,
-            None => try_clone(&world, parent, DiskSource::Linked).await.unwrap(),
-        });
-    }
+    let made = [full, first_link, second_link];
     let parents = assert_parent(&world, parent).await;
     for report in &made {
         assert_whole(&world, report.vm).await;
@@ -288,23 +276,10 @@ async fn qemu_clones_are_made_while_their_parent_merges() {
     world.assert_nothing_left();
 }
 
-/// Clones the VM as it is now; `None`: refused, because the files are being merged, and nothing is left.
-async fn try_clone(
-    world: &World,
-    parent: VmId,
-    source: impl Fn(LayerFile) -> DiskSource,
-) -> Option<VmReport> {
+/// Clones the VM as it is now. The merge lets it: files that have just been lent are built upon first.
+async fn clone(world: &World, parent: VmId, source: impl Fn(LayerFile) -> DiskSource) -> VmReport {
     let frozen = world.freeze(parent, None).await.unwrap();
-    let clone = made_of(world, &frozen.disks, &source);
-    match world.create(&clone).await {
-        Ok(report) => Some(report),
-        Err(refused) => {
-            assert!(["in_use", "wrong_state"].contains(&&*refused.code), "{refused:?}");
-            assert!(refused.detail.contains(".qcow2"), "it is said which: {refused:?}");
-            assert_eq!(world.report(clone.vm.id()).await, None);
-            None
-        }
-    }
+    world.create(&made_of(world, &frozen.disks, &source)).await.unwrap()
 }
 
 async fn assert_parent(world: &World, parent: VmId) -> VmReport {
@@ -352,5 +327,89 @@ async fn a_snapshot_that_is_merged_is_not_cloned() {
     let base = place(&world, &crate::clones::disk0(vm, 0));
     assert!(crate::clones::shows(&base, 7, 0, 20) && crate::clones::shows(&base, 9, 20, 40));
     world.remove(vm, false, false).await.unwrap();
+    world.assert_nothing_left();
+}
+
+/// A VM without a system, whose snapshot is so much to merge that it takes its time: 40 MiB.
+async fn with_much_to_merge(world: &World, runs: bool) -> (VmId, SnapshotId) {
+    let mut definition = world.vm(DiskSource::Blank);
+    definition.vm.spec.customization = None;
+    definition.vm.spec.memory = hostler_types::ByteSize::mib(128);
+    definition.vm.spec.restart = hostler_types::RestartPolicy::Never;
+    world.create(&definition).await.unwrap();
+    let vm = definition.vm.id();
+    let (id, _) = snapshot(world, vm, How::default()).await;
+    crate::clones::fill(&place(world, &crate::clones::disk0(vm, 1)), 9, 0, 40);
+    if runs {
+        world.vm_start(vm).await.unwrap();
+    }
+    (vm, id)
+}
+
+/// In bytes a second: 40 s for what there is to merge.
+const CRAWL: u64 = 1 << 20;
+
+#[tokio::test]
+async fn qemu_who_joins_a_deletion_goes_on_at_its_own_rate_when_that_is_cancelled() {
+    let world = World::start().await;
+    for runs in [true, false] {
+        let (vm, id) = with_much_to_merge(&world, runs).await;
+        let (first, second, ids) = (command(1), command(1), [id]);
+        let cancelled = async {
+            gone(&world, vm, id).await;
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let joined = delete_as(&world, vm, second, &ids, None);
+            let giving_up = async {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                cancel(&world, first.op).await;
+                std::time::Instant::now()
+            };
+            let (joined, since) = tokio::join!(joined, giving_up);
+            (joined, since.elapsed())
+        };
+        let (begun, (joined, took)) =
+            tokio::join!(delete_as(&world, vm, first, &ids, Some(CRAWL)), cancelled);
+        assert_eq!(begun.unwrap_err().code, "cancelled", "runs: {runs}");
+        assert_eq!(chain(&joined.unwrap(), "disk0"), ["disk0.qcow2"], "runs: {runs}");
+        assert!(took < Duration::from_secs(15), "runs: {runs}: it took {took:?}");
+        world.remove(vm, false, true).await.unwrap();
+    }
+    world.assert_nothing_left();
+}
+
+/// Whoever gives a deletion up, however close to QEMU's death, has given it up: nobody merges the files
+/// behind his back, which a merge without QEMU would do.
+#[tokio::test]
+async fn qemu_a_merge_that_was_cancelled_as_qemu_died_is_over() {
+    let world = World::start().await;
+    for after in [-20_i64, -2, 0, 1, 3, 10, 40, 150] {
+        let (vm, id) = with_much_to_merge(&world, true).await;
+        let (deletion, ids) = (command(1), [id]);
+        let death = async {
+            gone(&world, vm, id).await;
+            tokio::time::sleep(Duration::from_millis(700)).await;
+            let gap = Duration::from_millis(after.unsigned_abs());
+            if after < 0 {
+                cancel(&world, deletion.op).await;
+                tokio::time::sleep(gap).await;
+            }
+            crate::killed::kill_qemu(&world);
+            if after >= 0 {
+                tokio::time::sleep(gap).await;
+                cancel(&world, deletion.op).await;
+            }
+        };
+        let (deleted, ()) = tokio::join!(delete_as(&world, vm, deletion, &ids, Some(CRAWL)), death);
+        assert_eq!(deleted.unwrap_err().code, "cancelled", "{after} ms");
+        world.wait_for("its end is known", vm, |r| r.power == PowerState::Failed).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let report = world.report(vm).await.unwrap();
+        assert_eq!(chain(&report, "disk0"), ["disk0.1.qcow2", "disk0.qcow2"], "{after} ms");
+        // And it is merged by who asks for it.
+        delete(&world, vm, &[]).await;
+        let base = place(&world, &crate::clones::disk0(vm, 0));
+        assert!(crate::clones::shows(&base, 9, 0, 40), "{after} ms");
+        world.remove(vm, false, true).await.unwrap();
+    }
     world.assert_nothing_left();
 }

@@ -17,7 +17,11 @@ async fn seal(world: &World, vm: VmId) -> Result<VmReport, Problem> {
     seal_as(world, vm, command(1)).await
 }
 
-async fn seal_as(world: &World, vm: VmId, command: VmCommand) -> Result<VmReport, Problem> {
+pub(crate) async fn seal_as(
+    world: &World,
+    vm: VmId,
+    command: VmCommand,
+) -> Result<VmReport, Problem> {
     let (path, none) = (VmPath { vm }, NoParams {});
     let answer = world.client.call_with::<api::VmSeal>(&path, &none, command, long()).await;
     answer.map_err(problem)
@@ -43,7 +47,7 @@ async fn define(world: &World, definition: &VmDefinition) -> Result<VmReport, Pr
 }
 
 /// Starts it, and waits until it has what tells it from others; its machine id.
-async fn machine_id(world: &World, vm: VmId) -> String {
+pub(crate) async fn machine_id(world: &World, vm: VmId) -> String {
     assert_eq!(world.vm_start(vm).await.unwrap().seal, None, "it runs: the seal is broken");
     world.wait_for("its agent answers", vm, |r| r.guest.as_ref().is_some_and(|g| g.agent)).await;
     // The data disk is mounted in the background; its last act is this link.
@@ -67,7 +71,7 @@ async fn machine_id(world: &World, vm: VmId) -> String {
 const SECRET: &str = "hostler-private-key-0123456789";
 
 /// Whether the guest's disk has the secret anywhere, as who reads all of its blocks sees it.
-fn has_secret(world: &World, report: &VmReport) -> bool {
+pub(crate) fn has_secret(world: &World, report: &VmReport) -> bool {
     let (disk, raw) = (&report.disks[0].layers[0].file, world.path("raw"));
     let disk = world.path("store").join(disk.as_str());
     let convert = ["convert", "-f", "qcow2", "-O", "raw"];
@@ -77,7 +81,7 @@ fn has_secret(world: &World, report: &VmReport) -> bool {
 }
 
 /// What a report says went: kinds and paths.
-fn check(report: &VmReport, way: SealWay) {
+pub(crate) fn check(report: &VmReport, way: SealWay) {
     let seal = report.seal.as_ref().expect("it is sealed");
     assert_eq!((seal.way, seal.os.as_str()), (way, "Hostler tiny guest"));
     let removed: Vec<_> = seal.removed.iter().map(|r| (r.what.as_str(), r.path.as_str())).collect();

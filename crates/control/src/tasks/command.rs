@@ -122,6 +122,9 @@ pub(super) async fn ask_for<T>(
             step.world().attempts.done(first);
             Ok(answer)
         }
+        Ok(Err(AgentError::Refused(problem))) if problem.code == code::UNSETTLED => {
+            Err(StepError::retry(AGAIN, named(&step.world().snapshot(), &problem.detail)))
+        }
         Ok(Err(AgentError::Refused(problem))) => {
             step.world().attempts.refused(first);
             let error = ServiceError::from(problem);

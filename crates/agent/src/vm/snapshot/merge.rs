@@ -13,12 +13,15 @@
 //!
 //! Several deletions share one way through the plan; each is answered when nothing is left.
 
+use std::time::Duration;
+
 use hostler_host::VmDir;
-use hostler_qemu::{BlockJob, Commit, DiskCache, active_nodes, layer_node};
+use hostler_qemu::{BlockJob, Commit, DiskCache, active_nodes, layer_node, set_rate};
 use hostler_types::{
     ByteSize, Layer, LayerFile, LayerOwner, Merge, Name, OperationId, PowerState, SnapshotId,
 };
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Merging;
@@ -44,7 +47,14 @@ pub(in crate::vm) struct Merger {
     copying: Option<Copying>,
     /// What has been merged since somebody began to wait.
     done: ByteSize,
+    /// Files have just been lent: whoever asked for that builds on them before they are merged.
+    not_before: Option<Instant>,
+    /// When that was so for the first time since something was last being merged.
+    patient_since: Option<Instant>,
 }
+
+/// How often clones may have a merge wait, one after another: it is to end some time.
+const MOST_PATIENCE: Duration = Duration::from_secs(60);
 
 #[derive(Debug)]
 struct Waiting {
@@ -61,6 +71,8 @@ struct Copying {
     merge: Merge,
     /// QEMU does it.
     online: bool,
+    /// In bytes a second.
+    rate: Option<u64>,
     cancel: CancellationToken,
     task: JoinHandle<Result<Outcome, Fault>>,
     /// Nobody builds on these files meanwhile.
@@ -68,6 +80,33 @@ struct Copying {
 }
 
 impl Merger {
+    /// The lowest of the rates that those who wait ask for: none of them takes more of the datastore than
+    /// it was to.
+    fn rate(&self) -> Option<u64> {
+        self.waiting.iter().filter_map(|waiting| waiting.rate).min()
+    }
+
+    /// Files have been lent in the middle of a merge, and are built upon within `grace`: nothing is merged
+    /// until then. Who asks for a merge afterwards knows whether anybody still builds.
+    pub(in crate::vm) fn be_patient(&mut self, grace: Duration) {
+        if self.waiting.is_empty() && !self.wanted {
+            return;
+        }
+        let now = Instant::now();
+        let since = *self.patient_since.get_or_insert(now);
+        self.not_before = Some((now + grace).min(since + MOST_PATIENCE));
+    }
+
+    fn is_patient(&mut self) -> bool {
+        self.not_before = self.not_before.filter(|at| *at > Instant::now());
+        self.not_before.is_some()
+    }
+
+    /// When there may be something to go on with.
+    pub(in crate::vm) fn next_deadline(&self) -> Option<Instant> {
+        self.not_before
+    }
+
     /// How the present copying ended. Cancel safe; never ends when there is none.
     pub(in crate::vm) async fn copied(&mut self) -> Result<Outcome, Fault> {
         match &mut self.copying {
@@ -138,6 +177,29 @@ impl Actor {
             self.merger.done = ByteSize(0);
         }
         self.merger.waiting.push(Waiting { op, rate, deleted, replies: vec![reply] });
+        self.adjust_rate().await;
+    }
+
+    /// Somebody has begun to wait for the present copying, or does so no longer: what remains is copied
+    /// as those want it who wait.
+    async fn adjust_rate(&mut self) {
+        let rate = self.merger.rate();
+        let Some(copying) = &mut self.merger.copying else { return };
+        if copying.rate == rate {
+            return;
+        }
+        match &self.machine {
+            Some(machine) if copying.online => {
+                copying.rate = rate;
+                let id = job_id(&copying.merge.disk);
+                if let Err(error) = set_rate(&machine.live.qmp, &id, rate).await {
+                    // It comes to its end just now.
+                    tracing::debug!(id, error = chain(&error), "a merge keeps its rate");
+                }
+            }
+            // `qemu-img` takes a rate at its start only: it begins again with the other one.
+            _ => self.halt_merge().await,
+        }
     }
 
     /// Before the names go: a merge that may take the last room of a guest that runs does not begin.
@@ -156,11 +218,13 @@ impl Actor {
 
     /// Goes on with what is to be merged, if anything is and nothing is being copied.
     pub(in crate::vm) async fn merge_on(&mut self) {
-        let merger = &self.merger;
-        if self.flattening.is_some() {
+        let patient = self.merger.is_patient();
+        let merger = &mut self.merger;
+        if merger.waiting.is_empty() && !merger.wanted {
+            merger.patient_since = None;
             return;
         }
-        if merger.copying.is_some() || (merger.waiting.is_empty() && !merger.wanted) {
+        if patient || merger.copying.is_some() || self.flattening.is_some() {
             return;
         }
         // A QEMU whose end, or whose state, is not known yet has the files.
@@ -216,7 +280,7 @@ impl Actor {
             return Err(fault);
         }
         let teller = self.teller(&merge, bytes);
-        let rate = self.merger.waiting.iter().find_map(|waiting| waiting.rate);
+        let rate = self.merger.rate();
         let cancel = CancellationToken::new();
         let online = self.online(&merge);
         let is_online = online.is_some();
@@ -241,7 +305,7 @@ impl Actor {
             }
         };
         self.merger.copying =
-            Some(Copying { merge, online: is_online, cancel, task, _condemned: condemned });
+            Some(Copying { merge, online: is_online, rate, cancel, task, _condemned: condemned });
         Ok(true)
     }
 
@@ -300,6 +364,7 @@ impl Actor {
         match result {
             Ok(()) => {
                 self.merger.done = ByteSize(self.merger.done.bytes() + merge.bytes.bytes());
+                self.merger.patient_since = None;
                 self.publish();
             }
             Err(fault) => {
@@ -431,12 +496,15 @@ impl Actor {
         let waiting = self.merger.waiting.remove(at);
         if self.merger.waiting.is_empty() && !self.merger.wanted {
             self.halt_merge().await;
+        } else {
+            self.adjust_rate().await;
         }
         self.answer(waiting, &Err(Fault::Cancelled)).await;
     }
 
     async fn merges_end(&mut self, result: &Result<(), Fault>) {
         self.merger.wanted = false;
+        self.merger.patient_since = None;
         for waiting in std::mem::take(&mut self.merger.waiting) {
             self.answer(waiting, result).await;
         }

@@ -18,6 +18,7 @@ use jiff::Timestamp;
 use super::freeze::{Frozen, NotFrozen};
 use super::{SavedHardware, Taking};
 use crate::blocking::blocking;
+use crate::datastores::Promised;
 use crate::fault::{Fault, chain};
 use crate::state_file;
 use crate::vm::actor::Actor;
@@ -29,7 +30,8 @@ use crate::vm::suspend::{flush, limit, memory_file};
 /// What QEMU needs for it, ready before the instant.
 pub(super) struct Ready {
     layers: Vec<NewLayer>,
-    memory: Option<File>,
+    /// With the room that it has while it is written.
+    memory: Option<(File, Promised)>,
 }
 
 /// How it went.
@@ -165,10 +167,8 @@ impl Actor {
             if dir.nvram().exists() {
                 copy_nvram(&dir, &record, snapshot)?;
             }
-            let spec = record.running.as_ref().map(|running| &running.spec);
-            let size = spec.unwrap_or(&record.definition.vm.spec).memory;
             let path = dir.snapshot_memory(snapshot.id);
-            let memory = memory.then(|| memory_file(&dir, &path, size)).transpose()?;
+            let memory = memory.then(|| memory_file(&host, &dir, &path, &record)).transpose()?;
             Ok(Ready { layers: new_layers(&dir, &taking, record.disk_aio()), memory })
         })
         .await
@@ -306,7 +306,7 @@ impl VmRecord {
 /// Has QEMU do it; how long the guest stood still for its memory.
 async fn put(qmp: &Qmp, ready: Ready, within: Duration) -> Result<Option<Duration>, Fault> {
     let failed = |error| Fault::Qemu(format!("the snapshot was not taken: {}", chain(&error)));
-    let Some(memory) = ready.memory else {
+    let Some((memory, _room)) = ready.memory else {
         add_layers(qmp, &ready.layers).await.map_err(failed)?;
         return Ok(None);
     };
