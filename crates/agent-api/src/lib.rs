@@ -6,7 +6,8 @@
 //!   The agent journals both: the same operation again is answered from the journal (or joins the
 //!   one still running), and a lower epoch than the VM's is refused (`stale_epoch`).
 //! * An error *answer* means that the operation has failed for good and that the agent has taken
-//!   back what it began. A broken connection means nothing: ask again with the same operation id.
+//!   back what it began. A broken connection means nothing, nor does the answer `unsettled`: ask again
+//!   with the same operation id.
 //! * The event stream begins with everything the agent knows ([`AgentEvent::Inventory`]), then
 //!   tells each change. A server that was away needs nothing else to be up to date.
 //! * Both sides tolerate unknown fields in answers and events: server N talks to agents N and N-1.
@@ -46,9 +47,9 @@ pub use snapshot::{
 };
 pub use vm::{
     ConsoleKind, GuestDisk, VmCommand, VmConsole, VmConsoleQuery, VmCreate, VmCreateRequest,
-    VmDefine, VmDefineRequest, VmDefinition, VmDiskTake, VmDiskTakeRequest, VmExec, VmLog,
-    VmLogQuery, VmPath, VmRegister, VmRemove, VmRemoveRequest, VmReport, VmReset, VmScreenshot,
-    VmSeal, VmStart, VmStop, VmStopRequest, VmSuspend,
+    VmDefine, VmDefineRequest, VmDefined, VmDefinition, VmDiskTake, VmDiskTakeRequest, VmExec,
+    VmLog, VmLogQuery, VmPath, VmRegister, VmRemove, VmRemoveRequest, VmReport, VmReset,
+    VmScreenshot, VmSeal, VmStart, VmStop, VmStopRequest, VmSuspend,
 };
 
 /// The version of this contract.

@@ -143,6 +143,23 @@ impl VmDefineRequest {
     }
 }
 
+/// `GET /agent/v1/vms/{vm}/definition`: the definition that the agent has of a VM, with what is secret
+/// in it: for a server that has lost its own.
+#[derive(Debug)]
+pub struct VmDefined;
+
+impl Endpoint for VmDefined {
+    const ID: &'static str = "vm_defined";
+    const METHOD: Method = Method::Get;
+    const PATH: &'static str = "/agent/v1/vms/{vm}/definition";
+    const SUMMARY: &'static str = "The definition that the agent has of a VM";
+    const TAG: &'static str = "vm";
+    type Path = VmPath;
+    type Query = NoParams;
+    type Body = Empty;
+    type Answer = Json<VmDefinition>;
+}
+
 /// `POST /agent/v1/vms/{vm}/disk-take`: a detached disk of another VM of the same host and datastore
 /// becomes a detached disk of this one. The other VM's record still names it then, without its file,
 /// until its next definition. Answered the same when the disk is here already.

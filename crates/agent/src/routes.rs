@@ -49,6 +49,7 @@ pub(crate) fn router(service: Service) -> Router {
         .serve::<api::ImageRemove, _>(image::image_remove)
         .serve::<api::VmCreate, _>(vm::vm_create)
         .serve::<api::VmDefine, _>(vm::vm_define)
+        .serve::<api::VmDefined, _>(vm::vm_defined)
         .serve::<api::VmDiskTake, _>(vm::vm_disk_take)
         .serve::<api::VmRegister, _>(vm::vm_register)
         .serve::<api::VmRemove, _>(vm::vm_remove)

@@ -141,6 +141,8 @@ fn inventory(document: Document) -> Document {
         .endpoint::<host::List>()
         .endpoint::<host::Show>()
         .endpoint::<host::Delete>()
+        .endpoint::<host::Unregistered>()
+        .endpoint::<host::Register>()
         .endpoint::<host::CreateJoinToken>()
         .endpoint::<host::JoinHost>()
 }

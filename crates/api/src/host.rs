@@ -1,10 +1,14 @@
 //! Hosts, and how new ones join.
 
 use hostler_endpoint::{Empty, Endpoint, Json, Method, NoParams, Page};
-use hostler_types::{Host, HostState, Join, JoinAnswer, Ref};
+use hostler_types::{
+    ByteSize, Epoch, Host, HostState, Join, JoinAnswer, Name, PowerState, Ref, Task, VmId,
+};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
+
+use crate::datastore::RegisterRequest;
 
 /// Which host.
 #[derive(Debug, Clone, Serialize, Deserialize, IntoParams)]
@@ -117,6 +121,70 @@ impl Endpoint for Delete {
     type Query = NoParams;
     type Body = Empty;
     type Answer = Empty;
+}
+/// A VM that a host has and the inventory lacks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct HostVm {
+    pub id: VmId,
+    /// As its definition says; absent when the host does not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<Name>,
+    pub power: PowerState,
+    /// Of its ownership, as the host knows it.
+    pub epoch: Epoch,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpus: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<ByteSize>,
+    /// Why it cannot be registered as it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+}
+
+/// A VM of a host that is not in the inventory.
+#[derive(Debug, Clone, Serialize, Deserialize, IntoParams)]
+#[into_params(parameter_in = Path)]
+pub struct HostVmPath {
+    /// The host's name or id.
+    #[param(value_type = String)]
+    pub host: Ref,
+    /// The VM's id.
+    #[param(value_type = String)]
+    pub vm: VmId,
+}
+
+/// List VMs that a host has and the inventory lacks.
+#[derive(Debug)]
+pub struct Unregistered;
+
+impl Endpoint for Unregistered {
+    const ID: &'static str = "host_unregistered";
+    const METHOD: Method = Method::Get;
+    const PATH: &'static str = "/v1/hosts/{host}/unregistered";
+    const SUMMARY: &'static str = "List VMs that a host has and the inventory lacks";
+    const TAG: &'static str = "host";
+    const ACCESS: &'static str = "operator";
+    type Path = HostPath;
+    type Query = NoParams;
+    type Body = Empty;
+    type Answer = Json<Page<HostVm>>;
+}
+/// Take a VM that a host has into the inventory; its guest runs on.
+#[derive(Debug)]
+pub struct Register;
+
+impl Endpoint for Register {
+    const ID: &'static str = "vm_register_from_host";
+    const METHOD: Method = Method::Post;
+    const PATH: &'static str = "/v1/hosts/{host}/unregistered/{vm}/register";
+    const SUMMARY: &'static str = "Take a VM that a host has into the inventory; its guest runs on";
+    const TAG: &'static str = "host";
+    const ACCESS: &'static str = "operator";
+    const STATUS: u16 = 202;
+    type Path = HostVmPath;
+    type Query = NoParams;
+    type Body = Json<RegisterRequest>;
+    type Answer = Json<Task>;
 }
 /// Make a token with which one host may join.
 #[derive(Debug)]

@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use hostler_agent_api::{
     AgentEvent, ConsoleKind, DatastoreCheck, DatastoreReport, FactsAnswer, FileOwner, FileUser,
     FoundFiles, ImageContentAnswer, ImageImportRequest, ImageImported, ImageRemoveRequest,
-    RemoveFilesRequest, RemovedFile, VmCommand, VmCreateRequest, VmDefineRequest,
+    RemoveFilesRequest, RemovedFile, VmCommand, VmCreateRequest, VmDefineRequest, VmDefinition,
     VmDiskTakeRequest, VmExportRequest, VmFlattenRequest, VmForkAnswer, VmForkRequest,
     VmFreezeRequest, VmFrozen, VmRemoveRequest, VmReport, VmRevertRequest, VmSnapshotDeleteRequest,
     VmSnapshotRequest, VmSnapshotUpdateRequest, VmStopRequest,
@@ -63,6 +63,7 @@ pub trait AgentLink: Send + Sync + Debug {
 
     async fn vm_create(&self, vm: VmId, request: VmCreateRequest) -> Result<VmReport, AgentError>;
     async fn vm_define(&self, vm: VmId, request: VmDefineRequest) -> Result<VmReport, AgentError>;
+    async fn vm_defined(&self, vm: VmId) -> Result<VmDefinition, AgentError>;
     async fn vm_register(&self, vm: VmId, request: VmCreateRequest)
     -> Result<VmReport, AgentError>;
     async fn vm_remove(&self, vm: VmId, request: VmRemoveRequest) -> Result<(), AgentError>;

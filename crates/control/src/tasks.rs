@@ -35,6 +35,7 @@ pub(crate) mod vm_flatten;
 pub(crate) mod vm_fork;
 pub(crate) mod vm_recycle;
 pub(crate) mod vm_register;
+pub(crate) mod vm_register_from_host;
 pub(crate) mod vm_reset;
 pub(crate) mod vm_revert;
 pub(crate) mod vm_seal;
@@ -71,6 +72,7 @@ pub(crate) fn registry() -> Registry<Core> {
         .with(vm_export::definition())
         .with(vm_recycle::definition())
         .with(vm_register::definition())
+        .with(vm_register_from_host::definition())
         .with(vm_reset::definition())
         .with(vm_revert::definition())
         .with(vm_snapshot::definition())

@@ -64,6 +64,16 @@ pub fn vm_flatten(vm: &Vm) -> Submit {
 pub fn vm_register(vm: &Vm) -> Submit {
     submit(tasks::vm_register::order(vm).with(Write::create(vm)))
 }
+/// `vm` is as the host has it; its record gets another name.
+///
+/// # Panics
+/// Never.
+pub fn vm_register_from_host(vm: &Vm) -> Submit {
+    let mut record = vm.clone();
+    record.metadata.name = "web09".parse().expect("it is a name");
+    record.status.epoch = hostler_types::Epoch(vm.status.epoch.0 + 1);
+    submit(tasks::vm_register_from_host::order(vm, &record).with(Write::create(&record)))
+}
 /// Detaches a disk.
 pub fn disk_detach(old: &Vm, new: &Vm, disk: &hostler_types::Name) -> Submit {
     submit(tasks::vm_disk::order_detach(old, disk, false).with(Write::update(new)))

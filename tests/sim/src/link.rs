@@ -6,9 +6,9 @@ use hostler_agent_api::{
     AgentEvent, ConsoleKind, DatastoreCheck, DatastoreReport, FactsAnswer, FileOwner, FileUser,
     FoundFiles, ImageContentAnswer, ImageImportRequest, ImageImportSource, ImageImported,
     ImageRemoveRequest, OperationProgress, RemoveFilesRequest, RemovedFile, VERSION, VmCommand,
-    VmCreateRequest, VmDefineRequest, VmDiskTakeRequest, VmExportRequest, VmFlattenRequest,
-    VmForkAnswer, VmForkRequest, VmFreezeRequest, VmFrozen, VmRemoveRequest, VmReport,
-    VmRevertRequest, VmSnapshotDeleteRequest, VmSnapshotRequest, VmSnapshotUpdateRequest,
+    VmCreateRequest, VmDefineRequest, VmDefinition, VmDiskTakeRequest, VmExportRequest,
+    VmFlattenRequest, VmForkAnswer, VmForkRequest, VmFreezeRequest, VmFrozen, VmRemoveRequest,
+    VmReport, VmRevertRequest, VmSnapshotDeleteRequest, VmSnapshotRequest, VmSnapshotUpdateRequest,
     VmStopRequest, code,
 };
 use hostler_control::{AgentError, AgentLink};
@@ -289,6 +289,14 @@ impl AgentLink for SimHost {
             let vm = request.definition.vm;
             state.files.insert((vm.status.datastore, vm.id()), vm);
             Ok(report)
+        })
+        .await
+    }
+
+    async fn vm_defined(&self, vm: VmId) -> Result<VmDefinition, AgentError> {
+        self.command("vm_defined", None, |state| {
+            let found = state.vms.get(&vm).map(|vm| vm.definition.clone());
+            found.ok_or_else(|| Problem::new(404, code::NOT_FOUND, "the vm is not there"))
         })
         .await
     }

@@ -8,6 +8,7 @@ use hostler_endpoint::{ByteStream, Call, Problem};
 use hostler_types::{ExecAnswer, ExportManifest};
 
 use super::Service;
+use crate::blocking::blocking;
 use crate::fault::Fault;
 use crate::vm::{Action, TakeOrder, frozen};
 
@@ -33,6 +34,19 @@ pub(super) async fn vm_define(
     let (definition, force) = (Box::new(request.definition), request.force);
     let action = Action::Define { definition, force };
     service.vms.command(call.path.vm, request.command, action).await
+}
+
+pub(super) async fn vm_defined(
+    service: Service,
+    call: Call<api::VmDefined>,
+) -> Result<api::VmDefinition, Problem> {
+    let vm = call.path.vm;
+    let found = blocking(move || match service.vms.contains(vm) {
+        true => service.host.records.get(vm),
+        false => Ok(None),
+    });
+    let record = found.await?.ok_or(Fault::NoVm(vm))?;
+    Ok(record.definition)
 }
 
 pub(super) async fn vm_disk_take(
@@ -63,7 +77,7 @@ pub(super) async fn vm_freeze(
     let action = Action::Freeze { snapshot: request.snapshot };
     let report = service.vms.command(vm, request.command, action).await?;
     let answer = move || frozen(&service.host, report, request.snapshot);
-    Ok(crate::blocking::blocking(answer).await?)
+    Ok(blocking(answer).await?)
 }
 
 pub(super) async fn vm_flatten(

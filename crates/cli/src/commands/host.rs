@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use hostler_api::host::{self, HostListQuery, HostPath, JoinTokenRequest};
+use hostler_api::host::{self, HostListQuery, HostPath, HostVm, JoinTokenRequest};
 use hostler_endpoint::NoParams;
 use hostler_types::{Host, HostState, Ref};
 
@@ -15,6 +15,9 @@ use crate::session::Session;
 use crate::table::{Cell, Tone};
 use crate::terminal::confirm;
 use crate::time;
+
+/// VMs of a host that are named one by one.
+const SOME: usize = 5;
 
 /// Hosts: the machines that VMs run on
 #[derive(Debug, Args)]
@@ -83,6 +86,9 @@ impl HostArgs {
                 let path = HostPath { host: which.host };
                 let host = session.call::<host::Show>(&path, &NoParams {}, ()).await?;
                 print(session, &host)?;
+                if session.output.is_table() && host.status.state == HostState::Connected {
+                    remark_unregistered(session, &path, &host).await;
+                }
             }
             HostCommand::JoinToken(token) => token.run(session).await?,
             HostCommand::Delete(delete) => {
@@ -162,6 +168,28 @@ fn print(session: &Session, host: &Host) -> Result<(), CliError> {
         fields
     };
     session.output.object(host, host.metadata.name.as_str(), fields)
+}
+
+/// The host has told what it is, and that is what was asked for: who may not see its other VMs, or a
+/// host that is slow to list them, makes this no failure.
+async fn remark_unregistered(session: &Session, path: &HostPath, host: &Host) {
+    let found = session.call::<host::Unregistered>(path, &NoParams {}, ()).await;
+    let vms = found.map(|page| page.items).unwrap_or_default();
+    if vms.is_empty() {
+        return;
+    }
+    let called = |vm: &HostVm| {
+        let name = vm.name.as_ref().map_or_else(|| vm.id.to_string(), ToString::to_string);
+        format!("{name} ({})", vm.power)
+    };
+    let mut names: Vec<_> = vms.iter().take(SOME).map(called).collect();
+    if vms.len() > SOME {
+        names.push(format!("{} more", vms.len() - SOME));
+    }
+    let (names, host) = (names.join(", "), &host.metadata.name);
+    session.output.remark(&format!(
+        "it has VMs that are not in the inventory: {names}; see `hostler vm register --from-host {host}`"
+    ));
 }
 
 impl JoinToken {

@@ -132,6 +132,9 @@ impl AgentLink for Remote {
     async fn vm_define(&self, vm: VmId, request: VmDefineRequest) -> Result<VmReport, AgentError> {
         self.vm::<contract::VmDefine>(vm, request).await
     }
+    async fn vm_defined(&self, vm: VmId) -> Result<contract::VmDefinition, AgentError> {
+        self.call::<contract::VmDefined>(&VmPath { vm }, &NoParams {}, ()).await
+    }
     async fn vm_register(
         &self,
         vm: VmId,

@@ -3,8 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use hostler_types::{
-    Ipv4Net, Network, NetworkKind, NetworkSpec, NicAddress, NicAddressing, NicSpec, Ref,
-    StaticAddress, VmId,
+    HostId, Ipv4Net, Network, NetworkId, NetworkKind, NetworkSpec, NicAddress, NicAddressing,
+    NicSpec, Ref, StaticAddress, VmId,
 };
 
 use super::resolve::Taken;
@@ -110,6 +110,35 @@ fn fixed(
         return Err(in_use(field, &reason));
     }
     Ok(completed(&network.spec, address, prefix, wanted.gateway))
+}
+
+/// A VM on `host` has an address already, and is to keep it. NAT networks of other hosts have the same
+/// addresses for others.
+pub(super) fn kept(
+    taken: &mut Taken<'_>,
+    vm: VmId,
+    host: HostId,
+    network: NetworkId,
+    address: Ipv4Addr,
+) -> Result<(), ServiceError> {
+    let Some(snapshot) = taken.reserve_address(network, address) else {
+        let reason = format!("its address {address} is just being given to another VM");
+        return Err(taken_by_another(reason));
+    };
+    let Some(network) = snapshot.get::<NetworkKind>(network) else { return Ok(()) };
+    let apart = matches!(network.spec, NetworkSpec::Nat { .. });
+    let holder = snapshot
+        .vms_with_address(network.id(), address)
+        .find(|holder| holder.id() != vm && (!apart || holder.status.host == host));
+    let Some(holder) = holder else { return Ok(()) };
+    let (name, holder) = (network.name(), holder.called());
+    let reason = format!("its address {address} of network `{name}` belongs to vm `{holder}`");
+    Err(taken_by_another(reason))
+}
+
+fn taken_by_another(reason: String) -> ServiceError {
+    ServiceError::conflict("address_taken", reason)
+        .hint("move the other VM's NIC to another address first")
 }
 
 fn in_use(field: &str, reason: &str) -> ServiceError {

@@ -8,10 +8,10 @@ use hostler_customize::{Guest, render};
 use hostler_pki::Vault;
 use hostler_types::{
     AddressRange, ComputerName, Customization, CustomizationOrigin, CustomizationRules,
-    CustomizationSpecKind, Name, NetworkId, NicAddressing, NicSpec, Ref, VmId,
+    CustomizationSpecKind, HostId, Name, NetworkId, NicAddressing, NicSpec, Ref, VmId,
 };
 
-use super::addresses::address;
+use super::addresses::{address, kept};
 use super::open;
 use super::overlay::overlay;
 use crate::error::ServiceError;
@@ -68,6 +68,22 @@ impl<'a> Customizing<'a> {
     /// Gives everything back, to begin anew.
     pub(crate) fn release(&mut self) {
         self.taken.release();
+    }
+
+    /// Lets a VM on `host` have the static addresses that its NICs have already.
+    ///
+    /// # Errors
+    /// `address_taken`.
+    pub(crate) fn keep(
+        &mut self,
+        vm: VmId,
+        host: HostId,
+        nics: &[NicSpec],
+    ) -> Result<(), ServiceError> {
+        let had = |nic: &NicSpec| Some((nic.network, nic.address.as_ref()?.address));
+        nics.iter()
+            .filter_map(had)
+            .try_for_each(|(network, address)| kept(&mut self.taken, vm, host, network, address))
     }
 
     /// What the VM's guest is told, and the addresses of its NICs; `None` when nothing is asked.

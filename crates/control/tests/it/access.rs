@@ -18,7 +18,7 @@ use hostler_control::{Actor, ServiceError, World, authenticate};
 use hostler_sim::{Fleet, vm_request};
 use hostler_types::{
     ApprovalNeed, ApprovalRuleSpec, DatastoreLimits, ExecRequest, ImageCreate, ImageSource, Join,
-    Labels, NetworkSpec, Ref, Role, StopMode, StorageKind, VmUpdate,
+    Labels, NetworkSpec, Ref, Role, StopMode, StorageKind, VmId, VmUpdate,
 };
 use jiff::SignedDuration;
 
@@ -222,6 +222,7 @@ async fn vm_services(w: &World, a: &Actor) -> Vec<(&'static str, Role, Said)> {
     let (vm, page, o) = (&none(), PageRequest::default(), &Options::default());
     let stop = VmStop { mode: StopMode::PowerOff, timeout_seconds: None };
     let register = VmRegister { datastore: none(), vm: none(), name: None };
+    let lost = vm::VmRegisterFromHost { host: none(), vm: VmId::generate(), name: None };
     let mut request = vm_request("none");
     request.image = Some(none());
     let (update, name) = (VmUpdate::default(), "other".parse().unwrap());
@@ -246,6 +247,8 @@ async fn vm_services(w: &World, a: &Actor) -> Vec<(&'static str, Role, Said)> {
         ("vm::unregister", Operator, said(vm::unregister(w, a, vm, o).await)),
         ("vm::register", Operator, said(vm::register(w, a, register, o).await)),
         ("vm::unregistered", Operator, said(vm::unregistered(w, a, vm).await)),
+        ("vm::on_host", Operator, said(vm::on_host(w, a, vm).await)),
+        ("vm::register_from_host", Operator, said(vm::register_from_host(w, a, lost, o).await)),
     ]
 }
 

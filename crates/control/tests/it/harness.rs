@@ -40,6 +40,8 @@ enum Given {
     Template,
     /// Its files lie on the datastore, and nobody knows it.
     Files,
+    /// It runs at the host, and the inventory does not know it.
+    Unknown,
     NoImage,
     /// It lies on the datastore, and nobody knows it.
     FoundImage,
@@ -157,7 +159,7 @@ fn objects(given: Given) -> Objects {
     let power = match given {
         Given::Vm(power) => power,
         Given::NoVm | Given::NoImage | Given::FoundImage => PowerState::Creating,
-        Given::Snapshots | Given::Waiting | Given::Lender => PowerState::Running,
+        Given::Snapshots | Given::Waiting | Given::Lender | Given::Unknown => PowerState::Running,
         Given::Recycled | Given::Template => PowerState::Stopped,
         Given::Files => PowerState::Unknown,
     };
@@ -226,9 +228,12 @@ fn place(host: &SimHost, objects: &Objects, given: Given) {
             host.plant(vm);
             host.plant(lender);
         }
-        Given::Vm(_) | Given::Snapshots | Given::Waiting | Given::Recycled | Given::Template => {
-            host.plant(vm);
-        }
+        Given::Vm(_)
+        | Given::Snapshots
+        | Given::Waiting
+        | Given::Recycled
+        | Given::Template
+        | Given::Unknown => host.plant(vm),
         Given::Files => {
             host.plant(vm);
             host.lose(objects.vm.id());
@@ -253,7 +258,8 @@ impl Scenario for Case {
         if self.given.knows_image() {
             batch = batch.with(Write::create(&objects.image));
         }
-        if !matches!(self.given, Given::NoVm | Given::NoImage | Given::Files) {
+        let unknown = [Given::NoVm, Given::NoImage, Given::Files, Given::Unknown];
+        if !unknown.contains(&self.given) {
             batch = batch.with(Write::create(&objects.vm));
         }
         if self.given == Given::Lender {
@@ -333,6 +339,11 @@ impl Scenario for Case {
                 text += &format!("image {} {:?}\n", image.name(), image.status.state);
             }
         }
+        if self.given == Given::Unknown {
+            // Also when nobody has a record of it.
+            let vm = host.vm(host.vms()[0]).unwrap();
+            text += &format!("at the host: {} {}\n", vm.definition.vm.name(), vm.power);
+        }
         let files = (host.files().len(), host.vms().len(), host.images().len());
         let exports = host.exports().len();
         text + &format!("files, VMs and images at the host: {files:?}, exports {exports}\n")
@@ -395,6 +406,31 @@ async fn vm_clone_full_of_a_running_vm() {
         testing::vm_clone(&objects.vm, &child(&objects.vm, source), true)
     };
     Case::new(Given::Vm(PowerState::Running), Compare::Everything, submit).check().await;
+}
+
+/// A template neither runs nor is locked, and its clones may be made elsewhere: nobody asks its host what
+/// its disks are made of.
+#[tokio::test]
+async fn vm_clone_of_a_template() {
+    let submit = |objects: &Objects| {
+        let clone = child(&objects.vm, |parent| DiskSource::Linked(file(parent)));
+        testing::vm_clone(&objects.vm, &of_a_template(clone), false)
+    };
+    Case::new(Given::Template, Compare::Everything, submit).check().await;
+    let submit = |objects: &Objects| {
+        let source = |parent: &Vm| {
+            let datastore = parent.status.datastore;
+            DiskSource::Copy(CopySource { datastore, file: file(parent) })
+        };
+        testing::vm_clone(&objects.vm, &of_a_template(child(&objects.vm, source)), false)
+    };
+    Case::new(Given::Template, Compare::Everything, submit).check().await;
+}
+
+/// As the service specifies it: a VM that can be started.
+fn of_a_template(mut clone: Vm) -> Vm {
+    clone.spec.template = None;
+    clone
 }
 
 #[tokio::test]
@@ -512,6 +548,13 @@ async fn vm_customize() {
 async fn vm_register() {
     let submit = |objects: &Objects| testing::vm_register(&objects.vm);
     Case::new(Given::Files, Compare::Everything, submit).check().await;
+}
+
+/// Whatever happens, the guest runs on.
+#[tokio::test]
+async fn vm_register_from_host() {
+    let submit = |objects: &Objects| testing::vm_register_from_host(&objects.vm);
+    Case::new(Given::Unknown, Compare::Everything, submit).check().await;
 }
 
 #[tokio::test]

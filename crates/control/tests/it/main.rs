@@ -11,6 +11,7 @@ mod customization;
 mod datastore_check;
 mod datastores;
 mod disks;
+mod from_host;
 mod harness;
 mod hosts;
 mod images;

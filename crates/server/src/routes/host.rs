@@ -2,15 +2,18 @@
 
 use std::time::Instant;
 
-use hostler_api::host::{CreateJoinToken, Delete, JoinHost, JoinTokenCreated, List, Show};
+use hostler_api::host::{
+    CreateJoinToken, Delete, HostVm, JoinHost, JoinTokenCreated, List, Register, Show, Unregistered,
+};
 use hostler_control::Class;
 use hostler_control::services::host::{self, HostFilter};
 use hostler_control::services::join_token;
+use hostler_control::services::vm::{self, VmRegisterFromHost};
 use hostler_endpoint::{Call, Page, Problem, Routes};
-use hostler_types::{Host, JoinAnswer};
+use hostler_types::{Host, JoinAnswer, Task};
 use jiff::SignedDuration;
 
-use crate::app::{App, actor, page, paged, shown};
+use crate::app::{App, actor, keyed, page, paged, shown, task_of};
 use crate::peer::guesser;
 use crate::problem::{problem, rate_limited};
 
@@ -19,6 +22,8 @@ pub(crate) fn add(routes: Routes<App>) -> Routes<App> {
         .serve::<List, _>(list)
         .serve::<Show, _>(show)
         .serve::<Delete, _>(delete)
+        .serve::<Unregistered, _>(unregistered)
+        .serve::<Register, _>(register)
         .serve::<CreateJoinToken, _>(create_join_token)
         .serve::<JoinHost, _>(join)
 }
@@ -39,6 +44,34 @@ async fn show(app: App, call: Call<Show>) -> Result<Host, Problem> {
 async fn delete(app: App, call: Call<Delete>) -> Result<(), Problem> {
     let actor = actor(&call.extensions)?;
     host::delete(&app.world, actor, &call.path.host).await.map_err(problem)
+}
+
+async fn unregistered(app: App, call: Call<Unregistered>) -> Result<Page<HostVm>, Problem> {
+    let actor = actor(&call.extensions)?;
+    let found = vm::on_host(&app.world, actor, &call.path.host).await.map_err(problem)?;
+    let items = found.into_iter().map(|found| {
+        let vm = found.vm.as_deref();
+        HostVm {
+            id: found.id,
+            name: vm.map(|vm| vm.called().clone()),
+            power: found.power,
+            epoch: found.epoch,
+            cpus: vm.map(|vm| vm.spec.cpus.count()),
+            memory: vm.map(|vm| vm.spec.memory),
+            problem: found.problem,
+        }
+    });
+    let revision = app.world.snapshot().revision.0;
+    Ok(Page { items: items.collect(), next: None, revision })
+}
+
+async fn register(app: App, call: Call<Register>) -> Result<Task, Problem> {
+    let request =
+        VmRegisterFromHost { host: call.path.host, vm: call.path.vm, name: call.body.name };
+    let options = keyed(call.idempotency_key);
+    let actor = actor(&call.extensions)?;
+    let changed = vm::register_from_host(&app.world, actor, request, &options).await;
+    task_of(changed.map_err(problem)?)
 }
 
 async fn create_join_token(

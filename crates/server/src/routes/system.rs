@@ -47,6 +47,7 @@ async fn features(_: App, _: Call<ListFeatures>) -> Result<Features, Problem> {
             "template-clones",
             "approval-choices",
             "disk-from-vm",
+            "vm-from-host",
         ]
         .map(str::to_owned)
         .to_vec(),

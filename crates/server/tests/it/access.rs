@@ -63,6 +63,7 @@ fn path(meta: &Meta) -> String {
     let id = hostler_types::VmId::generate().to_string();
     meta.path
         .replace("{datastore}/unregistered/{vm}", &format!("nowhere/unregistered/{id}"))
+        .replace("{host}/unregistered/{vm}", &format!("nowhere/unregistered/{id}"))
         .replace("{vm}", "no-such-vm")
         .replace("{disk}", "no-such-disk")
         .replace("{image}", "no-such-image")

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use hostler_store::Write;
 use hostler_types::{
-    DatastoreKind, Epoch, HostKind, ImageKind, Name, NetworkKind, PowerState, Ref, Role, Task, Vm,
-    VmKind,
+    DatastoreId, DatastoreKind, Epoch, HostId, HostKind, ImageKind, Name, NetworkKind, PowerState,
+    Ref, Role, Task, Vm, VmKind,
 };
 use jiff::Timestamp;
 use serde::Serialize;
@@ -117,12 +117,7 @@ pub async fn register(
         customize::seal(&world.vault, vm.spec.customization.as_mut());
         let mut order = vm_register::order(&vm);
         order.writes.push(Write::create(&vm));
-        // Files that nobody owned are not removed while somebody takes them.
-        let datastore = vm.status.datastore.untyped();
-        order.writes.push(Write::ExpectUnlocked { object: datastore });
-        order
-            .writes
-            .extend(images(&vm).map(|image| Write::ExpectUnlocked { object: image.untyped() }));
+        order.writes.extend(expect_files(&vm));
         Ok(Planned { order, object: Arc::new(vm), explanation: Vec::new() })
     })
     .await?;
@@ -143,8 +138,11 @@ fn require_ownerless(vm: &Vm, owners: &Owners) -> Result<(), ServiceError> {
     let Some(host) = owners.host_of(vm.id()) else { return Ok(()) };
     let message =
         format!("vm `{}` is not registered: host `{host}` has it, and may run it", vm.name());
-    Err(ServiceError::conflict("in_use", message)
-        .hint("perhaps the store was restored from a backup older than the VM"))
+    Err(ServiceError::conflict("in_use", message).hint(format!(
+        "perhaps the store was restored from a backup older than the VM: take it back as it is \
+             with `hostler vm register --from-host {host} {}`",
+        vm.id()
+    )))
 }
 
 /// The VM of a definition, as a new member of the inventory. What it says of itself was written
@@ -155,13 +153,23 @@ fn adopted(
     found: Option<Vm>,
 ) -> Result<Vm, ServiceError> {
     let datastore = snapshot.find::<DatastoreKind>(&request.datastore)?;
-    let mut vm = found.ok_or_else(|| {
+    let vm = found.ok_or_else(|| {
         ServiceError::not_found(hostler_types::KindName::Vm, &request.vm).hint(format!(
             "no such definition on datastore `{}`, or it is registered already",
             datastore.name()
         ))
     })?;
-    if let Some(name) = &request.name {
+    let host = snapshot.find::<HostKind>(&Ref::by_id(datastore.spec.host))?;
+    let vm = as_named(vm, request.name.as_ref());
+    require_references(snapshot, &vm)?;
+    let place = format!("registered from datastore `{}`", datastore.name());
+    Ok(as_registered(vm, host.id(), datastore.id(), place))
+}
+
+/// Under the name that it is to have, else its own: neither in the recycle bin, nor a template's. The
+/// template may not be here; the files are what they were.
+pub(super) fn as_named(mut vm: Vm, name: Option<&Name>) -> Vm {
+    if let Some(name) = name {
         vm.metadata.name = name.clone();
     } else if let Some(recycled) = &vm.spec.recycled {
         vm.metadata.name = recycled.name.clone();
@@ -169,12 +177,16 @@ fn adopted(
         vm.metadata.name = version.name.clone();
     }
     vm.spec.recycled = None;
-    // Its template may not be here; the files are what they were.
     vm.spec.template = None;
+    vm
+}
+
+/// All that it refers to is there, and nobody else has its name or a MAC address of it.
+pub(super) fn require_references(snapshot: &Snapshot, vm: &Vm) -> Result<(), ServiceError> {
     if snapshot.all::<VmKind>().get_by_name(vm.name()).is_some() {
         return Err(name_taken(vm.name()).hint("give it another name with `--name`"));
     }
-    if let Some(missing) = images(&vm).find(|image| snapshot.get::<ImageKind>(*image).is_none()) {
+    if let Some(missing) = images(vm).find(|image| snapshot.get::<ImageKind>(*image).is_none()) {
         let reason = format!("its image {missing} is not in the inventory");
         return Err(ServiceError::invalid("vm", reason).hint("import the image again first"));
     }
@@ -189,17 +201,27 @@ fn adopted(
             return Err(ServiceError::conflict("mac_taken", reason));
         }
     }
-    super::create::validate(&vm.spec)?;
-    let host = snapshot.find::<HostKind>(&Ref::by_id(datastore.spec.host))?;
-    let now = Timestamp::now();
+    super::create::validate(&vm.spec)
+}
+
+/// As a new member of the inventory, under the epoch after its own. The host has the first word on
+/// what it does.
+pub(super) fn as_registered(mut vm: Vm, host: HostId, datastore: DatastoreId, place: String) -> Vm {
     let status = &mut vm.status;
     status.power = PowerState::Unknown;
-    status.power_since = now;
+    status.power_since = Timestamp::now();
     status.message = Some("being registered".to_owned());
-    status.host = host.id();
-    status.datastore = datastore.id();
+    status.host = host;
+    status.datastore = datastore;
     status.epoch = Epoch(status.epoch.0.saturating_add(1));
     status.guest = None;
-    status.placement = vec![format!("registered from datastore `{}`", datastore.name())];
-    Ok(vm)
+    status.placement = vec![place];
+    vm
+}
+
+/// Its files, and those beneath them, are not removed meanwhile.
+pub(super) fn expect_files(vm: &Vm) -> impl Iterator<Item = Write> {
+    let datastore = Write::ExpectUnlocked { object: vm.status.datastore.untyped() };
+    let images = images(vm).map(|image| Write::ExpectUnlocked { object: image.untyped() });
+    std::iter::once(datastore).chain(images)
 }
