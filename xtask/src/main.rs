@@ -53,7 +53,16 @@ fn main() -> Result<()> {
 
 /// The benchmark measures the release build, and is itself one.
 fn bench(arguments: &[String]) -> Result<()> {
-    run(cargo().args(["build", "--release", "--package", "hostler", "--package", "hostler-e2e"]))?;
+    run(cargo().args([
+        "build",
+        "--release",
+        "--package",
+        "hostler",
+        "--package",
+        "hostler-e2e",
+        "--package",
+        "hostler-sim",
+    ]))?;
     run(Command::new(target().join("release/hostler-bench")).args(arguments))
 }
 

@@ -21,6 +21,7 @@ use hostler_pki::{Ca, CredentialFile, Credentials, Identity, KeyRequest, Vault, 
 use hostler_server::{Server, bind_tcp, bind_unix};
 use hostler_store::SqliteStore;
 use hostler_types::{ApprovalNeed, HostId, HostKind, Name};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -32,6 +33,7 @@ const LAST_STEPS: Duration = Duration::from_secs(10);
 const RENEWAL: Duration = Duration::from_secs(24 * 3600);
 
 pub(crate) async fn run(options: ServerOptions) -> Result<()> {
+    allow_open_files();
     for folder in [&options.state_dir, &options.runtime_dir] {
         create_passable(folder)?;
     }
@@ -90,6 +92,16 @@ pub(crate) async fn run(options: ServerOptions) -> Result<()> {
         agent.await.context("the agent's supervisor failed")?;
     }
     serving.await.context("the API failed")
+}
+
+/// Each host and each watcher is a connection: as many files may be open as an operator allows at all,
+/// not only the 1024 that processes begin with.
+fn allow_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, "no more files may be open than {:?}", limit.current);
+    }
 }
 
 /// Others may pass through (QEMU's users reach their disks below), not list.

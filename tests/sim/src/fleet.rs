@@ -1,7 +1,7 @@
 //! A server's mind on a fresh store, with simulated hosts.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -50,16 +50,52 @@ pub struct Fleet {
     pub connector: SimConnector,
     pub host: SimHost,
     running: Option<Running>,
-    directory: Arc<TempDir>,
+    directory: Directory,
     settings: Settings,
+}
+
+/// Where a fleet's store lies.
+#[derive(Debug, Clone)]
+enum Directory {
+    /// Goes with the fleet.
+    Temporary(Arc<TempDir>),
+    Lasting(PathBuf),
+}
+
+impl Directory {
+    fn temporary() -> Self {
+        Self::Temporary(Arc::new(tempfile::tempdir().expect("a temporary directory can be made")))
+    }
+
+    fn path(&self) -> &Path {
+        match self {
+            Self::Temporary(directory) => directory.path(),
+            Self::Lasting(path) => path,
+        }
+    }
 }
 
 impl Fleet {
     /// # Panics
     /// When the fleet cannot be made.
     pub async fn new() -> Self {
-        let directory = Arc::new(tempfile::tempdir().expect("a temporary directory can be made"));
+        Self::open(Directory::temporary(), SimConnector::default(), Settings::default()).await
+    }
+
+    /// With its state where a server can take it over.
+    ///
+    /// # Panics
+    /// When the fleet cannot be made.
+    pub async fn in_directory(directory: &Path) -> Self {
+        let directory = Directory::Lasting(directory.to_owned());
         Self::open(directory, SimConnector::default(), Settings::default()).await
+    }
+
+    /// Ends the server; its state stays where it is, if it is to stay.
+    pub async fn end(mut self) {
+        if let Some(running) = self.running.take() {
+            running.stop(PATIENCE).await;
+        }
     }
 
     /// With other settings than the usual ones.
@@ -67,11 +103,10 @@ impl Fleet {
     /// # Panics
     /// When the fleet cannot be made.
     pub async fn with_settings(settings: Settings) -> Self {
-        let directory = Arc::new(tempfile::tempdir().expect("a temporary directory can be made"));
-        Self::open(directory, SimConnector::default(), settings).await
+        Self::open(Directory::temporary(), SimConnector::default(), settings).await
     }
 
-    async fn open(directory: Arc<TempDir>, connector: SimConnector, settings: Settings) -> Self {
+    async fn open(directory: Directory, connector: SimConnector, settings: Settings) -> Self {
         let world = open_world(directory.path(), &connector, settings.clone()).await;
         let local = LocalHost {
             name: name("sim"),
@@ -258,7 +293,7 @@ impl Fleet {
 }
 
 /// The tasks of the world before let go of the store when they are polled for the last time.
-async fn open_store(path: &Path) -> SqliteStore {
+pub(crate) async fn open_store(path: &Path) -> SqliteStore {
     let begin = std::time::Instant::now();
     loop {
         match SqliteStore::open(path) {

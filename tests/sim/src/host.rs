@@ -161,6 +161,11 @@ impl SimHost {
         }
     }
 
+    /// What it tells of itself.
+    pub fn facts(&self) -> HostFacts {
+        self.lock().facts.clone()
+    }
+
     pub fn id(&self) -> HostId {
         self.id
     }

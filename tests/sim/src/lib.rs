@@ -5,13 +5,18 @@
 //!   whole inventory) over a map instead of a machine, and goes wrong on demand ([`Fault`]).
 //! * [`Fleet`] is a [`World`](hostler_control::World) on a fresh store with such hosts.
 //!
+//! * [`bulk`] writes a store with thousands of hosts, and [`serve`] answers for their agents over
+//!   the network: what `hostler-fleet` puts before a real server.
+//!
 //! What it deliberately does not do: time. Everything is instant unless a fault holds it up.
 
+pub mod bulk;
 mod faults;
 mod files;
 mod fleet;
 mod host;
 mod link;
+pub mod serve;
 mod storage;
 
 pub use faults::Fault;

@@ -28,9 +28,10 @@ use hostler_types::{
 use super::{AgentError, AgentLink, Connector};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// A dead host is noticed within their sum; a host that is only busy has the time to answer.
+/// A dead host is noticed within their sum; a host that is only busy has the time to answer. With the
+/// second of grace that the controller gives, a host is shown as away less than 5 s after it died.
 const PING_INTERVAL: Duration = Duration::from_secs(1);
-const PING_TIMEOUT: Duration = Duration::from_secs(3);
+const PING_TIMEOUT: Duration = Duration::from_millis(2500);
 /// Longer than any work at a host; dead connections are found by pings.
 const LONGEST_CALL: Duration = Duration::from_secs(25 * 3600);
 

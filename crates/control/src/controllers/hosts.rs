@@ -27,6 +27,7 @@ use futures::{FutureExt, StreamExt};
 use hostler_agent_api::AgentEvent;
 use hostler_endpoint::EventStream;
 use hostler_types::{Host, HostId, HostKind};
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -47,6 +48,8 @@ const FIRST_PATIENCE: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(10);
 const SHORTEST_WAIT: Duration = Duration::from_millis(100);
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
+/// Connections begun at once.
+const CONNECTING: usize = 128;
 /// Events taken over in one commit.
 const BURST: usize = 256;
 
@@ -54,9 +57,20 @@ const BURST: usize = 256;
 pub(super) async fn run(core: Arc<Core>, stopping: CancellationToken) {
     let mut revisions = core.inventory.revisions();
     let mut loops: HashMap<HostId, (String, CancellationToken, JoinHandle<()>)> = HashMap::new();
+    let connecting = Arc::new(Connecting::default());
+    let mut seen = None;
     loop {
         revisions.borrow_and_update();
         let snapshot = core.snapshot();
+        // Most changes are not about who is there: they cost nothing, however many hosts there are.
+        if seen == Some(snapshot.host_addresses) {
+            tokio::select! {
+                () = stopping.cancelled() => break,
+                changed = revisions.changed() => if changed.is_err() { break },
+            }
+            continue;
+        }
+        seen = Some(snapshot.host_addresses);
         let ended: Vec<HostId> = (loops.iter())
             .filter(|(id, (address, ..))| {
                 snapshot.get::<HostKind>(**id).is_none_or(|host| host.spec.address != *address)
@@ -73,17 +87,14 @@ pub(super) async fn run(core: Arc<Core>, stopping: CancellationToken) {
             loops.entry(host.id()).or_insert_with(|| {
                 let stop = stopping.child_token();
                 let (core, host, until) = (core.clone(), host.clone(), stop.clone());
+                let connecting = connecting.clone();
                 let address = host.spec.address.clone();
                 // Cancel-safe: every commit is whole.
                 let handle = tokio::spawn(async move {
-                    let _stopped = until.run_until_cancelled(follow(core, host)).await;
+                    let _stopped = until.run_until_cancelled(follow(core, host, connecting)).await;
                 });
                 (address, stop, handle)
             });
-        }
-        tokio::select! {
-            () = stopping.cancelled() => break,
-            changed = revisions.changed() => if changed.is_err() { break },
         }
     }
     for (_, (_, _, handle)) in loops {
@@ -92,13 +103,27 @@ pub(super) async fn run(core: Arc<Core>, stopping: CancellationToken) {
 }
 
 /// Follows one host for ever: a bug met on the way costs a second, not the host.
-async fn follow(core: Arc<Core>, host: Arc<Host>) {
+async fn follow(core: Arc<Core>, host: Arc<Host>, connecting: Arc<Connecting>) {
     loop {
-        let follower = Follower::new(core.clone(), &host);
+        let follower = Follower::new(core.clone(), &host, connecting.clone());
         if AssertUnwindSafe(follower.run()).catch_unwind().await.is_err() {
             tracing::error!(host = %host.name(), "following the host panicked; it begins anew");
         }
         tokio::time::sleep(GRACE).await;
+    }
+}
+
+/// How many hosts are connected to at once. Thousands at once would all be too slow to be in time,
+/// and begin again. Hosts that are known to be away wait apart: they take longest, and must not keep
+/// the others waiting.
+struct Connecting {
+    there: Semaphore,
+    away: Semaphore,
+}
+
+impl Default for Connecting {
+    fn default() -> Self {
+        Self { there: Semaphore::new(CONNECTING), away: Semaphore::new(CONNECTING) }
     }
 }
 
@@ -107,24 +132,30 @@ struct Follower {
     core: Arc<Core>,
     host: Arc<Host>,
     converger: Converger,
+    connecting: Arc<Connecting>,
 }
 
 impl Follower {
-    fn new(core: Arc<Core>, host: &Arc<Host>) -> Self {
+    fn new(core: Arc<Core>, host: &Arc<Host>, connecting: Arc<Connecting>) -> Self {
         let converger = Converger::new(core.clone(), host.id(), host.name().to_string());
-        Self { core, host: host.clone(), converger }
+        Self { core, host: host.clone(), converger, connecting }
     }
 
     async fn run(mut self) {
         let (mut wait, mut lost, mut known_away) = (SHORTEST_WAIT, Instant::now(), false);
         loop {
             let patience = if known_away { PATIENCE } else { FIRST_PATIENCE };
+            let places = if known_away { &self.connecting.away } else { &self.connecting.there };
+            // Never closed.
+            let place = places.acquire().await.ok();
             // Taken before the agent looks at what it has: a VM that is made in between is no
             // missing one.
             let before = self.core.snapshot();
-            match tokio::time::timeout(patience, self.connect()).await {
+            let stream = tokio::time::timeout(patience, self.connect()).await;
+            drop(place);
+            match stream {
                 Ok(Ok(stream)) => {
-                    let reason = self.follow(stream, &before).await;
+                    let reason = self.follow(stream, before).await;
                     if self.converger.is_connected() {
                         (wait, lost, known_away) = (SHORTEST_WAIT, Instant::now(), false);
                     }
@@ -163,7 +194,11 @@ impl Follower {
     }
 
     /// Takes events over until the stream ends; returns why it did.
-    async fn follow(&mut self, mut stream: EventStream<AgentEvent>, before: &Snapshot) -> String {
+    async fn follow(
+        &mut self,
+        mut stream: EventStream<AgentEvent>,
+        before: Arc<Snapshot>,
+    ) -> String {
         let first = tokio::time::timeout(PATIENCE, stream.next()).await;
         let inventory = match first {
             Ok(Some(Ok(item))) => match item.data {
@@ -182,7 +217,9 @@ impl Follower {
             Ok(known) => known,
             Err(reason) => return reason,
         };
-        self.converger.connected(known, inventory, before).await;
+        self.converger.connected(known, inventory, &before).await;
+        // It holds on to all that has changed since, for as long as it is there.
+        drop(before);
         loop {
             let event = tokio::select! {
                 event = stream.next() => event,

@@ -162,7 +162,7 @@ pub(super) async fn require_unneeded(
         Ok(Err(AgentError::Refused(problem))) => {
             // Without a record of it the host has nothing to remove either.
             let away = problem.code == code::DATASTORE_MISSING
-                && owning.is_some_and(|vm| step.world().reports.last(vm).is_some());
+                && owning.is_some_and(|vm| step.world().reports.knows(vm));
             if !away {
                 return Ok(());
             }

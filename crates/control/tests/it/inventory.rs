@@ -121,7 +121,7 @@ impl Bench {
     /// What a snapshot that was built change by change says, against one loaded afresh.
     async fn compare(&self) {
         let live = self.inventory.snapshot();
-        let fresh = Snapshot::load(&self.store.load_all().await.unwrap()).unwrap();
+        let fresh = Snapshot::load(self.store.load_all().await.unwrap()).unwrap();
         assert_eq!(live.revision, fresh.revision);
         let all = |snapshot: &Snapshot| -> Vec<Vm> {
             snapshot.all::<VmKind>().iter().map(|vm| Vm::clone(vm)).collect()

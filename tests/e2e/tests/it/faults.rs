@@ -71,3 +71,35 @@ fn bad_input_is_refused_with_the_reason() {
     hostler.ok(&["vm", "delete", "web01", "--yes", "--now"]);
     hostler.assert_clean();
 }
+
+#[test]
+fn qemu_a_host_that_falls_silent_is_shown_as_such_and_its_vms_as_unknown() {
+    let hostler = Instance::start();
+    hostler.import_tiny();
+    hostler.ok(&["vm", "create", "web01", "--image", "tiny", "--memory", "128MiB", "--start"]);
+    let agent = |signal: &str| {
+        for pid in hostler.agent_pids() {
+            let sent = Command::new("kill").args([signal, &pid.to_string()]).status().unwrap();
+            assert!(sent.success());
+        }
+    };
+    let host = || {
+        let hosts = hostler.json(&["host", "list"]);
+        let hosts = hosts["items"].as_array().or(hosts.as_array()).cloned().unwrap_or_default();
+        hosts[0]["status"]["state"].as_str().unwrap_or_default().to_owned()
+    };
+    // Its connections stay open; it only says nothing any more, as one whose power is gone.
+    agent("-STOP");
+    let begin = std::time::Instant::now();
+    eventually("the host to be away", Duration::from_secs(20), || host() == "disconnected");
+    let noticed = begin.elapsed();
+    eventually("its VM to be unknown", Duration::from_secs(5), || {
+        hostler.power("web01") == "unknown"
+    });
+    assert_eq!(hostler.qemu_pids().len(), 1, "the guest goes on");
+    agent("-CONT");
+    eventually("the host to be back", Duration::from_secs(20), || host() == "connected");
+    eventually("its VM to run", Duration::from_secs(10), || hostler.power("web01") == "running");
+    // 5 s are promised; the rest is what a busy machine takes to say so.
+    assert!(noticed < Duration::from_secs(8), "{noticed:?}");
+}

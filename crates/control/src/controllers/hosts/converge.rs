@@ -91,7 +91,7 @@ impl Converger {
     ) {
         self.connected = true;
         let reported: HashSet<VmId> = inventory.vms.iter().map(|report| report.vm).collect();
-        self.core.reports.replace(self.host, inventory.vms);
+        self.core.reports.replace(self.host, &inventory.vms);
         let snapshot = self.core.snapshot();
         for orphan in reported.iter().filter(|vm| snapshot.get(**vm).is_none()) {
             tracing::warn!(host = self.name, vm = %orphan, "the host has a VM that is not in the inventory; it is left alone");
@@ -138,7 +138,7 @@ impl Converger {
         match event {
             AgentEvent::Vm(report) => {
                 self.dirty.insert(report.vm);
-                self.core.reports.event(self.host, *report);
+                self.core.reports.event(self.host, &report);
             }
             AgentEvent::VmGone { vm } => {
                 self.core.reports.forget(vm);

@@ -38,6 +38,15 @@ impl Figure {
         }
     }
 
+    /// What 99 of 100 times do not exceed.
+    pub(crate) fn p99(what: &str, measured: &[Duration], most: f64) -> Self {
+        let mut sorted = measured.to_vec();
+        sorted.sort_unstable();
+        let at = sorted.len().saturating_sub(1) * 99 / 100;
+        let measured_p99 = sorted.get(at).copied().map_or(f64::NAN, milliseconds);
+        Self { measured: measured_p99, ..Self::time(what, measured, most) }
+    }
+
     fn compared(&self) -> f64 {
         self.raw.map_or(self.measured, |raw| self.measured / raw)
     }

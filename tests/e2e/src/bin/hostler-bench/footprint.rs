@@ -27,7 +27,7 @@ pub(crate) fn measure(_runs: usize) -> Result<Vec<Figure>> {
 }
 
 /// Resident set in MiB.
-fn resident(pid: u32) -> Result<f64> {
+pub(crate) fn resident(pid: u32) -> Result<f64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = status.lines().find(|line| line.starts_with("VmRSS:")).context("no VmRSS")?;
     let kib: f64 = line.split_whitespace().nth(1).context("no number")?.parse()?;

@@ -13,6 +13,7 @@ mod footprint;
 mod instant;
 mod inventory;
 mod placement;
+mod scale;
 mod snapshot;
 mod stall;
 mod start;
@@ -43,7 +44,7 @@ type Measure = fn(usize) -> Result<Vec<Figure>>;
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
     rustls::crypto::ring::default_provider().install_default().ok();
-    let measures: [(&str, Measure); 9] = [
+    let measures: [(&str, Measure); 10] = [
         ("start", start::measure),
         ("create", create::measure),
         ("footprint", footprint::measure),
@@ -53,6 +54,7 @@ fn main() -> Result<()> {
         ("clone", clone::measure),
         ("instant", instant::measure),
         ("policy-placement", placement::measure),
+        ("scale", scale::measure),
     ];
     let mut figures = Vec::new();
     for (name, measure) in measures {
