@@ -65,7 +65,7 @@ pub use machine::MACHINE_TYPE;
 pub use names::{cdrom_id, disk_id, layer_file_node, layer_node, netdev_id, nic_id};
 pub use plan::{
     CdromPlan, DiskAio, DiskCache, DiskPlan, FirmwarePlan, LaunchPlan, LayerPlan, MemoryPlan,
-    NicPlan, PlanError, PortPlan, Room, Start,
+    NicPlan, PlanError, PortKind, PortPlan, Room, Start,
 };
 pub use process::{Exit, Process, ProcessError, start_time};
 pub use snapshot::{
