@@ -70,7 +70,7 @@ pub use plan::{
 pub use process::{Exit, Process, ProcessError, start_time};
 pub use snapshot::{
     MemorySaved, NewLayer, active_nodes, add_layers, add_layers_and_save, close_nodes, flush_layer,
-    open_for_writing,
+    open_for_writing, rehearse_saving,
 };
 pub use spawn::{ChildFd, Credentials, InheritedFds, Lifetime, Spawn, SpawnError};
 pub use vm::{
