@@ -51,6 +51,7 @@ pub mod fork;
 pub mod hotplug;
 mod machine;
 mod names;
+mod pace;
 mod plan;
 mod process;
 mod snapshot;
