@@ -21,7 +21,9 @@ use hostler_qmp::{
     },
     event::Event,
 };
+use tokio::time::MissedTickBehavior;
 
+use crate::pace::{LOOK, Pace};
 use crate::vm::MonitorError;
 
 /// How often a job's progress is asked for; there is no event for it.
@@ -67,6 +69,8 @@ pub struct BlockJob {
     qmp: Qmp,
     events: Events,
     id: String,
+    /// Of one that we have started.
+    pace: Option<Pace>,
 }
 
 /// All jobs of a machine, those that are done included.
@@ -90,7 +94,7 @@ pub async fn set_rate(qmp: &Qmp, id: &str, rate: Option<u64>) -> Result<(), Moni
 impl BlockJob {
     /// Begins to merge layers. The files of `into` and of the layer on top of the merged ones must
     /// be open for writing; see [`open_for_writing`](crate::open_for_writing). `rate` is in bytes a
-    /// second.
+    /// second; it is less while the guest uses its disks.
     ///
     /// # Errors
     /// See [`MonitorError`]; nothing has begun then.
@@ -100,14 +104,14 @@ impl BlockJob {
         commit: Commit,
         rate: Option<u64>,
     ) -> Result<Self, MonitorError> {
-        let job = Self { qmp: qmp.clone(), events: qmp.subscribe(), id: id.to_owned() };
+        let job = Self::new(qmp, id, Some(Pace::new(rate)));
         let start = BlockCommit {
             job_id: id.to_owned(),
             device: commit.active,
             top_node: commit.top,
             base_node: commit.into,
             backing_file: commit.backing_file,
-            speed: rate.unwrap_or(0),
+            speed: job.pace.as_ref().map_or(0, Pace::speed),
             auto_finalize: false,
             auto_dismiss: false,
         };
@@ -125,14 +129,14 @@ impl BlockJob {
         stream: Stream,
         rate: Option<u64>,
     ) -> Result<Self, MonitorError> {
-        let job = Self { qmp: qmp.clone(), events: qmp.subscribe(), id: id.to_owned() };
+        let job = Self::new(qmp, id, Some(Pace::new(rate)));
         let (base_node, backing_file) = stream.base.unzip();
         let start = BlockStream {
             job_id: id.to_owned(),
             device: stream.node,
             base_node,
             backing_file,
-            speed: rate.unwrap_or(0),
+            speed: job.pace.as_ref().map_or(0, Pace::speed),
             auto_finalize: false,
             auto_dismiss: false,
         };
@@ -143,7 +147,11 @@ impl BlockJob {
     /// A job that another agent has started.
     #[must_use]
     pub fn found(qmp: &Qmp, id: &str) -> Self {
-        Self { qmp: qmp.clone(), events: qmp.subscribe(), id: id.to_owned() }
+        Self::new(qmp, id, None)
+    }
+
+    fn new(qmp: &Qmp, id: &str, pace: Option<Pace>) -> Self {
+        Self { qmp: qmp.clone(), events: qmp.subscribe(), id: id.to_owned(), pace }
     }
 
     /// Waits until all is copied, or `cancel` ends. `progress` hears of bytes done and in total, which
@@ -158,6 +166,8 @@ impl BlockJob {
     ) -> Result<Copied, MonitorError> {
         tokio::pin!(cancel);
         let mut tick = tokio::time::interval(PROGRESS);
+        let mut look = tokio::time::interval(LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut completing = false;
         let mut seen = None;
         loop {
@@ -170,6 +180,10 @@ impl BlockJob {
                         let job = self.info().await?;
                         progress(job.current_progress, job.total_progress);
                         job.status
+                    }
+                    _ = look.tick(), if self.pace.is_some() && !completing => {
+                        self.keep_pace().await;
+                        continue;
                     }
                 },
             };
@@ -219,6 +233,14 @@ impl BlockJob {
     pub async fn forget(&self) -> Result<(), MonitorError> {
         self.qmp.execute(JobDismiss { id: self.id.clone() }).await?;
         Ok(())
+    }
+
+    /// A job that has just ended has no speed.
+    async fn keep_pace(&mut self) {
+        let Some(pace) = &mut self.pace else { return };
+        if let Err(error) = pace.keep(&self.qmp, &self.id).await {
+            tracing::debug!(job = self.id, %error, "its speed stays");
+        }
     }
 
     async fn conclude(&mut self) -> Result<(), MonitorError> {

@@ -1,10 +1,10 @@
 //! Other machines go on from where one is: instant clones.
 //!
 //! ```text
-//!  old machine   runs ── freeze ──────────────────────────────── its end
-//!                          │ devices: a file        memory: stays where it is, read-only
-//!  its successor           └── load ── runs         mapped privately, copied on write
-//!  each clone                  └────────── load ── runs
+//!  old machine   runs ── hand over ───────────────────────────── its end
+//!                          │ devices: a stream      memory: stays where it is, read-only
+//!  its successor           ├── runs                 mapped privately, copied on write
+//!  each clone              └── load ── runs
 //! ```
 //!
 //! Nothing is copied at the fork, however large the machine is: all that follow map the same frozen
@@ -16,23 +16,26 @@
 
 use std::{
     collections::BTreeMap,
-    io,
+    fs::File,
+    io::{self, Write},
     os::{
         fd::{AsFd, AsRawFd, OwnedFd, RawFd},
         unix::net::UnixStream,
     },
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use hostler_qmp::{
     Qmp,
     command::{
         Getfd, Migrate, MigrateCancel, MigrateIncoming, MigrateSetParameters, MigrationAddress,
-        RemoveFd, SocketAddress, Stop,
+        RemoveFd, SocketAddress,
     },
+    event::Event,
 };
 use hostler_types::ByteSize;
 use rustix::fs::{MemfdFlags, Mode, OFlags};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::{
     process::Process,
@@ -48,6 +51,10 @@ const MOVE: &str = "move";
 /// How long a guest that moves may stand still, in milliseconds; QEMU's default is 300.
 const STANDSTILL: u64 = 20;
 
+/// The same when only its screen's memory is moved: a guest that keeps painting all of it is to be
+/// stopped, too.
+const SHORT: u64 = 100;
+
 /// A file for a guest's memory, for `uid` alone. Nothing is left of it when its last user ends.
 ///
 /// # Errors
@@ -60,14 +67,6 @@ pub fn memory_file(size: ByteSize, uid: Option<u32>) -> io::Result<OwnedFd> {
         std::os::unix::fs::fchown(&file, Some(uid), None)?;
     }
     Ok(file)
-}
-
-/// A file for the state of a machine's devices.
-///
-/// # Errors
-/// No memory.
-pub fn state_file() -> io::Result<OwnedFd> {
-    Ok(rustix::fs::memfd_create("hostler-devices", MemfdFlags::CLOEXEC)?)
 }
 
 /// The file of a running machine's memory, to be read only. Afterwards nobody but root can open it
@@ -109,7 +108,7 @@ pub fn share_taps(process: &Process) -> io::Result<BTreeMap<String, OwnedFd>> {
     Ok(taps)
 }
 
-/// Makes ready what [`freeze`] or [`load`] will do, so that it takes no time then.
+/// Makes a machine ready for [`hand_over`] or [`load`], so that it takes no time then.
 ///
 /// # Errors
 /// See [`MonitorError`].
@@ -117,20 +116,67 @@ pub async fn prepare(qmp: &Qmp) -> Result<(), MonitorError> {
     set_transfer(qmp, &["events", "x-ignore-shared"]).await
 }
 
-/// Stops the guest and writes its devices, but not its memory, into `state`. Afterwards the machine
-/// has let go of its disks and must not run again, unless by [`thaw`].
+/// Stops a guest and brings its devices, but not its memory, into a machine started with
+/// [`Start::Fork`](crate::Start::Fork) on the same memory. That stands still then, with everything of
+/// the old one, which has let go of its disks and must not run again, unless by [`thaw`].
+///
+/// It is a live move as of any machine: what is not the guest's memory but large all the same, that of
+/// its screen first of all, goes over while the guest runs. `written` gets all of it, for [`load`], as
+/// soon as the old machine has said it and while the new one still loads it. Returns since when the guest
+/// stands still.
 ///
 /// # Errors
-/// See [`MonitorError`]. The machine is then to be thawed.
-pub async fn freeze(qmp: &Qmp, state: &OwnedFd, within: Duration) -> Result<(), MonitorError> {
-    let writer = reopen(state, OFlags::WRONLY).map_err(MonitorError::File)?;
-    let set = add_file(qmp, writer).await?;
-    let mut events = qmp.subscribe();
-    qmp.execute(Stop).await?;
-    qmp.execute(Migrate::to(fdset(set))).await?;
-    let frozen = transferred(qmp, &mut events, within).await;
-    let _ = qmp.execute(RemoveFd { fdset_id: set.fdset_id, fd: None }).await;
-    frozen
+/// See [`MonitorError`]. The old machine is then to be thawed, the new one to be ended.
+pub async fn hand_over(
+    from: &Qmp,
+    to: &Qmp,
+    within: Duration,
+    written: impl FnOnce(OwnedFd),
+) -> Result<SystemTime, MonitorError> {
+    let (old_end, read) = UnixStream::pair().map_err(MonitorError::File)?;
+    let (write, new_end) = UnixStream::pair().map_err(MonitorError::File)?;
+    let still = MigrateSetParameters { downtime_limit: Some(SHORT), ..Default::default() };
+    from.execute(still).await?;
+    to.execute_with_fds(Getfd { fdname: MOVE.to_owned() }, vec![new_end.into()]).await?;
+    from.execute_with_fds(Getfd { fdname: MOVE.to_owned() }, vec![old_end.into()]).await?;
+    let (mut sent, mut received, mut stops) = (from.subscribe(), to.subscribe(), from.subscribe());
+    to.execute(MigrateIncoming::from(moving())).await?;
+    from.execute(Migrate::to(moving())).await?;
+    let moved = async {
+        transferred(from, &mut sent, within).await?;
+        transferred(to, &mut received, within).await
+    };
+    let copied = async {
+        written(pass_on(read, write).await.map_err(MonitorError::File)?);
+        Ok(())
+    };
+    tokio::try_join!(copied, moved)?;
+    loop {
+        let event = stops.recv().await?;
+        if event.event == Event::Stop {
+            return Ok(event.timestamp.to_system_time().unwrap_or_else(SystemTime::now));
+        }
+    }
+}
+
+/// Passes on what one machine says to another, and keeps it in a file.
+async fn pass_on(from: UnixStream, to: UnixStream) -> io::Result<OwnedFd> {
+    const BYTES: usize = 256 << 10;
+    let stream = |stream: UnixStream| {
+        stream.set_nonblocking(true)?;
+        tokio::net::UnixStream::from_std(stream)
+    };
+    let (mut from, mut to) = (stream(from)?, stream(to)?);
+    let mut file = File::from(rustix::fs::memfd_create("hostler-devices", MemfdFlags::CLOEXEC)?);
+    let mut bytes = vec![0; BYTES];
+    loop {
+        let read = from.read(&mut bytes).await?;
+        if read == 0 {
+            return Ok(file.into());
+        }
+        to.write_all(&bytes[..read]).await?;
+        file.write_all(&bytes[..read])?;
+    }
 }
 
 /// Lets a machine go on as if it had never been frozen. Another one that has loaded what it wrote
@@ -152,7 +198,7 @@ pub async fn finish(qmp: &Qmp) {
     }
 }
 
-/// Loads what [`freeze`] has written into a machine started with
+/// Loads what [`hand_over`] has left into a machine started with
 /// [`Start::Fork`](crate::Start::Fork) on the same memory. It stands still then, with everything of
 /// the old one.
 ///
@@ -170,7 +216,7 @@ pub async fn load(qmp: &Qmp, state: &OwnedFd, within: Duration) -> Result<(), Mo
 
 /// Moves a running guest with all its memory into a machine started with
 /// [`Start::Fork`](crate::Start::Fork). The guest runs on until the last moment; then the old
-/// machine is as after [`freeze`], and the new one as after [`load`].
+/// machine is and the new one as after [`hand_over`].
 ///
 /// # Errors
 /// See [`MonitorError`]. The old machine is then to be thawed, the new one to be ended.
@@ -181,14 +227,18 @@ pub async fn move_live(from: &Qmp, to: &Qmp, within: Duration) -> Result<(), Mon
     }
     let still = MigrateSetParameters { downtime_limit: Some(STANDSTILL), ..Default::default() };
     from.execute(still).await?;
-    let socket = || MigrationAddress::Socket(SocketAddress::Fd { str: MOVE.to_owned() });
     to.execute_with_fds(Getfd { fdname: MOVE.to_owned() }, vec![far.into()]).await?;
     from.execute_with_fds(Getfd { fdname: MOVE.to_owned() }, vec![near.into()]).await?;
     let (mut sent, mut received) = (from.subscribe(), to.subscribe());
-    to.execute(MigrateIncoming::from(socket())).await?;
-    from.execute(Migrate::to(socket())).await?;
+    to.execute(MigrateIncoming::from(moving())).await?;
+    from.execute(Migrate::to(moving())).await?;
     transferred(from, &mut sent, within).await?;
     transferred(to, &mut received, within).await
+}
+
+/// The descriptor [`MOVE`].
+fn moving() -> MigrationAddress {
+    MigrationAddress::Socket(SocketAddress::Fd { str: MOVE.to_owned() })
 }
 
 /// Another handle on a file without a name, with its own position.

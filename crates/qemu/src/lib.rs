@@ -51,6 +51,7 @@ pub mod fork;
 pub mod hotplug;
 mod machine;
 mod names;
+mod pace;
 mod plan;
 mod process;
 mod snapshot;
@@ -65,12 +66,12 @@ pub use machine::MACHINE_TYPE;
 pub use names::{cdrom_id, disk_id, layer_file_node, layer_node, netdev_id, nic_id};
 pub use plan::{
     CdromPlan, DiskAio, DiskCache, DiskPlan, FirmwarePlan, LaunchPlan, LayerPlan, MemoryPlan,
-    NicPlan, PlanError, PortPlan, Room, Start,
+    NicPlan, PlanError, PortKind, PortPlan, Room, Start,
 };
 pub use process::{Exit, Process, ProcessError, start_time};
 pub use snapshot::{
     MemorySaved, NewLayer, active_nodes, add_layers, add_layers_and_save, close_nodes, flush_layer,
-    open_for_writing,
+    open_for_writing, rehearse_saving,
 };
 pub use spawn::{ChildFd, Credentials, InheritedFds, Lifetime, Spawn, SpawnError};
 pub use vm::{

@@ -4,23 +4,28 @@
 //! With memory, the guest stands still from before the disks' instant until its memory is write
 //! protected; then it goes on, and each page is saved before it changes. A host on which QEMU may not
 //! do that saves the memory while the guest runs, and the disks' instant is the end of that.
+//!
+//! QEMU can only protect pages that are there, so it reads them all before. That takes 2 s for each GiB
+//! that the guest has not used yet; see [`rehearse_saving`].
 
 use std::{
-    os::fd::OwnedFd,
+    os::{fd::OwnedFd, unix::net::UnixStream},
     time::{Duration, Instant},
 };
 
 use hostler_qmp::{
     Events, Qmp, QmpError,
     command::{
-        BlockdevAdd, BlockdevDel, BlockdevReopen, Migrate, MigrateCancel, MigrateContinue,
-        MigrateSetCapabilities, MigrateSetParameters, MigrationStatus, QueryBlock, QueryMigrate,
-        QueryNamedBlockNodes, RemoveFd, Stop, Transaction, TransactionAction,
+        BlockdevAdd, BlockdevDel, BlockdevReopen, Getfd, Migrate, MigrateCancel, MigrateContinue,
+        MigrateSetCapabilities, MigrateSetParameters, MigrationAddress, MigrationStatus,
+        QueryBlock, QueryMigrate, QueryNamedBlockNodes, RemoveFd, SocketAddress, Stop, Transaction,
+        TransactionAction,
     },
     event::{Event, TimedEvent},
 };
 use hostler_types::Name;
 use serde_json::{Value, json};
+use tokio::io::AsyncReadExt;
 
 use crate::devices::disks::{file_node, layer_options};
 use crate::names::{disk_id, layer_file_node};
@@ -31,6 +36,8 @@ use crate::vm::{MonitorError, add_file, fdset, go_on, transferred};
 const DOWNTIME: Duration = Duration::from_millis(100);
 /// Saving the devices and write protecting the memory.
 const ARM: Duration = Duration::from_secs(30);
+/// The descriptor for a rehearsal, as the monitor calls it.
+const NOWHERE: &str = "nowhere";
 
 /// A layer that is to become a disk's active one. Its file is there, and empty.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,13 +86,6 @@ pub async fn add_layers_and_save(
     within: Duration,
 ) -> Result<MemorySaved, MonitorError> {
     let mut events = qmp.subscribe();
-    // QEMU's own limit of speed is for networks.
-    let fast = MigrateSetParameters {
-        max_bandwidth: Some(1 << 50),
-        downtime_limit: u64::try_from(DOWNTIME.as_millis()).ok(),
-        ..Default::default()
-    };
-    qmp.execute(fast).await?;
     let slow = choose(qmp).await?;
     open_layers(qmp, layers).await?;
     let set = add_file(qmp, file).await?;
@@ -95,15 +95,32 @@ pub async fn add_layers_and_save(
         Some(_) => beforehand(qmp, &mut events, layers, save, within).await,
     };
     let _ = qmp.execute(RemoveFd { fdset_id: set.fdset_id, fd: None }).await;
-    // Whatever is saved or loaded next says itself what it needs.
-    let off = ["background-snapshot", "pause-before-switchover"];
-    let _ = qmp.execute(MigrateSetCapabilities::switch(&[], &off)).await;
+    choose_nothing(qmp).await;
     if result.is_err() {
         // Whatever happened, the guest goes on.
         let _ = qmp.execute(MigrateCancel).await;
         let _ = go_on(qmp).await;
     }
     Ok(MemorySaved { paused: result?, slow })
+}
+
+/// Begins to save the memory of a guest that runs, to nowhere, and gives it up when all of it is there
+/// and protected: so [`add_layers_and_save`], to which that happens while the guest stands still, finds
+/// it so. The guest runs meanwhile but for some milliseconds, which are returned; `None` if the memory is
+/// not saved in this way, or it came to nothing, which harms nothing.
+///
+/// # Errors
+/// See [`MonitorError`]. The guest runs on.
+pub async fn rehearse_saving(
+    qmp: &Qmp,
+    within: Duration,
+) -> Result<Option<Duration>, MonitorError> {
+    let rehearsed = match choose(qmp).await? {
+        None => rehearse(qmp, within).await,
+        Some(_) => Ok(None),
+    };
+    choose_nothing(qmp).await;
+    rehearsed
 }
 
 /// The node that each disk uses now, by the disk's name as given.
@@ -215,8 +232,21 @@ async fn put_layers(qmp: &Qmp, layers: &[NewLayer]) -> Result<(), MonitorError> 
     Ok(())
 }
 
+/// Whatever is saved or loaded next says itself what it needs.
+async fn choose_nothing(qmp: &Qmp) {
+    let off = ["background-snapshot", "pause-before-switchover"];
+    let _ = qmp.execute(MigrateSetCapabilities::switch(&[], &off)).await;
+}
+
 /// Switches to saving in the background; why that is not possible here, if it is not.
 async fn choose(qmp: &Qmp) -> Result<Option<String>, MonitorError> {
+    // QEMU's own limit of speed is for networks.
+    let fast = MigrateSetParameters {
+        max_bandwidth: Some(1 << 50),
+        downtime_limit: u64::try_from(DOWNTIME.as_millis()).ok(),
+        ..Default::default()
+    };
+    qmp.execute(fast).await?;
     // With it, QEMU accepts `mapped-ram` too and writes a file that cannot be loaded.
     let off = MigrateSetCapabilities::switch(&["events"], &["mapped-ram"]);
     qmp.execute(off).await?;
@@ -231,6 +261,50 @@ async fn choose(qmp: &Qmp) -> Result<Option<String>, MonitorError> {
         }
         Err(error) => Err(error.into()),
     }
+}
+
+async fn rehearse(qmp: &Qmp, within: Duration) -> Result<Option<Duration>, MonitorError> {
+    let (ours, theirs) = UnixStream::pair().map_err(MonitorError::File)?;
+    qmp.execute_with_fds(Getfd { fdname: NOWHERE.to_owned() }, vec![theirs.into()]).await?;
+    let (mut pauses, mut goes_on, mut ends) = (qmp.subscribe(), qmp.subscribe(), qmp.subscribe());
+    let nowhere = SocketAddress::Fd { str: NOWHERE.to_owned() };
+    qmp.execute(Migrate::to(MigrationAddress::Socket(nowhere))).await?;
+    let ended = |event: &Event| match event {
+        Event::Migration(migration) => match migration.status {
+            MigrationStatus::Completed => Some(true),
+            MigrationStatus::Failed | MigrationStatus::Cancelled => Some(false),
+            _ => None,
+        },
+        _ => None,
+    };
+    let rehearsed = async {
+        let protected = |event: &Event| match event {
+            Event::Resume => Some(true),
+            event => ended(event),
+        };
+        let protected = goes_on.wait_for(within, protected).await;
+        qmp.execute(MigrateCancel).await?;
+        ends.wait_for(within, ended).await?;
+        match protected? {
+            true => pause(&mut pauses).await.map(Some),
+            false => Ok(None),
+        }
+    };
+    tokio::pin!(rehearsed);
+    tokio::select! {
+        rehearsed = &mut rehearsed => rehearsed,
+        // It ends with QEMU's end of the socket.
+        () = throw_away(ours) => rehearsed.await,
+    }
+}
+
+/// Reads to the end. QEMU's main thread may itself wait for a page that is being written, so it must
+/// not wait for us.
+async fn throw_away(from: UnixStream) {
+    let stream = from.set_nonblocking(true).and_then(|()| tokio::net::UnixStream::from_std(from));
+    let Ok(mut stream) = stream else { return };
+    let mut bytes = vec![0; 256 << 10];
+    while stream.read(&mut bytes).await.is_ok_and(|read| read > 0) {}
 }
 
 async fn in_background(

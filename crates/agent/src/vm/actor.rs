@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use super::flatten::{Flattened, Flattening};
-use super::fork::{ForkOrder, ForkSeat, IdentityStep};
+use super::fork::{ForkOrder, ForkSeat, IdentityStep, Silent};
 use super::machine::{Live, Machine, MachineEvent};
 use super::proof::Verdict;
 use super::record::VmRecord;
@@ -144,6 +144,8 @@ pub(crate) struct Actor {
     /// When a QEMU that did not answer is tried again.
     pub(super) retry_at: Option<Instant>,
     pub(super) flattening: Option<Flattening>,
+    /// It is an instant clone whose guest has not begun to take its identity.
+    pub(super) silent: Option<Silent>,
     pub(super) inbox: mpsc::Receiver<Message>,
     pub(super) to_self: mpsc::WeakSender<Message>,
     pub(super) report: watch::Sender<Arc<VmReport>>,

@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use hostler_qmp::Qmp;
 use hostler_qmp::event::Event;
-use hostler_qmp::guest::{GuestAgent, Ping};
+use hostler_qmp::guest::GuestAgent;
 use hostler_types::{ChangeWhen, PowerState, VmSpec};
 use tokio::time::Instant;
 
@@ -95,7 +95,7 @@ impl Actor {
         if machine.port_open() == Some(false) || self.power != PowerState::Running {
             return None;
         }
-        agent.execute_within(Ping, ANSWER).await.ok().map(|_| agent)
+        agent.answers(ANSWER).await.ok().map(|()| agent)
     }
 
     /// Asks the guest what it has now, a few times if need be: it may just be finding out. Of its disks

@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use hostler_qmp::guest::{
     ExecRequest, GetHostName, GetOsinfo, GetVcpus, GuestAgent, GuestError, NetworkGetInterfaces,
-    NetworkInterface, Ping,
+    NetworkInterface,
 };
 use hostler_types::{ByteSize, GuestNic, GuestReport, MacAddress};
 use jiff::Timestamp;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use super::actor::Message;
@@ -44,13 +44,15 @@ pub(crate) struct Port {
 
 /// Watches one guest until its port's owner (the actor) goes away. A guest that goes on in another
 /// process (`report` says that it answers, and its port is open) is not asked at once what it said
-/// just now.
+/// just now. `first` hears of the first answer.
 pub(crate) async fn watch_guest(
     agent: GuestAgent,
     mut port: watch::Receiver<Port>,
     actor: mpsc::Sender<Message>,
     mut report: Option<GuestReport>,
+    first: oneshot::Sender<()>,
 ) {
+    let mut first = Some(first);
     let mut came = Instant::now();
     let mut answered = false;
     if port.borrow_and_update().open == Some(true) && report.as_ref().is_some_and(|r| r.agent) {
@@ -77,6 +79,9 @@ pub(crate) async fn watch_guest(
         }
         answered = read.is_some();
         report = tell(&actor, report, read).await;
+        if answered {
+            first.take().map(|first| first.send(()));
+        }
         let pause = if came.elapsed() < FRESH { SOON } else { SELDOM };
         tokio::select! {
             changed = port.changed() => if changed.is_err() { return },
@@ -107,7 +112,7 @@ pub(super) async fn ask(agent: &GuestAgent, before: Option<GuestReport>) -> Opti
 
 /// Whether there is somebody to ask.
 async fn ping(agent: &GuestAgent) -> Option<Answers> {
-    agent.execute_within(Ping, ANSWER).await.ok()?;
+    agent.answers(ANSWER).await.ok()?;
     Some(Answers::default())
 }
 
@@ -298,7 +303,7 @@ mod tests {
         let agent = GuestAgent::new(near, options);
         let (_port, seen) = watch::channel(Port { open: Some(true), hints: 0, becoming });
         let (actor, mut messages) = mpsc::channel(4);
-        let watching = tokio::spawn(watch_guest(agent, seen, actor, None));
+        let watching = tokio::spawn(watch_guest(agent, seen, actor, None, oneshot::channel().0));
         let heard = tokio::time::timeout(Duration::from_secs(4), messages.recv()).await;
         watching.abort();
         guest.abort();

@@ -21,6 +21,7 @@ use hostler_qmp::{Events, Options, Qmp};
 use hostler_types::{Accelerator, DiskSpec, Firmware, PowerState, VmSpec};
 use jiff::Timestamp;
 use tokio::net::UnixStream;
+use tokio::sync::oneshot;
 
 use super::actor::Actor;
 use super::change::cpu_limits;
@@ -143,13 +144,15 @@ impl Actor {
         self.record.begin_customization();
         if let Some(to_self) = self.to_self.upgrade() {
             let (agent, port) = (machine.live.agent.clone(), machine.port());
+            let (first, answers) = oneshot::channel();
             if self.record.identity_due {
                 machine.becomes(true);
-                self.begin_identity(agent.clone(), port.clone(), to_self.clone());
+                let answers = (answers, self.silent.take());
+                self.begin_identity(agent.clone(), answers, port.clone(), to_self.clone());
             } else if let Some(expected) = self.record.expected() {
                 tokio::spawn(prove(agent.clone(), port.clone(), to_self.clone(), expected));
             }
-            tokio::spawn(watch_guest(agent, port, to_self, self.guest.clone()));
+            tokio::spawn(watch_guest(agent, port, to_self, self.guest.clone(), first));
         }
         self.live.send_replace(Some(machine.live.clone()));
         self.machine = Some(machine);

@@ -317,6 +317,7 @@ impl Vms {
             restart_at: None,
             retry_at: None,
             flattening: None,
+            silent: None,
             inbox,
             to_self: to_self.downgrade(),
             report,

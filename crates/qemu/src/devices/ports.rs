@@ -61,7 +61,7 @@ impl Ports {
             let (slot, function) = (FIRST_SLOT + index / FUNCTIONS, index % FUNCTIONS);
             debug_assert!(slot <= LAST_SLOT);
             args.device(&json!({
-                "driver": "pcie-root-port", "id": id, "bus": "pcie.0",
+                "driver": self.0.kind.driver(), "id": id, "bus": "pcie.0",
                 "addr": format!("{slot:#x}.{function}"), "multifunction": function == 0,
                 "chassis": index + 1,
             }));
@@ -76,3 +76,31 @@ fn fresh(plan: &LaunchPlan) -> PortPlan {
 }
 
 const _: () = assert!(FIRST_SLOT + (MAX_NICS + MAX_DISKS + SPARE) / FUNCTIONS <= LAST_SLOT);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::PortKind;
+
+    fn drivers(ports: PortPlan) -> Vec<String> {
+        let mut args = Arguments::default();
+        Ports(ports).add(&mut args);
+        let args = args.into_vec();
+        let devices = args.iter().filter_map(|arg| serde_json::from_str(arg.to_str()?).ok());
+        devices
+            .map(|device: serde_json::Value| device["driver"].as_str().unwrap().to_owned())
+            .collect()
+    }
+
+    #[test]
+    fn a_machine_of_an_older_agent_keeps_its_ports() {
+        let recorded = r#"{"nics": 1, "disks": 1, "devices": {"nic-net0": "port-nic0"}}"#;
+        let recorded: PortPlan = serde_json::from_str(recorded).unwrap();
+        assert_eq!(drivers(recorded), ["pcie-root-port"; 2 + SPARE]);
+        let fresh = PortPlan::fresh([], []);
+        assert_eq!(drivers(fresh.clone()), ["ioh3420"; SPARE]);
+        let again: PortPlan =
+            serde_json::from_str(&serde_json::to_string(&fresh).unwrap()).unwrap();
+        assert_eq!((again.kind, again), (PortKind::Msi, fresh));
+    }
+}

@@ -9,6 +9,7 @@ use hostler_qmp::{
     event::Event,
 };
 
+use crate::plan::PortKind;
 use crate::vm::MonitorError;
 
 /// Where QEMU keeps the devices that have an id.
@@ -43,7 +44,7 @@ impl Devices {
         let mut found = Self::default();
         for device in qmp.execute(QomList { path: PERIPHERAL.to_owned() }).await? {
             match device.kind.as_str() {
-                "child<pcie-root-port>" => {
+                kind if PortKind::is_port(kind) => {
                     found.ports.insert(device.name);
                 }
                 kind if kind.starts_with("child<") => {

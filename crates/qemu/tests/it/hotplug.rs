@@ -8,7 +8,8 @@ use hostler_qemu::hotplug::{
     set_balloon, set_memory, unplug_cpus,
 };
 use hostler_qemu::{
-    CdromPlan, LaunchPlan, PortPlan, Room, SavedState, Start, power_off, resume_from, suspend_to,
+    CdromPlan, LaunchPlan, PortKind, PortPlan, Room, SavedState, Start, power_off, resume_from,
+    suspend_to,
 };
 use hostler_qmp::guest::{GetMemoryBlocks, GetVcpus};
 use hostler_types::{ByteSize, Cores, DiskBus, IoLimits, Name};
@@ -91,7 +92,8 @@ async fn resumed(mut machine: Machine, devices: Devices) {
         plan.cdroms[0].image = Some(dir.join("base.qcow2"));
         plan.cpus = 3.try_into().unwrap();
         plan.room.plugged_memory = ByteSize::mib(512);
-        plan.room.ports = Some(PortPlan { nics: 0, disks: 1, devices: devices.plugged() });
+        let (devices, kind) = (devices.plugged(), PortKind::Msi);
+        plan.room.ports = Some(PortPlan { nics: 0, disks: 1, devices, kind });
         plan.start = Start::Resume;
     });
     let again = again.await;

@@ -1,7 +1,7 @@
 //! Layers come and are merged while a guest writes; its memory is saved with them.
 
 use std::fs::{self, File, OpenOptions};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use std::time::Duration;
 use hostler_qemu::{
     BlockJob, Commit, Copied, DiskAio, DiskCache, LayerPlan, NewLayer, SavedState, Start,
     active_nodes, add_layers, add_layers_and_save, close_nodes, open_for_writing, power_off,
-    resume_from,
+    rehearse_saving, resume_from,
 };
 use hostler_qmp::guest::Ping;
 use hostler_types::Name;
@@ -57,6 +57,17 @@ async fn read(machine: &Machine, at: u32) -> String {
     machine.run("/bin/busybox", &["sh", "-c", &script]).await
 }
 
+/// How much of the guest's memory no page is there for.
+fn holes(machine: &Machine) -> u64 {
+    let files = fs::read_dir(format!("/proc/{}/fd", machine.process.pid())).unwrap().flatten();
+    let is_memory = |path: &std::path::PathBuf| {
+        fs::read_link(path).is_ok_and(|link| link.starts_with("/memfd:hostler-guest (deleted)"))
+    };
+    let memory = files.map(|file| file.path()).find(is_memory).unwrap();
+    let memory = fs::metadata(memory).unwrap();
+    memory.len() - memory.blocks() * 512
+}
+
 #[tokio::test]
 async fn qemu_layers_come_and_are_merged_while_the_guest_runs() {
     let mut machine = Machine::boot().await;
@@ -76,6 +87,11 @@ async fn qemu_layers_come_and_are_merged_while_the_guest_runs() {
     let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&state).unwrap();
     machine.run("/bin/busybox", &["sh", "-c", "echo kept > /tmp/kept"]).await;
     let two = layer_on(&dir, "two", "one");
+    // What the guest has never used is there before it stands still.
+    assert!(holes(&machine) > 64 << 20, "{}", holes(&machine));
+    if let Some(paused) = rehearse_saving(&qmp, BOOT).await.unwrap() {
+        assert!(paused > Duration::ZERO && holes(&machine) < 32 << 20, "{}", holes(&machine));
+    }
     let new = NewLayer { on: one.node.clone(), layer: two.clone(), cache };
     let saved = add_layers_and_save(&qmp, &[new], file.into(), BOOT).await.unwrap();
     assert!(saved.paused > Duration::ZERO && saved.paused < BOOT, "{saved:?}");

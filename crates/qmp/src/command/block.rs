@@ -108,6 +108,8 @@ pub struct BlockStats {
     pub rd_total_time_ns: u64,
     /// Time spent in writes, in nanoseconds.
     pub wr_total_time_ns: u64,
+    /// Time spent in flushes, in nanoseconds.
+    pub flush_total_time_ns: u64,
 }
 
 /// Adds a node: an object with `driver`, `node-name` and the driver's options.

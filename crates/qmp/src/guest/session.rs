@@ -51,7 +51,8 @@ const SENTINEL: u8 = 0xff;
 #[derive(Debug)]
 pub(super) struct Request {
     pub(super) command: &'static str,
-    pub(super) line: Vec<u8>,
+    /// `None`: that the agent answers the synchronisation is all that is asked.
+    pub(super) line: Option<Vec<u8>>,
     pub(super) deadline: Instant,
     pub(super) within: Duration,
     pub(super) max_line: usize,
@@ -100,9 +101,10 @@ impl Session {
 
     async fn transact(&mut self, request: &Request) -> Result<Box<RawValue>, GuestError> {
         self.synchronise().await?;
+        let Some(line) = &request.line else { return Ok(RawValue::NULL.to_owned()) };
         self.lines.set_limit(request.max_line);
         request.sent.store(true, Ordering::Release);
-        self.write(&request.line).await?;
+        self.write(line).await?;
         let command = request.command;
         let line = self
             .read_line()

@@ -67,6 +67,19 @@ async fn a_command_is_sent_only_after_the_agent_answered() {
 }
 
 #[tokio::test]
+async fn whether_an_agent_answers_is_asked_in_one_exchange() {
+    let (guest, peer) = agent(async |mut peer: Peer| {
+        peer.sync().await;
+        peer.sync().await;
+        assert_eq!(peer.hear().await["execute"], "guest-get-host-name");
+        peer.say(r#"{"return": {"host-name": "here"}}"#).await;
+    });
+    guest.answers(Duration::from_secs(10)).await.unwrap();
+    assert_eq!(&*guest.execute(GetHostName).await.unwrap().host_name, "here");
+    peer.await.unwrap();
+}
+
+#[tokio::test]
 async fn a_late_answer_is_not_taken_for_the_next() {
     let (guest, peer) = agent(async |mut peer: Peer| {
         peer.sync().await;

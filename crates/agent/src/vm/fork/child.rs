@@ -60,7 +60,7 @@ impl Actor {
     }
 
     async fn fork_from(&mut self, op: OperationId, seat: ForkSeat) -> Result<(), Fault> {
-        let ForkSeat { base, ready, state } = seat;
+        let ForkSeat { base, ready, state, go, silent } = seat;
         let (launched, written) = match Box::pin(self.get_ready(op, base)).await {
             Ok(prepared) => prepared,
             Err(fault) => {
@@ -69,24 +69,30 @@ impl Actor {
             }
         };
         let _ = ready.send(Ok(()));
-        let state: Arc<OwnedFd> = tokio::select! {
-            state = state => state.map_err(not_forked)?,
+        let qmp = launched.qmp().clone();
+        let loaded = async {
+            let state: Arc<OwnedFd> = state.await.map_err(not_forked)?;
+            let failed = |error| Fault::Qemu(format!("the clone cannot begin: {}", chain(&error)));
+            fork::load(&qmp, &state, STATE).await.map_err(failed)?;
+            self.pull_cables(&qmp).await?;
+            // It must not run before nobody writes to the disks that it lies on.
+            go.await.map_err(not_forked)
+        };
+        tokio::select! {
+            loaded = loaded => loaded?,
             _ = launched.process.exited() => {
                 return Err(Fault::Qemu(format!("QEMU ended{}", launched.sockets.last_words())));
             }
-        };
-        let qmp = launched.qmp().clone();
-        let failed = |error| Fault::Qemu(format!("the clone cannot begin: {}", chain(&error)));
-        fork::load(&qmp, &state, STATE).await.map_err(failed)?;
-        self.pull_cables(&qmp).await?;
+        }
         // Before its guest runs: what runs is never forgotten. After a power loss nothing runs, and
         // whichever of the two records is found then is right.
         let failed = |error: std::io::Error| Fault::internal("replace the VM's record", &error);
         blocking(move || written.put().map_err(failed)).await?;
         qmp.execute(Cont).await.map_err(|error| Fault::Qemu(chain(&error)))?;
-        fork::finish(&qmp).await;
+        self.silent = Some(silent);
         self.hold(Machine::new(launched, None));
         self.set_power(PowerState::Running, None);
+        fork::finish(&qmp).await;
         if let Err(fault) = self.dress().await {
             tracing::warn!(vm = %self.record.id(), %fault, "limits are not set");
         }

@@ -16,14 +16,13 @@ use std::time::Duration;
 use hostler_qemu::hotplug::{Removal, clear_nic, unplug_nic};
 use hostler_qemu::nic_id;
 use hostler_qmp::Qmp;
-use hostler_qmp::guest::{
-    ExecRequest, GetHostName, GuestAgent, GuestError, Ping, SetTime, sanitize,
-};
+use hostler_qmp::guest::{ExecRequest, GetHostName, GuestAgent, GuestError, SetTime, sanitize};
 use hostler_types::{CustomizationState, GuestOs, MacAddress, NicSpec};
 use jiff::Timestamp;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::timeout;
 
+use super::{OTHERS, Silent};
 use crate::fault::chain;
 use crate::vm::actor::{Actor, Message};
 use crate::vm::guest::Port;
@@ -35,7 +34,6 @@ const NETWORK: &str = include_str!("network.sh");
 const AGENT: Duration = Duration::from_secs(30);
 /// How long a guest waits for others to become machines of their own before it begins.
 const TURN: Duration = Duration::from_secs(10);
-const ANSWER: Duration = Duration::from_secs(2);
 /// Host keys take a slow guest some time.
 const RENEW: Duration = Duration::from_secs(120);
 /// How long a guest may take to let a card go.
@@ -68,6 +66,7 @@ impl Actor {
     pub(in crate::vm) fn begin_identity(
         &self,
         agent: GuestAgent,
+        answers: (oneshot::Receiver<()>, Option<Silent>),
         port: watch::Receiver<Port>,
         actor: mpsc::Sender<Message>,
     ) {
@@ -86,7 +85,7 @@ impl Actor {
         tokio::spawn(tracing::Instrument::instrument(
             async move {
                 let taken = tokio::select! {
-                    taken = take(&agent, &actor, &identity, &turns) => taken,
+                    taken = take(&agent, answers, &actor, &identity, &turns) => taken,
                     () = gone(port) => return,
                 };
                 let (state, reason) = match taken {
@@ -173,11 +172,16 @@ async fn gone(mut port: watch::Receiver<Port>) {
 /// The error is for people: why the guest is not a machine of its own.
 async fn take(
     agent: &GuestAgent,
+    (answers, silent): (oneshot::Receiver<()>, Option<Silent>),
     actor: &mpsc::Sender<Message>,
     identity: &Identity,
     turns: &Semaphore,
 ) -> Result<(), String> {
-    let answers = wait_for(agent).await;
+    // Who watches the guest asks whether it answers; asked twice, its first answer would take longer.
+    let answers = timeout(AGENT, answers).await;
+    if let Some(silent) = silent {
+        silent.heard(OTHERS).await;
+    }
     // Of many clones those that answer first are done first; all at once, none would be for long.
     // A guest that is stuck keeps nobody waiting.
     let _turn = timeout(TURN, turns.acquire()).await;
@@ -186,7 +190,9 @@ async fn take(
         let text = "a Windows guest cannot take another name while it runs; restart it";
         return Err(text.to_owned());
     }
-    answers?;
+    if !matches!(answers, Ok(Ok(()))) {
+        return Err(format!("no guest agent answered within {} s", AGENT.as_secs()));
+    }
     // It stood still for a while. A guest without a hardware clock says so after it has done it.
     let now = i64::try_from(Timestamp::now().as_nanosecond()).ok();
     if let Err(error) = agent.execute(SetTime { time: now }).await {
@@ -227,23 +233,6 @@ async fn ask(
     let (reply, answer) = oneshot::channel();
     actor.send(Message::Identity(step(reply))).await.map_err(|_| gone())?;
     answer.await.map_err(|_| gone())?
-}
-
-async fn wait_for(agent: &GuestAgent) -> Result<(), String> {
-    let deadline = Instant::now() + AGENT;
-    loop {
-        match agent.execute_within(Ping, ANSWER).await {
-            Ok(_) => return Ok(()),
-            Err(_) if Instant::now() < deadline => sleep(Duration::from_millis(20)).await,
-            Err(error) => {
-                let seconds = AGENT.as_secs();
-                return Err(format!(
-                    "no guest agent answered within {seconds} s: {}",
-                    chain(&error)
-                ));
-            }
-        }
-    }
 }
 
 async fn run(agent: &GuestAgent, script: &str, args: &[String]) -> Result<(), String> {

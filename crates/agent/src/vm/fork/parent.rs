@@ -3,16 +3,16 @@
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use hostler_host::{Replacement, VmDir, volume};
 use hostler_qemu::{Process, Start, fork};
 use hostler_qmp::Qmp;
 use hostler_qmp::command::{Cont, QueryStatus, RunState};
 use hostler_types::{ByteSize, DiskStatus, Layer, LayerFile, LayerOwner, OperationId, PowerState};
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
-use super::{Base, ForkOrder, READY, STATE};
+use super::{Base, CloneLink, ForkOrder, READY, STATE};
 use crate::blocking::blocking;
 use crate::fault::{Fault, chain};
 use crate::vm::actor::Actor;
@@ -122,10 +122,10 @@ impl Actor {
                     _ => return Err(Fault::Qemu(format!("the clone {vm} did not get ready"))),
                 }
             }
-            let (state, since) = self.freeze_into(&successor).await?;
-            Ok((written, state, since))
+            let stopped = self.freeze_into(&successor, &mut clones).await?;
+            Ok((written, stopped))
         };
-        let (written, state, since) = match stopped.await {
+        let (written, (stopped, state)) = match stopped.await {
             Ok(stopped) => stopped,
             Err(fault) => {
                 end(&successor.process).await;
@@ -133,8 +133,9 @@ impl Actor {
             }
         };
         let goes_on = self.succeed(next, written, successor).await?;
-        let _ = paused.send(goes_on.duration_since(since));
+        let _ = paused.send(goes_on.duration_since(stopped).unwrap_or_default());
         for clone in &mut clones {
+            clone.go.take().map(|go| go.send(()));
             clone.state.take().map(|to| to.send(state.clone()));
         }
         self.settle_in().await;
@@ -227,23 +228,35 @@ impl Actor {
         }
     }
 
-    /// Stops the guest and loads its devices into the successor. Both stand still afterwards; on
-    /// failure the guest runs on.
-    async fn freeze_into(&self, successor: &Launched) -> Result<(Arc<OwnedFd>, Instant), Fault> {
+    /// Stops the guest and loads its devices into the successor, and into as many clones as there are
+    /// processors free. All stand still afterwards; on failure the guest runs on. Since when it stands
+    /// still, and the state.
+    async fn freeze_into(
+        &self,
+        successor: &Launched,
+        clones: &mut [CloneLink],
+    ) -> Result<(SystemTime, Arc<OwnedFd>), Fault> {
         let (old, new) = (self.qmp()?, successor.qmp());
         let qemu = |error| Fault::Qemu(format!("the guest cannot be frozen: {}", chain(&error)));
         fork::prepare(&old).await.map_err(qemu)?;
         fork::prepare(new).await.map_err(qemu)?;
-        let state = fork::state_file();
-        let state = state.map_err(|error| Fault::internal("make a state file", &error))?;
         self.runs(&old).await?;
-        let since = Instant::now();
-        let moved = async {
-            fork::freeze(&old, &state, STATE).await?;
-            fork::load(new, &state, STATE).await
+        // The old process has nothing to do any more, and the successor needs one processor.
+        let free = std::thread::available_parallelism().map_or(0, |all| all.get() - 1);
+        let mut state = None;
+        let written = |file: OwnedFd| {
+            let file = state.insert(Arc::new(file));
+            for clone in clones.iter_mut().take(free) {
+                clone.state.take().map(|to| to.send(file.clone()));
+            }
         };
-        match moved.await.map_err(qemu).and(stands_still(new).await) {
-            Ok(()) => Ok((Arc::new(state), since)),
+        let moved = match fork::hand_over(&old, new, STATE, written).await.map_err(qemu) {
+            Ok(stopped) => stands_still(new).await.map(|()| stopped),
+            Err(fault) => Err(fault),
+        };
+        let no_state = || Fault::Qemu("its state has not been written".to_owned());
+        match moved.and_then(|stopped| Ok((stopped, state.ok_or_else(no_state)?))) {
+            Ok(moved) => Ok(moved),
             Err(fault) => {
                 // First: it may have the guest's disks already.
                 end(&successor.process).await;
@@ -289,7 +302,7 @@ impl Actor {
         next: VmRecord,
         written: Replacement,
         successor: Launched,
-    ) -> Result<Instant, Fault> {
+    ) -> Result<SystemTime, Fault> {
         let old = self.qmp()?;
         let before = std::mem::replace(&mut self.record, next);
         let went_on = async {
@@ -306,7 +319,7 @@ impl Actor {
             self.settle_forking().await;
             return Err(self.go_on(&old, fault).await);
         }
-        let goes_on = Instant::now();
+        let goes_on = SystemTime::now();
         if let Some(machine) = &self.machine {
             let ended = machine.process.clone();
             let successor = machine.succeeded_by(successor);

@@ -7,6 +7,7 @@ use hostler_agent_api::VmSnapshotRequest;
 use hostler_host::{VmDir, volume};
 use hostler_qemu::{
     DiskAio, DiskCache, NewLayer, active_nodes, add_layers, add_layers_and_save, layer_node,
+    rehearse_saving,
 };
 use hostler_qmp::Qmp;
 use hostler_types::{
@@ -24,6 +25,7 @@ use crate::state_file;
 use crate::vm::actor::Actor;
 use crate::vm::create::vm_dir;
 use crate::vm::layers;
+use crate::vm::machine::Machine;
 use crate::vm::record::VmRecord;
 use crate::vm::suspend::{flush, limit, memory_file};
 
@@ -177,6 +179,12 @@ impl Actor {
     /// The instant.
     pub(super) async fn take(&mut self, ready: Ready, taking: &Taking) -> Result<Taken, Fault> {
         let Some(machine) = &mut self.machine else { return Ok(Taken::default()) };
+        let within = limit(self.record.definition.vm.spec.memory.bytes());
+        // Before the guest is frozen: a large memory takes seconds.
+        let rehearsed = match &ready.memory {
+            Some(_) => rehearse(machine, within).await,
+            None => Duration::ZERO,
+        };
         let frozen = match taking.quiesce {
             true => {
                 let (agent, to_self) = (machine.live.agent.clone(), self.to_self.clone());
@@ -193,7 +201,6 @@ impl Actor {
         if ready.memory.is_some() {
             machine.expect_pause();
         }
-        let within = limit(self.record.definition.vm.spec.memory.bytes());
         let put = tokio::select! {
             put = put(&machine.live.qmp, ready, within) => put,
             _ = machine.process.exited() => {
@@ -208,7 +215,7 @@ impl Actor {
             }
             None => false,
         };
-        Ok(Taken { paused: put?, frozen })
+        Ok(Taken { paused: put?.map(|paused| paused.max(rehearsed)), frozen })
     }
 
     /// It is there: records it.
@@ -299,6 +306,22 @@ impl VmRecord {
         match &self.running {
             Some(running) => &running.spec.disks,
             None => &self.definition.vm.spec.disks,
+        }
+    }
+}
+
+/// Has QEMU look at all of the memory that is to be saved; how long the guest stood still for that. What
+/// comes of a failure is a longer pause at the instant.
+async fn rehearse(machine: &mut Machine, within: Duration) -> Duration {
+    match rehearse_saving(&machine.live.qmp, within).await {
+        Ok(Some(paused)) => {
+            machine.expect_pause();
+            paused
+        }
+        Ok(None) => Duration::ZERO,
+        Err(error) => {
+            tracing::warn!(error = chain(&error), "saving the memory was not rehearsed");
+            Duration::ZERO
         }
     }
 }
