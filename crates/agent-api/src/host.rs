@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::datastore::DatastoreReport;
+use crate::resources::VmUse;
 use crate::vm::VmReport;
 
 /// `GET /agent/v1/facts`
@@ -84,6 +85,10 @@ pub enum AgentEvent {
     },
     Datastore(DatastoreReport),
     Progress(OperationProgress),
+    /// What the VMs that run used since the last time, every few seconds.
+    Usage {
+        vms: Vec<VmUse>,
+    },
     /// From a newer agent.
     #[serde(other)]
     Unknown,

@@ -18,6 +18,7 @@ mod fork;
 mod host;
 mod image;
 mod network;
+mod resources;
 mod snapshot;
 mod vm;
 
@@ -40,6 +41,7 @@ pub use image::{
     ImageImportSource, ImageImported, ImagePath, ImageRemove, ImageRemoveRequest, ImageUpload,
 };
 pub use network::{NetworkDefinition, NetworkEnsure, NetworkPath, NetworkRemove};
+pub use resources::{HostResources, PoolSlice, ResourcesSet, Slice, VmSlice, VmUse};
 pub use snapshot::{
     VmFlatten, VmFlattenRequest, VmFreeze, VmFreezeRequest, VmFrozen, VmRevert, VmRevertRequest,
     VmSnapshot, VmSnapshotDelete, VmSnapshotDeleteRequest, VmSnapshotRequest, VmSnapshotUpdate,

@@ -25,6 +25,7 @@ use crate::fault::Fault;
 use crate::image::Images;
 use crate::listener::Listener;
 use crate::networks::Networks;
+use crate::resources::{self, Resources};
 use crate::routes::{Service, router};
 use crate::vm::{Records, Vms};
 
@@ -103,6 +104,9 @@ pub async fn run(config: AgentConfig, until: impl Future<Output = ()>) -> Result
 
     let service = prepare(&config, id, stop.clone()).await?;
     let datastores = tokio::spawn(service.host.datastores.clone().watch(stop.clone()));
+    let hub = service.host.hub.clone();
+    let measuring = resources::measure(service.resources.clone(), hub, stop.clone());
+    let measuring = tokio::spawn(measuring);
     let networks = service.host.networks.clone();
     let networks = tokio::spawn(async move { networks.ensure_all().await });
     announce(&config, &listener)?;
@@ -113,7 +117,7 @@ pub async fn run(config: AgentConfig, until: impl Future<Output = ()>) -> Result
     let _ = std::fs::remove_file(ready_path(&config.runtime_dir));
     stop.cancel();
     networks.abort();
-    for task in [serving, datastores] {
+    for task in [serving, datastores, measuring] {
         if let Err(error) = task.await {
             tracing::error!(%error, "a task of the agent panicked");
         }
@@ -163,13 +167,15 @@ async fn prepare(
     let cgroups = Cgroups::detect()?;
     let facts = FactsSource::begin(config.state().join("accelerator.json"), cgroups.clone());
     let records = Records::new(config.vm_records());
-    let (datastores, networks, known) = blocking({
+    let (datastores, networks, known, resources) = blocking({
         let (config, hub, records) = (config.clone(), hub.clone(), records.clone());
+        let cgroups = cgroups.clone();
         move || {
             let datastores = Datastores::load(config.state().join("datastores.json"), hub)?;
             let host = HostNetworks::new(config.networks());
             let networks = Networks::load(host, config.state().join("networks.json"))?;
-            Ok((datastores, networks, records.load()?))
+            let resources = Resources::load(config.state().join("resources.json"), cgroups)?;
+            Ok((datastores, networks, records.load()?, resources))
         }
     })
     .await?;
@@ -196,7 +202,7 @@ async fn prepare(
     }
     let images = Images::new(config.image_records(), datastores, hub, qemu_img);
     let exports = Exports::new(host.clone(), vms.clone());
-    Ok(Service { host, vms, images, exports })
+    Ok(Service { host, vms, images, exports, resources })
 }
 
 /// Tells whoever waits that the agent can be called, and where.

@@ -127,6 +127,7 @@ async fn find(cache: PathBuf, cgroups: Cgroups) -> Result<Known, Fault> {
         kernel: host.kernel,
         cpu_model: host.cpu_model,
         cpus: host.cpus,
+        mhz_per_cpu: host.mhz_per_cpu,
         memory: host.memory,
         qemu_version: found.qemu_version,
         accelerator: found.accelerator,

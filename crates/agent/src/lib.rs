@@ -26,6 +26,7 @@ mod listener;
 mod networks;
 mod operations;
 mod references;
+mod resources;
 mod routes;
 mod state_file;
 mod vm;

@@ -17,6 +17,7 @@ use crate::context::HostContext;
 use crate::export::Exports;
 use crate::image::Images;
 use crate::listener::Peer;
+use crate::resources::Resources;
 use crate::vm::Vms;
 
 /// What the handlers need.
@@ -26,6 +27,7 @@ pub(crate) struct Service {
     pub(crate) vms: Vms,
     pub(crate) images: Images,
     pub(crate) exports: Exports,
+    pub(crate) resources: Resources,
 }
 
 pub(crate) fn router(service: Service) -> Router {
@@ -41,6 +43,7 @@ pub(crate) fn router(service: Service) -> Router {
         .serve::<api::DatastoreFiles, _>(host::datastore_files)
         .serve::<api::DatastoreRemoveFiles, _>(host::datastore_remove_files)
         .serve::<api::DatastoreUnregistered, _>(host::datastore_unregistered)
+        .serve::<api::ResourcesSet, _>(host::resources_set)
         .serve::<api::NetworkEnsure, _>(host::network_ensure)
         .serve::<api::NetworkRemove, _>(host::network_remove)
         .serve::<api::ImageUpload, _>(image::image_upload)

@@ -3,9 +3,9 @@
 use hostler_endpoint::Document;
 
 use crate::{
-    approval_rule, console, customization_spec, datastore, disk, event, export, host, image,
-    naming_rule, network, recycle_bin, request, snapshot, snapshot_policy, system, task, template,
-    token, user, vm,
+    approval_rule, cluster, console, customization_spec, datastore, disk, event, export, host,
+    image, naming_rule, network, pool, recycle_bin, request, snapshot, snapshot_policy, system,
+    task, template, token, user, vm,
 };
 
 const DESCRIPTION: &str = "Manages virtual machines on Linux hosts. Long work answers `202` with a \
@@ -15,7 +15,7 @@ const DESCRIPTION: &str = "Manages virtual machines on Linux hosts. Long work an
 /// All endpoints.
 pub fn endpoints() -> Document {
     let document = Document::new("Hostler", "v1").description(DESCRIPTION);
-    requests(inventory(vms(document)))
+    pools(requests(inventory(vms(document))))
         .endpoint::<task::List>()
         .endpoint::<task::Show>()
         .endpoint::<task::Cancel>()
@@ -145,6 +145,19 @@ fn inventory(document: Document) -> Document {
         .endpoint::<host::Register>()
         .endpoint::<host::CreateJoinToken>()
         .endpoint::<host::JoinHost>()
+}
+
+fn pools(document: Document) -> Document {
+    document
+        .endpoint::<cluster::Show>()
+        .endpoint::<cluster::Update>()
+        .endpoint::<pool::List>()
+        .endpoint::<pool::Create>()
+        .endpoint::<pool::Show>()
+        .endpoint::<pool::Update>()
+        .endpoint::<pool::Delete>()
+        .endpoint::<pool::Tree>()
+        .endpoint::<pool::Explain>()
 }
 
 fn requests(document: Document) -> Document {

@@ -5,6 +5,7 @@
 //! them, their secrets taken out by `control`. There is no logic here.
 
 pub mod approval_rule;
+pub mod cluster;
 pub mod code;
 pub mod console;
 pub mod customization_spec;
@@ -17,6 +18,7 @@ pub mod host;
 pub mod image;
 pub mod naming_rule;
 pub mod network;
+pub mod pool;
 pub mod recycle_bin;
 pub mod request;
 pub mod snapshot;

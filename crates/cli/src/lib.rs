@@ -21,6 +21,7 @@ mod names;
 mod options;
 mod output;
 mod progress;
+mod resources;
 mod sanitise;
 mod session;
 mod snapshot_limits;

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use hostler_api::pool::{self, PoolPath};
 use hostler_api::template::{self, TemplatePath};
 use hostler_api::vm::{self, VmPath};
 use hostler_api::{datastore, host, image, network, user};
@@ -63,6 +64,14 @@ impl Names {
     ) -> Result<Self, CliError> {
         if !session.output.is_table() {
             return Ok(self);
+        }
+        if let Some(pool) = vm.spec.resources.pool {
+            let path = PoolPath { pool: Ref::by_id(pool) };
+            match session.call::<pool::Show>(&path, &NoParams {}, ()).await {
+                Ok(pool) => self = self.add(&[pool]),
+                Err(error) if error.exit() == Exit::NotFound => {}
+                Err(error) => return Err(error),
+            }
         }
         let of_vm = |file: &LayerFile| match file.owner() {
             LayerOwner::Vm(owner) if owner != vm.id() => Some(owner),

@@ -12,11 +12,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use async_trait::async_trait;
 use hostler_agent_api::{
     AgentEvent, ConsoleKind, DatastoreCheck, DatastoreReport, FactsAnswer, FileOwner, FileUser,
-    FoundFiles, ImageContentAnswer, ImageImportRequest, ImageImported, ImageRemoveRequest,
-    RemoveFilesRequest, RemovedFile, VmCommand, VmCreateRequest, VmDefineRequest, VmDefinition,
-    VmDiskTakeRequest, VmExportRequest, VmFlattenRequest, VmForkAnswer, VmForkRequest,
-    VmFreezeRequest, VmFrozen, VmRemoveRequest, VmReport, VmRevertRequest, VmSnapshotDeleteRequest,
-    VmSnapshotRequest, VmSnapshotUpdateRequest, VmStopRequest,
+    FoundFiles, HostResources, ImageContentAnswer, ImageImportRequest, ImageImported,
+    ImageRemoveRequest, RemoveFilesRequest, RemovedFile, VmCommand, VmCreateRequest,
+    VmDefineRequest, VmDefinition, VmDiskTakeRequest, VmExportRequest, VmFlattenRequest,
+    VmForkAnswer, VmForkRequest, VmFreezeRequest, VmFrozen, VmRemoveRequest, VmReport,
+    VmRevertRequest, VmSnapshotDeleteRequest, VmSnapshotRequest, VmSnapshotUpdateRequest,
+    VmStopRequest,
 };
 use hostler_endpoint::{ByteStream, EventStream, Problem};
 use hostler_types::{
@@ -159,6 +160,8 @@ pub trait AgentLink: Send + Sync + Debug {
         datastore: DatastoreId,
         request: RemoveFilesRequest,
     ) -> Result<Vec<RemovedFile>, AgentError>;
+    /// What pools and VMs may use of the host from now on.
+    async fn resources_set(&self, resources: HostResources) -> Result<(), AgentError>;
     async fn network_ensure(&self, network: NetworkId, spec: NetworkSpec)
     -> Result<(), AgentError>;
     async fn network_remove(&self, network: NetworkId) -> Result<(), AgentError>;

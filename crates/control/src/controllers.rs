@@ -11,6 +11,7 @@ use crate::world::Core;
 mod deadlines;
 mod hosts;
 mod housekeeping;
+mod pools;
 mod requests;
 mod snapshots;
 
@@ -30,6 +31,12 @@ impl Controllers {
         let deadlines = deadlines::run(core.clone(), engine.clone());
         let requests = requests::run(core.clone(), engine.clone());
         let snapshots = snapshots::run(core.clone(), engine.clone());
+        let pools = pools::run(core.clone());
+        let until = stopping.clone();
+        tracker.spawn(async move {
+            // Cancel-safe: what a host was not told, it is told after the next start.
+            let _stopped = until.run_until_cancelled(pools).await;
+        });
         let until = stopping.clone();
         tracker.spawn(async move {
             // Cancel-safe: a task that was handed over is stored and started without us.

@@ -11,15 +11,16 @@ use arc_swap::ArcSwap;
 use futures::FutureExt as _;
 use hostler_store::{Change, Feed, Record, Store, StoreError};
 use hostler_types::{
-    AddressRange, ApprovalRuleKind, CustomizationSpecKind, DatastoreKind, HostId, HostKind, Id,
-    ImageId, ImageKind, JoinTokenKind, Kind, KindName, MacAddress, Name, NamingRuleKind, NetworkId,
-    NetworkKind, Object, ObjectId, Ref, Request, RequestId, RequestKind, Revision,
-    SnapshotPolicyKind, TaskId, TaskKind, TemplateKind, TokenKind, UserKind, Vm, VmId, VmKind,
+    AddressRange, ApprovalRuleKind, Cluster, ClusterKind, CustomizationSpecKind, DatastoreKind,
+    HostId, HostKind, Id, ImageId, ImageKind, JoinTokenKind, Kind, KindName, MacAddress, Name,
+    NamingRuleKind, NetworkId, NetworkKind, Object, ObjectId, PoolId, PoolKind, Ref, Request,
+    RequestId, RequestKind, Revision, SnapshotPolicyKind, TaskId, TaskKind, TemplateKind,
+    TokenKind, UserKind, Vm, VmId, VmKind,
 };
 use jiff::Timestamp;
 use tokio::sync::watch;
 
-use crate::error::ServiceError;
+use crate::error::{Class, ServiceError};
 use index::Indexes;
 pub(crate) use index::{images, layer_files};
 
@@ -116,6 +117,8 @@ pub struct Snapshot {
     templates: Collection<TemplateKind>,
     requests: Collection<RequestKind>,
     approval_rules: Collection<ApprovalRuleKind>,
+    clusters: Collection<ClusterKind>,
+    pools: Collection<PoolKind>,
     /// Those for which something will happen by itself.
     open_requests: imbl::OrdSet<RequestId>,
     /// Another number whenever a host has come or gone, or has another address.
@@ -163,6 +166,28 @@ impl Snapshot {
 
     pub fn vms_with_network(&self, network: NetworkId) -> impl Iterator<Item = &Arc<Vm>> {
         self.indexes.by_network(network).filter_map(|vm| self.vms.get(vm))
+    }
+
+    /// The cluster. There is one.
+    ///
+    /// # Errors
+    /// `not_found` before the first start is over.
+    pub fn cluster(&self) -> Result<&Arc<Cluster>, ServiceError> {
+        let first = self.clusters.iter().next();
+        first.ok_or_else(|| {
+            ServiceError::new(Class::NotFound, "not_found", "there is no cluster yet")
+                .hint("it is made when the server starts")
+        })
+    }
+
+    /// The VMs of a resource pool itself, running or not.
+    pub fn vms_in(&self, pool: PoolId) -> impl Iterator<Item = &Arc<Vm>> {
+        self.indexes.by_pool(pool).filter_map(|vm| self.vms.get(vm))
+    }
+
+    /// The VMs for which something is set aside while they run.
+    pub(crate) fn reserving(&self) -> impl Iterator<Item = &Arc<Vm>> {
+        self.indexes.reserving().filter_map(|vm| self.vms.get(vm))
     }
 
     /// The VM that has a NIC with this address.
@@ -270,6 +295,8 @@ impl Snapshot {
             KindName::SnapshotPolicy => self.put_plain::<SnapshotPolicyKind>(record)?,
             KindName::Template => self.put_plain::<TemplateKind>(record)?,
             KindName::ApprovalRule => self.put_plain::<ApprovalRuleKind>(record)?,
+            KindName::Cluster => self.put_plain::<ClusterKind>(record)?,
+            KindName::Pool => self.put_plain::<PoolKind>(record)?,
             KindName::Request => self.put_request(record)?,
             KindName::CustomizationSpec => self.put_plain::<CustomizationSpecKind>(record)?,
         }
@@ -325,6 +352,8 @@ impl Snapshot {
             KindName::SnapshotPolicy => drop(self.snapshot_policies.remove(id.typed())),
             KindName::Template => drop(self.templates.remove(id.typed())),
             KindName::ApprovalRule => drop(self.approval_rules.remove(id.typed())),
+            KindName::Cluster => drop(self.clusters.remove(id.typed())),
+            KindName::Pool => drop(self.pools.remove(id.typed())),
             KindName::Request => {
                 self.requests.remove(id.typed());
                 self.open_requests.remove(&id.typed());

@@ -8,10 +8,10 @@ use std::sync::Arc;
 
 use hostler_store::Record;
 use hostler_types::{
-    ApprovalRuleKind, Customization, CustomizationSpecKind, DatastoreKind, HostKind, Image,
-    ImageKind, ImageSource, JoinTokenKind, KindName, NamingRuleKind, NetworkKind, Object,
-    RequestKind, SecretText, SnapshotPolicyKind, TaskKind, TemplateKind, TokenKind, UserKind,
-    VmKind, Webhook,
+    ApprovalRuleKind, ClusterKind, Customization, CustomizationSpecKind, DatastoreKind, HostKind,
+    Image, ImageKind, ImageSource, JoinTokenKind, KindName, NamingRuleKind, NetworkKind, Object,
+    PoolKind, RequestKind, SecretText, SnapshotPolicyKind, TaskKind, TemplateKind, TokenKind,
+    UserKind, VmKind, Webhook,
 };
 use serde_json::{Value, json};
 
@@ -55,6 +55,18 @@ impl Shown for TemplateKind {
 impl Shown for ApprovalRuleKind {
     fn shown(rule: &Arc<Object<Self>>) -> Arc<Object<Self>> {
         rule.clone()
+    }
+}
+
+impl Shown for ClusterKind {
+    fn shown(cluster: &Arc<Object<Self>>) -> Arc<Object<Self>> {
+        cluster.clone()
+    }
+}
+
+impl Shown for PoolKind {
+    fn shown(pool: &Arc<Object<Self>>) -> Arc<Object<Self>> {
+        pool.clone()
     }
 }
 
@@ -179,7 +191,9 @@ pub(crate) fn record(record: &Record) -> Value {
         | KindName::NamingRule
         | KindName::SnapshotPolicy
         | KindName::Template
-        | KindName::ApprovalRule => {}
+        | KindName::ApprovalRule
+        | KindName::Cluster
+        | KindName::Pool => {}
     }
     json!({
         "metadata": {

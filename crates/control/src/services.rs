@@ -15,6 +15,7 @@ use crate::inventory::Snapshot;
 use crate::redact::Shown;
 
 pub mod approval_rule;
+pub mod cluster;
 pub mod console;
 pub mod customization_spec;
 pub mod datastore;
@@ -24,6 +25,7 @@ pub mod image;
 pub mod join_token;
 pub mod naming_rule;
 pub mod network;
+pub mod pool;
 pub mod request;
 pub mod snapshot_policy;
 pub mod task;

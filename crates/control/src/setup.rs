@@ -1,11 +1,11 @@
 //! What there is before anyone has asked for anything: on a single machine, the local host with a
 //! datastore and a network. Nothing here comes back once it was deleted.
 
-use hostler_store::Write;
+use hostler_store::{StoreError, Write};
 use hostler_types::{
-    Datastore, DatastoreSpec, DatastoreStatus, Host, HostId, HostKind, HostSpec, HostState,
-    HostStatus, Ipv4Net, Labels, Name, Network, NetworkKind, NetworkSpec, NetworkState,
-    NetworkStatus,
+    Cluster, ClusterKind, ClusterSpec, ClusterStatus, Datastore, DatastoreSpec, DatastoreStatus,
+    Host, HostId, HostKind, HostSpec, HostState, HostStatus, Ipv4Net, Labels, Name, Network,
+    NetworkKind, NetworkSpec, NetworkState, NetworkStatus,
 };
 use jiff::Timestamp;
 
@@ -13,6 +13,9 @@ use crate::actor::Actor;
 use crate::error::ServiceError;
 use crate::services::host::validate_address;
 use crate::world::{Core, World};
+
+/// The name of the one cluster, as long as nobody gives it another.
+const CLUSTER: &str = "default";
 
 /// The machine that the server itself runs on.
 #[derive(Debug, Clone)]
@@ -64,6 +67,22 @@ pub async fn ensure_local_host(world: &World, local: &LocalHost) -> Result<HostI
     }
     world.commit(batch).await?;
     Ok(host.id())
+}
+
+/// Makes the cluster, if there is none yet: at the first start, and at the first start of a version
+/// that knows of it.
+///
+/// # Errors
+/// The store's trouble.
+pub(crate) async fn ensure_cluster(core: &Core) -> Result<(), StoreError> {
+    if !core.snapshot().all::<ClusterKind>().is_empty() {
+        return Ok(());
+    }
+    let name = CLUSTER.parse().expect("`default` is a name");
+    let (spec, status) = (ClusterSpec::default(), ClusterStatus {});
+    let cluster = Cluster::new(name, Labels::new(), Timestamp::now(), spec, status);
+    let batch = Core::batch(&Actor::system(), "there is a cluster");
+    core.commit(batch.with(Write::create(&cluster))).await.map(drop)
 }
 
 fn datastore(host: &Host, local: &LocalHost, now: Timestamp) -> Result<Datastore, ServiceError> {

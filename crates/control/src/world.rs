@@ -20,10 +20,13 @@ use crate::customize::{Customizing, Reservations};
 use crate::error::{Class, ServiceError};
 use crate::idempotency::KeyLocks;
 use crate::inventory::{Held, Inventory, Snapshot};
+use crate::pools::admission::Admissions;
+use crate::pools::demand::Demands;
 use crate::progress::ProgressBoard;
 use crate::reports::Reports;
 use crate::services::console::Tickets;
 use crate::services::vm::MacReservations;
+use crate::setup;
 use crate::tasks;
 use crate::webhook::WebhookRules;
 
@@ -83,6 +86,8 @@ pub struct Core {
     pub(crate) vault: Arc<Vault>,
     pub(crate) settings: Settings,
     pub(crate) macs: MacReservations,
+    pub(crate) admissions: Admissions,
+    pub(crate) demands: Demands,
     pub(crate) customizing: Reservations,
     /// Who makes something that refers to another object (a VM to its network) holds it shared
     /// from looking at the snapshot until the commit is in the snapshot; who deletes what may be
@@ -120,6 +125,7 @@ impl World {
     pub async fn open(options: WorldOptions) -> Result<Arc<Self>, StoreError> {
         let WorldOptions { store, connector, ca, vault, server_address, settings } = options;
         let core = Core::open(store.clone(), connector, vault, settings).await?;
+        setup::ensure_cluster(&core).await?;
         let engine = Engine::new(store, core.clone(), tasks::registry(), EngineConfig::default());
         Ok(Arc::new(Self {
             core,
@@ -201,6 +207,8 @@ impl Core {
             vault,
             settings,
             macs: MacReservations::default(),
+            admissions: Admissions::default(),
+            demands: Demands::default(),
             customizing: Reservations::default(),
             references: RwLock::new(()),
             follower,

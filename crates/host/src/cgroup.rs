@@ -2,9 +2,12 @@
 //!
 //! A host has cgroup v1 (a tree per controller) or v2 (one tree); [`Cgroups::detect`] looks at the
 //! mounts. On a v1 host with an empty v2 tree beside it, v1 is used, because the controllers are
-//! there. Groups are `<base>/<vm-id>`; nothing else is ever put below the base.
+//! there. Groups are `<base>/<vm-id>`, or lie in the groups of their resource pools (`layout.rs`);
+//! nothing else is ever put below the base.
 
 mod kill;
+mod layout;
+mod usage;
 mod v1;
 mod v2;
 
@@ -13,11 +16,15 @@ use std::fs::{self, OpenOptions};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hostler_types::{ByteSize, VmId};
 
+pub use layout::{Layout, PoolGroup, VmGroup};
+pub use usage::Usage;
+
+use layout::Places;
 use v1::V1;
 use v2::V2;
 
@@ -25,6 +32,7 @@ use v2::V2;
 #[derive(Debug, Clone)]
 pub struct Cgroups {
     backend: Arc<dyn Backend>,
+    places: Arc<Mutex<Places>>,
 }
 
 /// What a VM may use of the host's CPUs.
@@ -34,6 +42,31 @@ pub struct CpuLimits {
     pub shares: Option<u32>,
     /// The most CPU time, in thousandths of a CPU; `None`: no limit.
     pub limit_millicpus: Option<u32>,
+}
+
+/// What a pool or VM may use beside its siblings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Share {
+    /// Weight against its siblings when CPUs are scarce; 1024 is normal, 2 to 262144.
+    pub cpu_weight: u32,
+    /// The most CPU time, in thousandths of a CPU, 10 or more; `None`: no limit of its own.
+    pub cpu_limit_millicpus: Option<u32>,
+    /// Memory that is never taken from it (v2 only).
+    pub memory_min: ByteSize,
+    /// Memory that is taken from it only when nobody has more than this: where the host gets memory
+    /// back first is where more is held.
+    pub memory_low: ByteSize,
+}
+
+impl Default for Share {
+    fn default() -> Self {
+        Self {
+            cpu_weight: 1024,
+            cpu_limit_millicpus: None,
+            memory_min: ByteSize(0),
+            memory_low: ByteSize(0),
+        }
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +94,16 @@ trait Backend: Debug + Send + Sync {
     fn thaw(&self, group: &str) -> Result<(), CgroupError>;
     fn set_cpu(&self, group: &str, limits: CpuLimits) -> Result<(), CgroupError>;
     fn set_memory(&self, group: &str, limit: Option<ByteSize>) -> Result<(), CgroupError>;
+    /// What a pool or VM may use beside its siblings.
+    fn set_share(&self, group: &str, share: &Share) -> Result<(), CgroupError>;
+    /// Keeps memory for all groups together.
+    fn protect(&self, promised: &Share) -> Result<(), CgroupError>;
+    /// Lets a pool have groups with limits in it.
+    fn hand_down(&self, group: &str) -> Result<(), CgroupError>;
+    /// Limits a group to what another one is limited to.
+    fn carry_over(&self, from: &str, to: &str) -> Result<(), CgroupError>;
+    /// CPU time and memory; none if there is no group.
+    fn usage(&self, group: &str) -> Option<Usage>;
 }
 
 impl Cgroups {
@@ -72,12 +115,13 @@ impl Cgroups {
         let mounts = Path::new("/proc/self/mountinfo");
         let mountinfo = fs::read_to_string(mounts).doing("read", mounts)?;
         if let Some(v1) = V1::from_mounts(&mountinfo) {
-            return Ok(Self { backend: Arc::new(v1) });
+            return Ok(Self { backend: Arc::new(v1), places: Arc::default() });
         }
         let own = Path::new("/proc/self/cgroup");
         let own_group = fs::read_to_string(own).doing("read", own)?;
         let root = v2::mount_point(&mountinfo).ok_or(CgroupError::NotMounted)?;
-        Ok(Self { backend: Arc::new(V2::new(&root, &own_group)) })
+        let backend = Arc::new(V2::new(&root, &own_group));
+        Ok(Self { backend, places: Arc::default() })
     }
 
     /// 1 or 2.
@@ -91,10 +135,14 @@ impl Cgroups {
     /// The tree cannot be written.
     pub fn create(&self, vm: VmId) -> Result<(), CgroupError> {
         self.backend.prepare()?;
-        for directory in self.directories(vm) {
-            make_directory(&directory)?;
+        let group = self.group_of(vm);
+        match self.make(&group) {
+            // Its pool has gone meanwhile; it is put where it belongs at the next arrangement.
+            Err(CgroupError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                self.make(&vm.to_string())
+            }
+            made => made,
         }
-        Ok(())
     }
 
     /// Files into which a new process writes `0` before it becomes QEMU: one per tree. They must
@@ -130,15 +178,15 @@ impl Cgroups {
     /// # Errors
     /// The tree cannot be read.
     pub fn list(&self) -> Result<Vec<VmId>, CgroupError> {
-        let mut vms: Vec<VmId> = Vec::new();
         for base in self.backend.directories("") {
-            let entries = match fs::read_dir(&base) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                entries => entries.doing("list", &base)?,
-            };
-            let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
-            vms.extend(names.filter_map(|name| name.parse::<VmId>().ok()));
+            match fs::read_dir(&base) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                readable => drop(readable.doing("list", &base)?),
+            }
         }
+        let groups = self.walk();
+        let names = groups.iter().filter_map(|group| group.rsplit('/').next());
+        let mut vms: Vec<VmId> = names.filter_map(|name| name.parse().ok()).collect();
         vms.sort();
         vms.dedup();
         Ok(vms)
@@ -149,7 +197,7 @@ impl Cgroups {
     /// # Errors
     /// There is no group or no cpu controller.
     pub fn set_cpu(&self, vm: VmId, limits: CpuLimits) -> Result<(), CgroupError> {
-        self.backend.set_cpu(&vm.to_string(), limits)
+        self.backend.set_cpu(&self.group_of(vm), limits)
     }
 
     /// Sets the most memory that all the VM's processes may use together.
@@ -157,7 +205,7 @@ impl Cgroups {
     /// # Errors
     /// There is no group or no memory controller.
     pub fn set_memory(&self, vm: VmId, limit: Option<ByteSize>) -> Result<(), CgroupError> {
-        self.backend.set_memory(&vm.to_string(), limit)
+        self.backend.set_memory(&self.group_of(vm), limit)
     }
 
     /// Kills every process of the group and removes it. That there is no group is as good. Blocks
@@ -166,8 +214,8 @@ impl Cgroups {
     /// # Errors
     /// [`CgroupError::StillAlive`] for a process that hangs in the kernel.
     pub fn kill(&self, vm: VmId, timeout: Duration) -> Result<(), CgroupError> {
-        let group = vm.to_string();
-        let directories = self.directories(vm);
+        let group = self.group_of(vm);
+        let directories = self.backend.directories(&group);
         if !directories.iter().any(|directory| directory.exists()) {
             return Ok(());
         }
@@ -176,11 +224,17 @@ impl Cgroups {
         // Also after a failure: a frozen process would never end.
         self.backend.thaw(&group)?;
         kill::wait_until_empty(&directories, killed?, timeout)?;
-        directories.iter().try_for_each(|directory| kill::remove(directory))
+        directories.iter().try_for_each(|directory| kill::remove(directory))?;
+        self.forget(vm);
+        Ok(())
     }
 
     fn directories(&self, vm: VmId) -> Vec<PathBuf> {
-        self.backend.directories(&vm.to_string())
+        self.backend.directories(&self.group_of(vm))
+    }
+
+    fn places(&self) -> MutexGuard<'_, Places> {
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

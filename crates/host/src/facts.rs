@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use hostler_types::ByteSize;
+use hostler_types::{ByteSize, HostFacts};
 
 /// The Linux part of a host's facts; the agent adds what it knows of QEMU.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,6 +14,8 @@ pub struct Facts {
     pub cpu_model: String,
     /// Logical CPUs that are online.
     pub cpus: u32,
+    /// Of each CPU, in MHz: its base speed, as far as the kernel tells it.
+    pub mhz_per_cpu: u32,
     pub memory: ByteSize,
     /// Linux bridges, sorted; those that Hostler made for NAT networks are left out.
     pub bridges: Vec<String>,
@@ -25,11 +27,13 @@ pub struct Facts {
 /// `/proc` cannot be read.
 pub fn read() -> io::Result<Facts> {
     let uname = rustix::system::uname();
+    let cpuinfo = fs::read_to_string("/proc/cpuinfo")?;
     let cpus = std::thread::available_parallelism()?.get();
     Ok(Facts {
         hostname: uname.nodename().to_string_lossy().into_owned(),
         kernel: uname.release().to_string_lossy().into_owned(),
-        cpu_model: cpu_model(&fs::read_to_string("/proc/cpuinfo")?),
+        cpu_model: cpu_model(&cpuinfo),
+        mhz_per_cpu: mhz(Path::new("/sys/devices/system/cpu/cpu0/cpufreq"), &cpuinfo),
         cpus: u32::try_from(cpus).unwrap_or(u32::MAX),
         memory: memory(&fs::read_to_string("/proc/meminfo")?),
         bridges: bridges(Path::new("/sys/class/net")),
@@ -45,6 +49,20 @@ fn cpu_model(cpuinfo: &str) -> String {
     };
     // Arm has no `model name`.
     value("model name").or_else(|| value("CPU part")).unwrap_or_else(|| "unknown".to_owned())
+}
+
+/// The base speed, else the highest, else the present one. What nobody tells is guessed.
+fn mhz(cpufreq: &Path, cpuinfo: &str) -> u32 {
+    let khz = ["base_frequency", "cpuinfo_max_freq"]
+        .iter()
+        .find_map(|file| fs::read_to_string(cpufreq.join(file)).ok()?.trim().parse::<u32>().ok());
+    let present = cpuinfo.lines().find_map(|line| {
+        let (name, value) = line.split_once(':')?;
+        let whole = value.trim().split('.').next()?;
+        (name.trim() == "cpu MHz").then(|| whole.parse::<u32>().ok()).flatten()
+    });
+    let told = khz.map(|khz| khz / 1000).or(present).filter(|mhz| *mhz > 0);
+    told.unwrap_or(HostFacts::default_mhz())
 }
 
 fn memory(meminfo: &str) -> ByteSize {
@@ -87,6 +105,9 @@ mod tests {
         let cpuinfo = "processor\t: 0\nmodel name\t: AMD EPYC 7763\nflags\t: fpu\n";
         assert_eq!(cpu_model(cpuinfo), "AMD EPYC 7763");
         assert_eq!(cpu_model(""), "unknown");
+        let none = Path::new("/nowhere");
+        assert_eq!(mhz(none, "processor\t: 0\ncpu MHz\t\t: 2599.998\n"), 2599);
+        assert_eq!(mhz(none, ""), HostFacts::default_mhz());
         assert_eq!(memory("MemFree: 1 kB\nMemTotal:  2048 kB\n"), ByteSize::mib(2));
     }
 

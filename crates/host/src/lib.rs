@@ -23,7 +23,7 @@ pub mod uid;
 pub mod userfault;
 pub mod volume;
 
-pub use cgroup::{CgroupError, Cgroups, CpuLimits};
+pub use cgroup::{CgroupError, Cgroups, CpuLimits, Layout, PoolGroup, Share, Usage, VmGroup};
 pub use datastore::{Datastore, DatastoreError, DefinitionError, FoundVm, Space, VmDir};
 pub use file::{Access, Replacement, write_atomic};
 pub use image::{ImportError, ImportProgress, ImportStage, ImportedImage, Refusal};

@@ -6,7 +6,7 @@
 //!
 //! A rule that asks for nobody lets a request through without a look. So it fits only what its author
 //! had in mind: templates, customization specs (with their secrets), bridges of the hosts, what runs
-//! in the guest, and addresses, hosts and datastores that are chosen have to be named in its
+//! in the guest, and addresses, hosts, datastores and resources that are chosen have to be named in its
 //! conditions.
 
 use hostler_types::{
@@ -34,7 +34,7 @@ pub struct RequestFacts {
     pub scripts: bool,
     /// A MAC or static address, or a network configuration, is chosen.
     pub addresses: bool,
-    /// A host or a datastore is chosen.
+    /// A host, a datastore, or a place in the resource pools (pool, shares, reservation) is chosen.
     pub placement: bool,
 }
 
@@ -195,9 +195,9 @@ fn flags(when: &ApprovalConditions, facts: &RequestFacts) -> [Flag; 3] {
         Flag {
             wanted: when.placement,
             used: facts.placement,
-            what: "hosts and datastores that are chosen",
-            told: "it chooses a host or datastore",
-            absent: "it chooses neither host nor datastore",
+            what: "hosts, datastores and resources that are chosen",
+            told: "it chooses a host, a datastore, a pool, shares or a reservation",
+            absent: "it chooses no host, datastore, pool, shares or reservation",
         },
     ]
 }

@@ -10,6 +10,7 @@ mod build;
 mod classes;
 mod state;
 
+pub use hostler_types::{Automation, Strategy};
 use hostler_types::{ByteSize, DatastoreId, HostId, Labels, VmId};
 use serde::{Deserialize, Serialize};
 
@@ -65,19 +66,6 @@ impl Default for ClusterSettings {
             baseline: Vec::new(),
         }
     }
-}
-
-/// Which of the hosts that can take a VM is the best.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Strategy {
-    /// The one that is filled up the most, and most evenly: others stay free for large VMs.
-    Pack,
-    /// The one whose scarcest resource is used the least afterwards.
-    #[default]
-    Spread,
-    /// The one with the most memory not promised to VMs, in bytes.
-    FreeMemory,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -280,21 +268,6 @@ pub struct Contention {
     pub swapped: ByteSize,
     /// Taken by the balloon below what the guest is configured with.
     pub ballooned: ByteSize,
-}
-
-/// What the balancer may do with a VM.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Automation {
-    /// Never even recommend a move.
-    Disabled,
-    /// Recommend.
-    Manual,
-    /// Place by itself, recommend moves.
-    Partial,
-    /// Place and move by itself.
-    #[default]
-    Full,
 }
 
 /// A position as it is stored: half the memory of a `usize`.

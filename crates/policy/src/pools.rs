@@ -20,11 +20,11 @@ use std::fmt::{Debug, Display};
 use std::hash::Hash;
 
 pub use allocation::{
-    MOST, Megahertz, PerResource, Pool, PoolAllocation, PoolVm, Reserve, Resource, Shares, Unit,
-    VmAllocation,
+    MOST, PerResource, Pool, PoolAllocation, PoolVm, Reserve, Resource, Unit, VmAllocation,
 };
 pub(crate) use allocation::{PoolNumbers, VmNumbers};
 pub use hierarchy::{Hierarchy, HierarchyError};
+pub use hostler_types::{Megahertz, Shares};
 pub use ledger::{Admission, Borrowed, Ledger, LedgerError, Usage};
 pub use refusal::{Change, Obstacle, ObstacleKind, Refused, Shortage};
 

@@ -8,6 +8,7 @@ use crate::app::App;
 use crate::gate::gate;
 
 mod approval_rule;
+mod cluster;
 mod console;
 mod customization_spec;
 mod datastore;
@@ -18,6 +19,7 @@ mod host;
 mod image;
 mod naming_rule;
 mod network;
+mod pool;
 mod recycle_bin;
 mod request;
 mod snapshot;
@@ -34,7 +36,7 @@ fn routes(app: App) -> Routes<App> {
     let routes = Routes::new(app).gate(gate);
     let routes = datastore::add(image::add(console::add(vm::add(routes))));
     let routes = customization_spec::add(disk::add(naming_rule::add(recycle_bin::add(routes))));
-    let routes = approval_rule::add(request::add(routes));
+    let routes = approval_rule::add(request::add(pool::add(cluster::add(routes))));
     let routes = snapshot_policy::add(snapshot::add(routes));
     let routes = template::add(export::add(routes));
     let routes = task::add(host::add(network::add(routes)));

@@ -64,7 +64,7 @@ pub struct ApprovalConditions {
     /// configuration.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub addresses: bool,
-    /// A host or a datastore is chosen.
+    /// A host, a datastore, or a place in the resource pools (pool, shares, reservation) is chosen.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub placement: bool,
     /// One of these users asks.

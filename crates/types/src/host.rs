@@ -7,6 +7,7 @@ use utoipa::ToSchema;
 use crate::id::HostId;
 use crate::name::Name;
 use crate::object::{Kind, KindName, Object};
+use crate::shares::Megahertz;
 use crate::size::ByteSize;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,6 +59,9 @@ pub struct HostFacts {
     pub cpu_model: String,
     /// Logical CPUs.
     pub cpus: u32,
+    /// Of each logical CPU, in MHz: its base speed, as far as the kernel tells it.
+    #[serde(default = "HostFacts::default_mhz")]
+    pub mhz_per_cpu: u32,
     pub memory: ByteSize,
     pub qemu_version: String,
     pub accelerator: Accelerator,
@@ -69,6 +73,18 @@ pub struct HostFacts {
     /// Linux bridges, for `bridge` networks.
     #[serde(default)]
     pub bridges: Vec<String>,
+}
+
+impl HostFacts {
+    /// What a CPU is taken for whose speed nobody tells.
+    pub const fn default_mhz() -> u32 {
+        2_000
+    }
+
+    /// What all its CPUs have together.
+    pub fn cpu_capacity(&self) -> Megahertz {
+        Megahertz(u64::from(self.cpus) * u64::from(self.mhz_per_cpu))
+    }
 }
 
 /// How guests' instructions are run. Proved by a probe that runs some, never by a file's presence.

@@ -32,6 +32,8 @@ pub type JoinTokenId = Id<crate::JoinTokenKind>;
 pub type CustomizationSpecId = Id<crate::CustomizationSpecKind>;
 pub type TemplateId = Id<crate::TemplateKind>;
 pub type RequestId = Id<crate::RequestKind>;
+pub type PoolId = Id<crate::PoolKind>;
+pub type ClusterId = Id<crate::ClusterKind>;
 
 /// Marks the identifier of one command to an agent; the same operation is carried out once.
 #[derive(Debug, Clone, Copy)]

@@ -6,6 +6,7 @@
 
 mod address;
 mod approval_rule;
+mod cluster;
 mod count;
 mod customization;
 mod customization_validate;
@@ -24,9 +25,12 @@ mod naming_rule;
 mod network;
 mod object;
 mod operations;
+mod pool;
+mod pool_views;
 mod request;
 mod request_work;
 mod seal;
+mod shares;
 mod size;
 mod snapshot;
 mod snapshot_measure;
@@ -48,6 +52,9 @@ pub use approval_rule::{
     ApprovalConditions, ApprovalDecision, ApprovalNeed, ApprovalRule, ApprovalRuleKind,
     ApprovalRuleSpec, ApprovalRuleStatus, RuleVerdict,
 };
+pub use cluster::{
+    Automation, Cluster, ClusterKind, ClusterSpec, ClusterStatus, ClusterUpdate, Strategy,
+};
 pub use count::counted;
 pub use customization::{
     ComputerName, Customization, CustomizationOrigin, CustomizationRules, CustomizationSpec,
@@ -65,8 +72,9 @@ pub use host::{
     JoinToken, JoinTokenKind, JoinTokenSpec, JoinTokenStatus,
 };
 pub use id::{
-    CustomizationSpecId, DatastoreId, HostId, Id, ImageId, JoinTokenId, NetworkId, ObjectId,
-    OperationId, RequestId, SnapshotId, TaskId, TemplateId, TokenId, UserId, VmId,
+    ClusterId, CustomizationSpecId, DatastoreId, HostId, Id, ImageId, JoinTokenId, NetworkId,
+    ObjectId, OperationId, PoolId, RequestId, SnapshotId, TaskId, TemplateId, TokenId, UserId,
+    VmId,
 };
 pub use image::{
     Image, ImageCreate, ImageFormat, ImageKind, ImageMedia, ImageSource, ImageSpec, ImageState,
@@ -84,6 +92,13 @@ pub use network::{
 };
 pub use object::{Kind, KindName, Labels, Metadata, Object, validate_labels};
 pub use operations::{Epoch, Revision, Role};
+pub use pool::{
+    Pool, PoolCpu, PoolCpuUpdate, PoolCreate, PoolKind, PoolMemory, PoolMemoryUpdate, PoolSpec,
+    PoolStatus, PoolUpdate, VmResources, VmResourcesUpdate,
+};
+pub use pool_views::{
+    PoolExplanation, PoolNode, PoolNodeKind, PoolTree, ResourceStand, ResourceUse,
+};
 pub use request::{
     Approval, IllegalRequestEvent, OnFailure, Request, RequestEvent, RequestImage, RequestKind,
     RequestNetwork, RequestOrder, RequestProgress, RequestSpec, RequestState, RequestStatus,
@@ -93,6 +108,7 @@ pub use request_work::{
     GuestCommand, GuestScript, HttpCheck, Probe, ProbeCheck, RequestAction, Webhook,
 };
 pub use seal::{Removed, Seal, SealWay};
+pub use shares::{Megahertz, Shares};
 pub use size::{ByteSize, SizeError};
 pub use snapshot::{Consistency, Snapshot, SnapshotDisk, SnapshotTree};
 pub use snapshot_plan::{KeptFile, KeptWhy, Merge, MergePlan, PlannedFile, plan_merges};

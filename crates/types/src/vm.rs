@@ -30,6 +30,7 @@ use crate::name::{Name, shorten};
 use crate::network::MacAddress;
 use crate::object::{Kind, KindName, Object};
 use crate::operations::Epoch;
+use crate::pool::VmResources;
 use crate::seal::Seal;
 use crate::size::ByteSize;
 use crate::snapshot::SnapshotTree;
@@ -101,6 +102,9 @@ pub struct VmSpec {
     /// The most CPU time, in thousandths of a host CPU.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu_limit: Option<Millicpus>,
+    /// Its place among those that want the same CPUs and memory.
+    #[serde(default, skip_serializing_if = "VmResources::is_default")]
+    pub resources: VmResources,
     #[serde(default)]
     pub firmware: Firmware,
     /// A QEMU CPU model; absent: all that the host and accelerator offer.

@@ -9,6 +9,7 @@ use crate::limits::{IoLimits, Millicpus};
 use crate::name::{Name, Ref};
 use crate::network::MacAddress;
 use crate::object::Labels;
+use crate::pool::VmResourcesUpdate;
 use crate::size::ByteSize;
 use crate::snapshot_policy::SnapshotLimits;
 use crate::template::TemplateRef;
@@ -62,6 +63,9 @@ pub struct VmCreate {
     /// The most CPU time, in thousandths of a host CPU.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu_limit: Option<Millicpus>,
+    /// Its place among those that want the same CPUs and memory.
+    #[serde(default, skip_serializing_if = "VmResourcesUpdate::is_empty")]
+    pub resources: VmResourcesUpdate,
     /// Absent: the template's, or `bios`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub firmware: Option<Firmware>,
@@ -192,6 +196,8 @@ pub struct VmUpdate {
     /// The most CPU time, in thousandths of a host CPU; 0: no limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cpu_limit: Option<u32>,
+    #[serde(skip_serializing_if = "VmResourcesUpdate::is_empty")]
+    pub resources: VmResourcesUpdate,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub firmware: Option<Firmware>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -327,6 +333,13 @@ impl VmSpec {
                 self.memory
             );
             return Err(SpecError::new("balloon", reason));
+        }
+        let reserved = self.resources.memory_reservation;
+        let usable = self.balloon.unwrap_or(self.memory);
+        if reserved > usable {
+            let reason =
+                format!("{reserved} is not possible; at most the {usable} that it can use");
+            return Err(SpecError::new("resources.memory_reservation", reason));
         }
         for (index, disk) in self.disks.iter().enumerate() {
             disk.limits

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hostler_agent_api::{
-    AgentEvent, DatastoreReport, FileOwner, FileUser, FoundFile, Inventory, VmDefinition, VmReport,
-    code,
+    AgentEvent, DatastoreReport, FileOwner, FileUser, FoundFile, HostResources, Inventory,
+    VmDefinition, VmReport, code,
 };
 use hostler_endpoint::Problem;
 use hostler_types::{
@@ -53,6 +53,8 @@ pub(crate) struct State {
     /// Directories with a marker, also those that other hosts have made.
     pub(crate) marked: BTreeMap<String, DatastoreId>,
     pub(crate) networks: BTreeSet<NetworkId>,
+    /// What pools and VMs may use of it.
+    pub(crate) resources: HostResources,
     /// Answers of operations, refusals too.
     pub(crate) journal: HashMap<OperationId, Result<Value, Problem>>,
     pub(crate) faults: HashMap<&'static str, VecDeque<Fault>>,
@@ -118,6 +120,18 @@ fn hardware(spec: &hostler_types::VmSpec) -> Hardware {
 }
 
 impl SimHost {
+    /// What the server last said that pools and VMs may use of it.
+    pub fn resources(&self) -> HostResources {
+        self.lock().resources.clone()
+    }
+
+    /// Tells the server what a VM used.
+    pub fn measured(&self, vm: VmId, used: hostler_types::ResourceUse) {
+        let vms = vec![hostler_agent_api::VmUse { vm, used }];
+        // Nobody listens: nobody needs to know.
+        let _ = self.events.send(AgentEvent::Usage { vms });
+    }
+
     /// A connected host with 8 CPUs and 64 GiB.
     pub fn new(id: HostId) -> Self {
         let facts = HostFacts {
@@ -125,6 +139,7 @@ impl SimHost {
             agent_version: "sim".to_owned(),
             kernel: "sim".to_owned(),
             cpu_model: "sim".to_owned(),
+            mhz_per_cpu: 2000,
             cpus: 8,
             memory: ByteSize::gib(64),
             qemu_version: "10.0.2".to_owned(),
@@ -148,6 +163,7 @@ impl SimHost {
             datastores: BTreeMap::new(),
             marked: BTreeMap::new(),
             networks: BTreeSet::new(),
+            resources: HostResources::default(),
             journal: HashMap::new(),
             faults: HashMap::new(),
             done: Vec::new(),

@@ -4,9 +4,9 @@ use async_trait::async_trait;
 use futures::StreamExt as _;
 use hostler_agent_api::{
     AgentEvent, ConsoleKind, DatastoreCheck, DatastoreReport, FactsAnswer, FileOwner, FileUser,
-    FoundFiles, ImageContentAnswer, ImageImportRequest, ImageImportSource, ImageImported,
-    ImageRemoveRequest, OperationProgress, RemoveFilesRequest, RemovedFile, VERSION, VmCommand,
-    VmCreateRequest, VmDefineRequest, VmDefinition, VmDiskTakeRequest, VmExportRequest,
+    FoundFiles, HostResources, ImageContentAnswer, ImageImportRequest, ImageImportSource,
+    ImageImported, ImageRemoveRequest, OperationProgress, RemoveFilesRequest, RemovedFile, VERSION,
+    VmCommand, VmCreateRequest, VmDefineRequest, VmDefinition, VmDiskTakeRequest, VmExportRequest,
     VmFlattenRequest, VmForkAnswer, VmForkRequest, VmFreezeRequest, VmFrozen, VmRemoveRequest,
     VmReport, VmRevertRequest, VmSnapshotDeleteRequest, VmSnapshotRequest, VmSnapshotUpdateRequest,
     VmStopRequest, code,
@@ -746,6 +746,16 @@ impl AgentLink for SimHost {
             Ok(paths.map(|path| state.remove_file(datastore, path)).collect())
         })
         .await
+    }
+
+    async fn resources_set(&self, resources: HostResources) -> Result<(), AgentError> {
+        // Told by a controller whenever it likes: not one of the commands that tests count.
+        let mut state = self.lock();
+        if !state.reachable {
+            return Err(self.broken("connection refused"));
+        }
+        state.resources = resources;
+        Ok(())
     }
 
     async fn network_ensure(&self, network: NetworkId, _: NetworkSpec) -> Result<(), AgentError> {

@@ -176,6 +176,7 @@ fn router(agent: Arc<Agent>) -> Router {
         .serve::<api::HostEvents, _>(|agent, _| async move { Ok(agent.stream()) })
         .serve::<api::DatastoreEnsure, _>(|agent, _| async move { Ok(agent.datastore()) })
         .serve::<api::NetworkEnsure, _>(|_, _| async move { Answered::Ok(()) })
+        .serve::<api::ResourcesSet, _>(|_, _| async move { Answered::Ok(()) })
         .build()
 }
 

@@ -128,6 +128,13 @@ pub(super) async fn datastore_unregistered(
     Ok(found.await?)
 }
 
+pub(super) async fn resources_set(
+    service: Service,
+    call: Call<api::ResourcesSet>,
+) -> Result<(), Problem> {
+    Ok(blocking(move || service.resources.set(call.body)).await?)
+}
+
 pub(super) async fn network_ensure(
     service: Service,
     call: Call<api::NetworkEnsure>,

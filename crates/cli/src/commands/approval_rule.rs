@@ -169,7 +169,7 @@ struct Flags {
     )]
     addresses: Option<bool>,
 
-    /// For requests that choose a host or a datastore [default: false]
+    /// For requests that choose a host, a datastore, a pool, shares or a reservation [default: false]
     #[arg(
         long,
         value_name = "BOOL",
@@ -366,7 +366,7 @@ fn conditions(when: &ApprovalConditions) -> String {
     let flags = [
         ("with scripts in the guest", when.scripts),
         ("with chosen addresses", when.addresses),
-        ("with a chosen host or datastore", when.placement),
+        ("with a chosen host, datastore or resources", when.placement),
     ];
     parts.extend(flags.into_iter().filter(|(_, wanted)| *wanted).map(|(what, _)| what.to_owned()));
     if !when.requesters.is_empty() {

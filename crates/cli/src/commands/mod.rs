@@ -3,6 +3,7 @@
 mod agent;
 mod apply;
 mod approval_rule;
+mod cluster;
 mod completion;
 mod context;
 mod customization;
@@ -15,6 +16,7 @@ mod login;
 mod manual;
 mod naming_rule;
 mod network;
+mod pool;
 mod recycle_bin;
 mod request;
 mod server;
@@ -91,6 +93,8 @@ enum Command {
     Request(Box<request::RequestArgs>),
     ApprovalRule(approval_rule::ApprovalRuleArgs),
     Host(host::HostArgs),
+    Cluster(cluster::ClusterArgs),
+    Pool(Box<pool::PoolArgs>),
     Task(task::TaskArgs),
     Event(event::EventArgs),
     User(user::UserArgs),
@@ -148,6 +152,8 @@ async fn run_client(command: Command, globals: &GlobalOptions) -> Result<ExitCod
         Command::Request(command) => command.run(&open()?).await,
         Command::ApprovalRule(command) => command.run(&open()?).await,
         Command::Host(command) => command.run(&open()?).await,
+        Command::Cluster(command) => command.run(&open()?).await,
+        Command::Pool(command) => command.run(&open()?).await,
         Command::Task(command) => command.run(&open()?).await,
         Command::Event(command) => command.run(&open()?).await,
         Command::User(command) => command.run(&open()?).await,

@@ -314,6 +314,10 @@ impl AgentLink for Remote {
         let path = DatastorePath { datastore };
         self.call::<contract::DatastoreRemoveFiles>(&path, &NoParams {}, request).await
     }
+    async fn resources_set(&self, resources: contract::HostResources) -> Result<(), AgentError> {
+        let none = NoParams {};
+        self.call::<contract::ResourcesSet>(&none, &none, resources).await
+    }
     async fn network_ensure(
         &self,
         network: NetworkId,

@@ -1,9 +1,9 @@
 //! Where each kind lies in a snapshot.
 
 use hostler_types::{
-    ApprovalRuleKind, CustomizationSpecKind, DatastoreKind, HostKind, ImageKind, JoinTokenKind,
-    NamingRuleKind, NetworkKind, RequestKind, SnapshotPolicyKind, TaskKind, TemplateKind,
-    TokenKind, UserKind, VmKind,
+    ApprovalRuleKind, ClusterKind, CustomizationSpecKind, DatastoreKind, HostKind, ImageKind,
+    JoinTokenKind, NamingRuleKind, NetworkKind, PoolKind, RequestKind, SnapshotPolicyKind,
+    TaskKind, TemplateKind, TokenKind, UserKind, VmKind,
 };
 
 use super::{Collection, Held, Snapshot};
@@ -140,5 +140,23 @@ impl Held for ApprovalRuleKind {
     }
     fn of_mut(snapshot: &mut Snapshot) -> &mut Collection<Self> {
         &mut snapshot.approval_rules
+    }
+}
+
+impl Held for ClusterKind {
+    fn of(snapshot: &Snapshot) -> &Collection<Self> {
+        &snapshot.clusters
+    }
+    fn of_mut(snapshot: &mut Snapshot) -> &mut Collection<Self> {
+        &mut snapshot.clusters
+    }
+}
+
+impl Held for PoolKind {
+    fn of(snapshot: &Snapshot) -> &Collection<Self> {
+        &snapshot.pools
+    }
+    fn of_mut(snapshot: &mut Snapshot) -> &mut Collection<Self> {
+        &mut snapshot.pools
     }
 }

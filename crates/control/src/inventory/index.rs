@@ -1,7 +1,7 @@
 //! Secondary indexes of a snapshot: VMs by what they refer to, tasks by what they hold.
 
 use hostler_types::{
-    HostId, Id, ImageId, LayerFile, MacAddress, NetworkId, ObjectId, Task, TaskId, Vm, VmId,
+    HostId, Id, ImageId, LayerFile, MacAddress, NetworkId, ObjectId, PoolId, Task, TaskId, Vm, VmId,
 };
 use jiff::Timestamp;
 use uuid::Uuid;
@@ -16,6 +16,8 @@ pub(super) struct Indexes {
     image: imbl::OrdSet<(ImageId, VmId)>,
     network: imbl::OrdSet<(NetworkId, VmId)>,
     mac: imbl::OrdSet<(MacAddress, VmId)>,
+    pool: imbl::OrdSet<(PoolId, VmId)>,
+    reserving: imbl::OrdSet<VmId>,
     deadline: imbl::OrdSet<(Timestamp, VmId)>,
     snapshots: imbl::OrdSet<VmId>,
     task: imbl::HashMap<ObjectId, TaskId>,
@@ -39,6 +41,15 @@ impl Indexes {
 
     pub(super) fn by_mac(&self, mac: MacAddress) -> Option<VmId> {
         vms_of(&self.mac, mac).next()
+    }
+
+    pub(super) fn by_pool(&self, pool: PoolId) -> impl Iterator<Item = VmId> {
+        vms_of(&self.pool, pool)
+    }
+
+    /// Those for which something is set aside while they run.
+    pub(super) fn reserving(&self) -> impl Iterator<Item = VmId> {
+        self.reserving.iter().copied()
     }
 
     /// In the order of their deadlines.
@@ -97,6 +108,10 @@ impl Indexes {
             self.network.insert((nic.network, id));
             self.mac.insert((nic.mac, id));
         }
+        self.pool.extend(vm.spec.resources.pool.map(|pool| (pool, id)));
+        if vm.spec.resources.reserves() {
+            self.reserving.insert(id);
+        }
         self.deadline.extend(vm.next_deadline().map(|at| (at, id)));
     }
 
@@ -110,6 +125,10 @@ impl Indexes {
             self.network.remove(&(nic.network, id));
             self.mac.remove(&(nic.mac, id));
         }
+        if let Some(pool) = vm.spec.resources.pool {
+            self.pool.remove(&(pool, id));
+        }
+        self.reserving.remove(&id);
         if let Some(at) = vm.next_deadline() {
             self.deadline.remove(&(at, id));
         }

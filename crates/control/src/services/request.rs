@@ -246,7 +246,9 @@ fn facts(snapshot: &Snapshot, request: &Request) -> RequestFacts {
         scripts: commands || actions || told.is_some_and(Customization::runs_something),
         addresses: order.vm.nics.iter().flatten().any(chosen)
             || told.is_some_and(|told| told.network_config.is_some()),
-        placement: order.vm.host.is_some() || order.vm.datastore.is_some(),
+        placement: order.vm.host.is_some()
+            || order.vm.datastore.is_some()
+            || !order.vm.resources.is_empty(),
     }
 }
 

@@ -14,6 +14,7 @@ use crate::actor::Actor;
 use crate::error::{Class, ServiceError};
 use crate::idempotency::{KeyedRequest, Seen};
 use crate::inventory::Snapshot;
+use crate::pools::admission::Promise;
 use crate::redact::Shown;
 use crate::world::World;
 
@@ -32,6 +33,8 @@ pub(crate) struct Order {
     /// From now on; absent: as long as it takes.
     pub(crate) limit: Option<SignedDuration>,
     pub(crate) writes: Vec<Write>,
+    /// What was promised to VMs for it: kept until the inventory has the task.
+    pub(crate) promises: Vec<Promise>,
 }
 
 /// What a request will lead to.
@@ -64,11 +67,17 @@ impl Order {
             input: serde_json::to_value(input).expect("the input of a task has a JSON form"),
             limit: None,
             writes: Vec::new(),
+            promises: Vec::new(),
         }
     }
 
     pub(crate) fn limit(mut self, limit: SignedDuration) -> Self {
         self.limit = Some(limit);
+        self
+    }
+
+    pub(crate) fn promised(mut self, promises: Vec<Promise>) -> Self {
+        self.promises.extend(promises);
         self
     }
 
@@ -156,6 +165,8 @@ async fn submit(
         let mark = serde_json::to_value(&key.mark).expect("two texts have a JSON form");
         input.insert("request".to_owned(), mark);
     }
+    // Until the inventory has it, or it has been refused.
+    let _promises = std::mem::take(&mut order.promises);
     let task = match world.engine.submit(order.submit(&actor.name)).await {
         Ok(task) => task,
         Err(TaskError::Store(StoreError::Stale { kind, id, actual, .. })) => {

@@ -31,6 +31,7 @@ mod from_host;
 mod guest;
 mod lease;
 mod mac;
+mod resources;
 pub mod snapshot;
 mod template;
 mod update;
@@ -114,7 +115,7 @@ pub async fn start(
     power(world, actor, options, "start", vm, &(), |vm| {
         require_power(vm, "started", &allowed)?;
         lease::require_lease(vm)?;
-        Ok(vm_start::order(vm))
+        Ok(vm_start::order(vm).promised(world.admissions.admit(&world.inventory, [vm])?))
     })
     .await
 }
@@ -133,7 +134,7 @@ pub async fn resume(
     power(world, actor, options, "resume", vm, &(), |vm| {
         require_power(vm, "resumed", &[PowerState::Suspended])?;
         lease::require_lease(vm)?;
-        Ok(vm_start::order(vm))
+        Ok(vm_start::order(vm).promised(world.admissions.admit(&world.inventory, [vm])?))
     })
     .await
 }

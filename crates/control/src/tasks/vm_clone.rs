@@ -298,8 +298,7 @@ async fn start(step: Step) -> StepResult {
         let step = step.clone();
         async move {
             let label = clone.id().to_string();
-            let child = vm_start::order(&clone).submit(step.actor());
-            step.run_child(&label, child).await.map(drop).map_err(|error| match error {
+            vm_start::below(&step, &label, &clone).await.map_err(|error| match error {
                 StepError::Failed { code, message } => {
                     StepError::Failed { code, message: format!("{}: {message}", clone.name()) }
                 }

@@ -69,6 +69,6 @@ async fn start(step: Step) -> StepResult {
         return Ok(Outcome::none());
     }
     let vm = vm(&step, input.vm).await?;
-    step.run_child("start", vm_start::order(&vm).submit(step.actor())).await?;
+    vm_start::below(&step, "start", &vm).await?;
     Ok(Outcome::none())
 }

@@ -25,6 +25,21 @@ pub(crate) fn order(vm: &Vm) -> Order {
     Order::new("vm.start", vm, &input).limit(LIMIT).with(on_its_way(vm, PowerState::Starting))
 }
 
+/// Starts a VM by a task below this one, if there is room for what it reserves.
+pub(super) async fn below(step: &Step, label: &str, vm: &Vm) -> Result<(), StepError> {
+    if step.child(label).await?.is_none() {
+        let world = step.world();
+        let promises = world.admissions.admit(&world.inventory, [vm]);
+        let promises = promises.map_err(|error| StepError::failed(error.code, error.message))?;
+        let child = step.submit_child(label, order(vm).submit(step.actor())).await?;
+        if let Some(child) = child {
+            world.inventory.at_least(child.metadata.revision).await;
+        }
+        drop(promises);
+    }
+    step.wait_child(label).await.map(drop)
+}
+
 async fn start(step: Step) -> StepResult {
     let input: PowerInput = step.input()?;
     let vm = vm(&step, input.vm).await?;

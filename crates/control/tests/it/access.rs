@@ -11,8 +11,9 @@ use hostler_control::services::token::TokenCreate;
 use hostler_control::services::user::{UserCreate, UserUpdate};
 use hostler_control::services::vm::{VmDelete, VmFilter, VmRegister, VmStop, snapshot};
 use hostler_control::services::{
-    Options, PageRequest, approval_rule, console, datastore, event, host, image, join_token,
-    naming_rule, network, request, snapshot_policy, task, template, token, user, vm, watch,
+    Options, PageRequest, approval_rule, cluster, console, datastore, event, host, image,
+    join_token, naming_rule, network, pool, request, snapshot_policy, task, template, token, user,
+    vm, watch,
 };
 use hostler_control::{Actor, ServiceError, World, authenticate};
 use hostler_sim::{Fleet, vm_request};
@@ -205,6 +206,7 @@ async fn all_services(world: &Arc<World>, actor: &Actor) -> Vec<(&'static str, R
     all.extend(image_services(world, actor).await);
     all.extend(host_services(world, actor).await);
     all.extend(request_services(world, actor).await);
+    all.extend(pool_services(world, actor).await);
     all.extend(people_services(world, actor).await);
     all
 }
@@ -415,6 +417,26 @@ async fn request_services(w: &World, a: &Actor) -> Vec<(&'static str, Role, Said
         ("approval_rule::create", Admin, said(approval_rule::create(w, a, rule).await)),
         ("approval_rule::update", Admin, said(approval_rule::update(w, a, it, bad(), None).await)),
         ("approval_rule::delete", Admin, said(approval_rule::delete(w, a, it).await)),
+    ]
+}
+
+async fn pool_services(w: &World, a: &Actor) -> Vec<(&'static str, Role, Said)> {
+    use Role::{Admin, Viewer};
+    let (it, page, what) = (&none(), PageRequest::default(), pool::Explained::Either(none()));
+    let wrong = serde_json::json!({"name": "none", "parent": "none"});
+    let wrong = serde_json::from_value(wrong).unwrap();
+    let change = hostler_types::ClusterUpdate { vcpus_per_cpu: Some(1001), ..Default::default() };
+    let update = hostler_types::PoolUpdate::default();
+    vec![
+        ("cluster::show", Viewer, said(cluster::show(w, a))),
+        ("cluster::update", Admin, said(cluster::update(w, a, change, None).await)),
+        ("pool::list", Viewer, said(pool::list(w, a, &page))),
+        ("pool::show", Viewer, said(pool::show(w, a, it))),
+        ("pool::create", Admin, said(pool::create(w, a, wrong).await)),
+        ("pool::update", Admin, said(pool::update(w, a, it, update, None).await)),
+        ("pool::delete", Admin, said(pool::delete(w, a, it).await)),
+        ("pool::tree", Viewer, said(pool::tree(w, a))),
+        ("pool::explain", Viewer, said(pool::explain(w, a, &what))),
     ]
 }
 

@@ -248,6 +248,7 @@ async fn rules_see_what_a_request_makes_run_and_what_it_chooses() {
         ("static", nic(json!({"address": {"static": {"address": "10.77.0.9", "prefix": 24}}}))),
         ("host", json!({"host": host})),
         ("store", json!({"datastore": store})),
+        ("shares", json!({"resources": {"cpu_shares": "high"}})),
         ("plain", told(json!({"users": [{"name": "anna", "sudo": true}], "locale": "C"}))),
     ] {
         let mut vm = json!({"name": name, "disks": [{"size": "1GiB"}]});
@@ -264,8 +265,9 @@ async fn rules_see_what_a_request_makes_run_and_what_it_chooses() {
         network: it asks for nobody, and is not about addresses that are chosen
         mac: it asks for nobody, and is not about addresses that are chosen
         static: it asks for nobody, and is not about addresses that are chosen
-        host: it asks for nobody, and is not about hosts and datastores that are chosen
-        store: it asks for nobody, and is not about hosts and datastores that are chosen
+        host: it asks for nobody, and is not about hosts, datastores and resources that are chosen
+        store: it asks for nobody, and is not about hosts, datastores and resources that are chosen
+        shares: it asks for nobody, and is not about hosts, datastores and resources that are chosen
         plain: it is about every request
     "#]]
     .assert_eq(&text);

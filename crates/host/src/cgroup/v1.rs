@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 
 use hostler_types::ByteSize;
 
-use super::{Backend, CgroupError, Context, CpuLimits, make_directory, write};
+use super::layout::copy_setting;
+use super::usage::sum_of;
+use super::{Backend, CgroupError, Context, CpuLimits, Share, Usage, make_directory, write};
 
 /// Controllers in whose trees a VM gets a group, if they are there.
 const USED: [&str; 6] = ["cpu", "cpuacct", "memory", "blkio", "pids", "freezer"];
@@ -90,12 +92,19 @@ impl Backend for V1 {
         if let Some(shares) = limits.shares {
             write(&self.setting("cpu", group, "cpu.shares"), &shares.to_string())?;
         }
-        let quota = match limits.limit_millicpus {
-            Some(limit) => (u64::from(limit) * PERIOD / 1000).to_string(),
-            None => "-1".to_owned(),
-        };
+        let quota = limits.limit_millicpus.map(|limit| u64::from(limit) * PERIOD / 1000);
         write(&self.setting("cpu", group, "cpu.cfs_period_us"), &PERIOD.to_string())?;
-        write(&self.setting("cpu", group, "cpu.cfs_quota_us"), &quota)
+        // The kernel refuses what is more than a group above has, and less than one below has.
+        let quota = match (quota, self.quota_above(group)) {
+            (Some(quota), Some(above)) => Some(quota.min(above)),
+            (quota, _) => quota,
+        };
+        if let Some(quota) = quota {
+            let base = self.bases.get("cpu").map(|base| base.join(group));
+            base.map_or(Ok(()), |base| lower_children(&base, quota))?;
+        }
+        let text = quota.map_or("-1".to_owned(), |quota| quota.to_string());
+        write(&self.setting("cpu", group, "cpu.cfs_quota_us"), &text)
     }
 
     fn set_memory(&self, group: &str, limit: Option<ByteSize>) -> Result<(), CgroupError> {
@@ -103,6 +112,82 @@ impl Backend for V1 {
         let value = limit.map_or("-1".to_owned(), |limit| limit.bytes().to_string());
         fs::write(&path, value).doing("write", &path)
     }
+
+    fn set_share(&self, group: &str, share: &Share) -> Result<(), CgroupError> {
+        self.set_cpu(group, share.cpu())?;
+        // Above it, memory is taken back first; there is nothing else that does not end a guest.
+        let soft = share.memory_low.max(share.memory_min).bytes();
+        write(&self.setting("memory", group, "memory.soft_limit_in_bytes"), &soft.to_string())
+    }
+
+    /// Soft limits need nobody above to have one.
+    fn protect(&self, _: &Share) -> Result<(), CgroupError> {
+        Ok(())
+    }
+
+    /// Every group has all controllers.
+    fn hand_down(&self, _: &str) -> Result<(), CgroupError> {
+        Ok(())
+    }
+
+    fn carry_over(&self, from: &str, to: &str) -> Result<(), CgroupError> {
+        let files = ["cpu.cfs_period_us", "cpu.cfs_quota_us"].map(|file| ("cpu", file));
+        for (controller, file) in files.into_iter().chain([("memory", "memory.limit_in_bytes")]) {
+            let (from, to) =
+                (self.setting(controller, from, file), self.setting(controller, to, file));
+            match copy_setting(&from, &to) {
+                // More than the new pool has: it is set anew in a moment.
+                Err(CgroupError::Io { source, .. })
+                    if source.kind() == std::io::ErrorKind::InvalidInput => {}
+                copied => copied?,
+            }
+        }
+        Ok(())
+    }
+
+    fn usage(&self, group: &str) -> Option<Usage> {
+        let cpu = fs::read_to_string(self.setting("cpuacct", group, "cpuacct.usage")).ok()?;
+        let stat = self.setting("memory", group, "memory.stat");
+        Some(Usage {
+            cpu_ns: cpu.trim().parse().ok()?,
+            ready_ns: 0,
+            memory: sum_of(&stat, &["total_rss", "total_shmem"])?,
+        })
+    }
+}
+
+impl V1 {
+    /// The smallest quota of the groups above, in microseconds a period.
+    fn quota_above(&self, group: &str) -> Option<u64> {
+        let mut above = Path::new(group).parent();
+        let mut least: Option<u64> = None;
+        while let Some(path) = above.filter(|path| !path.as_os_str().is_empty()) {
+            let path_text = path.to_string_lossy();
+            let quota = quota_in(&self.setting("cpu", &path_text, "cpu.cfs_quota_us"));
+            least = [least, quota].into_iter().flatten().min();
+            above = path.parent();
+        }
+        least
+    }
+}
+
+/// None: no limit.
+fn quota_in(file: &Path) -> Option<u64> {
+    fs::read_to_string(file).ok()?.trim().parse::<u64>().ok()
+}
+
+/// Lowers what is below a group to what it will have, the deepest first.
+fn lower_children(directory: &Path, quota: u64) -> Result<(), CgroupError> {
+    let Ok(entries) = fs::read_dir(directory) else { return Ok(()) };
+    for entry in entries.flatten().filter(|entry| entry.file_type().is_ok_and(|it| it.is_dir())) {
+        let child = entry.path();
+        lower_children(&child, quota)?;
+        let file = child.join("cpu.cfs_quota_us");
+        if quota_in(&file).is_some_and(|has| has > quota) {
+            write(&file, &quota.to_string())?;
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -10,7 +10,9 @@ use std::path::{Path, PathBuf};
 
 use hostler_types::ByteSize;
 
-use super::{Backend, CgroupError, Context, CpuLimits, make_directory, write};
+use super::layout::copy_setting;
+use super::usage::sum_of;
+use super::{Backend, CgroupError, Context, CpuLimits, Share, Usage, make_directory, write};
 
 const USED: [&str; 4] = ["cpu", "memory", "io", "pids"];
 const PERIOD: u64 = 100_000;
@@ -110,6 +112,43 @@ impl Backend for V2 {
         let value = limit.map_or("max".to_owned(), |limit| limit.bytes().to_string());
         write(&self.group(group).join("memory.max"), &value)
     }
+
+    fn set_share(&self, group: &str, share: &Share) -> Result<(), CgroupError> {
+        self.set_cpu(group, share.cpu())?;
+        // No `memory.high` or `max` for a limit: a guest that must not hold what it holds stands still.
+        keep(&self.group(group), share)
+    }
+
+    fn protect(&self, promised: &Share) -> Result<(), CgroupError> {
+        keep(&self.base, promised)
+    }
+
+    fn hand_down(&self, group: &str) -> Result<(), CgroupError> {
+        hand_down(&self.group(group))
+    }
+
+    fn carry_over(&self, from: &str, to: &str) -> Result<(), CgroupError> {
+        let (from, to) = (self.group(from), self.group(to));
+        let files = ["cpu.max", "memory.max"];
+        files.into_iter().try_for_each(|file| copy_setting(&from.join(file), &to.join(file)))
+    }
+
+    fn usage(&self, group: &str) -> Option<Usage> {
+        let group = self.group(group);
+        let cpu = sum_of(&group.join("cpu.stat"), &["usage_usec"])?;
+        Some(Usage {
+            cpu_ns: cpu.saturating_mul(1000),
+            ready_ns: 0,
+            memory: sum_of(&group.join("memory.stat"), &["anon", "shmem"]).unwrap_or(0),
+        })
+    }
+}
+
+/// Keeps memory for a group, as far as those above keep it for theirs.
+fn keep(group: &Path, share: &Share) -> Result<(), CgroupError> {
+    write(&group.join("memory.min"), &share.memory_min.bytes().to_string())?;
+    let low = share.memory_low.max(share.memory_min);
+    write(&group.join("memory.low"), &low.bytes().to_string())
 }
 
 /// Shares (2 to 262144) as a weight (1 to 10000): the kernel's and systemd's mapping.
@@ -223,8 +262,10 @@ mod tests {
     fn a_real_tree_is_used_where_there_is_one() {
         let mountinfo = fs::read_to_string("/proc/self/mountinfo").unwrap();
         let Some(root) = mount_point(&mountinfo) else { return };
-        let cgroups =
-            super::super::Cgroups { backend: std::sync::Arc::new(V2::new(&root, "0::/\n")) };
+        let cgroups = super::super::Cgroups {
+            backend: std::sync::Arc::new(V2::new(&root, "0::/\n")),
+            places: std::sync::Arc::default(),
+        };
         super::super::tests::live_and_die(&cgroups);
     }
 }

@@ -172,9 +172,9 @@ fn what_a_request_does_is_named_by_a_rule_for_nobody() {
     check(
         "placement",
         RequestFacts { placement: true, ..facts() },
-        "hosts and datastores that are chosen",
-        "it chooses neither host nor datastore",
-        "it chooses a host or datastore",
+        "hosts, datastores and resources that are chosen",
+        "it chooses no host, datastore, pool, shares or reservation",
+        "it chooses a host, a datastore, a pool, shares or a reservation",
     );
 }
 

@@ -92,6 +92,16 @@ impl<P: Key, V: Key> EntitlementTree<P, V> {
         &self.vms
     }
 
+    /// Where the VMs of the pool at a position stand in [`Self::vms`]: its own, not those further down.
+    pub fn vms_of(&self, pool: usize) -> Range<usize> {
+        self.nodes.get(pool).map_or(0..0, |node| node.vms.clone())
+    }
+
+    /// The number of shares of the pool at a position.
+    pub fn pool_shares(&self, pool: usize, resource: Resource) -> u64 {
+        self.settings[resource].pools.get(pool).map_or(0, |numbers| numbers.weight)
+    }
+
     /// Where a pool stands in [`Self::pools`].
     pub fn pool_position(&self, pool: P) -> Option<usize> {
         self.hierarchy.position(pool)

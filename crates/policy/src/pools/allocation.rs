@@ -1,10 +1,9 @@
 //! What pools and VMs are given of a resource: shares, reservation, limit; and the units.
 
 use std::fmt;
-use std::num::NonZeroU32;
 use std::ops::{Index, IndexMut};
 
-use hostler_types::ByteSize;
+use hostler_types::{ByteSize, Megahertz, Shares};
 use serde::{Deserialize, Serialize};
 
 /// The largest amount that is told apart from "as much as there is": 2⁶³ − 1 MHz or bytes. It keeps
@@ -18,19 +17,6 @@ const POOL_VCPUS: u64 = 4;
 const POOL_MIB: u64 = 16 << 10;
 
 const MIB: u64 = 1 << 20;
-
-/// Processor speed, or the sum of it over processors, in 10⁶ cycles a second.
-#[derive(
-    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
-#[serde(transparent)]
-pub struct Megahertz(pub u64);
-
-impl fmt::Display for Megahertz {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&format!("{}MHz", self.0))
-    }
-}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -113,36 +99,20 @@ impl<T> IndexMut<Resource> for PerResource<T> {
     }
 }
 
-/// How much one counts beside its siblings when there is not enough for all.
-///
-/// The levels are per virtual CPU, or per MiB of configured memory, so that a VM twice as large
-/// counts twice as much; a custom number is the whole VM's or pool's.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Shares {
-    Low,
-    #[default]
-    Normal,
-    High,
-    Custom(NonZeroU32),
-}
-
-impl Shares {
-    /// The number of shares of something with `units` virtual CPUs or MiB of memory. As vSphere:
-    /// 500, 1,000 or 2,000 a CPU; 5, 10 or 20 a MiB (`SharesInfo.Level` of its API).
-    fn weight(self, resource: Resource, units: u64) -> u64 {
-        let low: u64 = match resource {
-            Resource::Cpu => 500,
-            Resource::Memory => 5,
-        };
-        let each = match self {
-            Self::Low => low,
-            Self::Normal => 2 * low,
-            Self::High => 4 * low,
-            Self::Custom(number) => return number.get().into(),
-        };
-        each.saturating_mul(units.max(1)).min(MOST)
-    }
+/// The number of shares of something with `units` virtual CPUs or MiB of memory. As vSphere: 500,
+/// 1,000 or 2,000 a CPU; 5, 10 or 20 a MiB (`SharesInfo.Level` of its API).
+fn weight(shares: Shares, resource: Resource, units: u64) -> u64 {
+    let low: u64 = match resource {
+        Resource::Cpu => 500,
+        Resource::Memory => 5,
+    };
+    let each = match shares {
+        Shares::Low => low,
+        Shares::Normal => 2 * low,
+        Shares::High => 4 * low,
+        Shares::Custom(number) => return number.get().into(),
+    };
+    each.saturating_mul(units.max(1)).min(MOST)
 }
 
 /// What a pool is given of one resource.
@@ -232,7 +202,7 @@ impl<U: Unit> PoolAllocation<U> {
             Resource::Memory => POOL_MIB,
         };
         PoolNumbers {
-            weight: self.shares.weight(resource, units),
+            weight: weight(self.shares, resource, units),
             reservation: self.reservation.amount(),
             expandable: self.expandable,
             limit: self.limit.map(U::amount),
@@ -244,7 +214,7 @@ impl<U: Unit> VmAllocation<U> {
     fn numbers(&self, resource: Resource, units: u64) -> VmNumbers {
         let ceiling = self.limit.map_or(MOST, U::amount).min(self.configured.amount());
         VmNumbers {
-            weight: self.shares.weight(resource, units),
+            weight: weight(self.shares, resource, units),
             reservation: self.reservation.amount().min(ceiling),
             ceiling,
         }

@@ -48,6 +48,7 @@ async fn features(_: App, _: Call<ListFeatures>) -> Result<Features, Problem> {
             "approval-choices",
             "disk-from-vm",
             "vm-from-host",
+            "pools",
         ]
         .map(str::to_owned)
         .to_vec(),

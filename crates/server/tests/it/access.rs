@@ -48,6 +48,9 @@ fn body(id: &str) -> Option<Value> {
         "approval_rule_update" => json!({}),
         "datastore_adopt" => json!({"path": "vms/x"}),
         "datastore_remove_orphans" => json!({"paths": ["vms/x"]}),
+        "cluster_update" => json!({"vcpus_per_cpu": 1001}),
+        "pool_create" => json!({"name": "p", "parent": "no-such-pool"}),
+        "pool_update" => json!({}),
         "naming_rule_create" => json!({"name": "r", "spec": {"pattern": "("}}),
         "network_create" => {
             json!({"name": "n", "spec": {"mode": "nat", "subnet": "10.0.0.0/30"}})
@@ -74,6 +77,7 @@ fn path(meta: &Meta) -> String {
         .replace("{request}", "no-such-request")
         .replace("{rule}", "no-such-rule")
         .replace("{snapshot}", "no-such-snapshot")
+        .replace("{pool}", "no-such-pool")
         .replace("{policy}", "no-such-policy")
         .replace("{host}", "no-such-host")
         .replace("{task}", &id)

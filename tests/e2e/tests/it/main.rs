@@ -12,6 +12,7 @@ mod images;
 mod instant;
 mod lifecycle;
 mod parallel;
+mod pools;
 mod registered;
 mod requests;
 mod security;

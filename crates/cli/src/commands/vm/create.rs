@@ -17,6 +17,7 @@ use crate::error::{CliError, Exit};
 use crate::input::{self, Label};
 use crate::names::Names;
 use crate::output;
+use crate::resources::ResourceArgs;
 use crate::session::{Session, once};
 use crate::wait::{self, StartWaitOptions};
 
@@ -113,6 +114,9 @@ pub(crate) struct Wish {
     /// The most CPU time, in CPUs, such as 1.5 [default: no limit]
     #[arg(long, value_name = "CPUS")]
     cpu_limit: Option<Millicpus>,
+
+    #[command(flatten)]
+    resources: ResourceArgs,
 
     /// Network for a NIC; repeat it for several [default: the template's, or default]
     #[arg(long = "network", value_name = "NETWORK")]
@@ -321,6 +325,7 @@ impl Wish {
         request.memory = self.memory.or(request.memory);
         request.max_memory = self.max_memory.or(request.max_memory);
         request.cpu_limit = self.cpu_limit.or(request.cpu_limit);
+        request.resources = self.resources.over(std::mem::take(&mut request.resources));
         request.firmware = self.firmware.map(Firmware::from).or(request.firmware);
         request.restart = self.restart.map_or(request.restart, RestartPolicy::from);
         request.labels.extend(self.labels.iter().map(Label::pair));

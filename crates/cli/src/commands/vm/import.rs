@@ -13,7 +13,7 @@ use hostler_api::vm::{self, VmCreateQuery, VmPath};
 use hostler_endpoint::NoParams;
 use hostler_types::{
     DatastoreId, ExportManifest, ExportedDisk, Image, ImageCreate, ImageSource, ImageState, Labels,
-    Name, Ref, VmCreate, VmDisk, VmNic,
+    Name, Ref, VmCreate, VmDisk, VmNic, VmResourcesUpdate,
 };
 
 use crate::archive::Archive;
@@ -176,6 +176,14 @@ impl Import {
             memory: Some(spec.memory),
             max_memory: spec.max_memory,
             cpu_limit: spec.cpu_limit,
+            // The pool was one of the inventory that it comes from.
+            resources: VmResourcesUpdate {
+                pool: None,
+                cpu_shares: Some(spec.resources.cpu_shares),
+                cpu_reservation: Some(spec.resources.cpu_reservation),
+                memory_shares: Some(spec.resources.memory_shares),
+                memory_reservation: Some(spec.resources.memory_reservation),
+            },
             firmware: Some(spec.firmware),
             cpu_model: spec.cpu_model.clone(),
             boot_order: Some(spec.boot_order.clone()),

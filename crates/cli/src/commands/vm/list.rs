@@ -176,6 +176,22 @@ async fn needed_by(session: &Session, vm: &Vm) -> Result<Vec<Cell>, CliError> {
     Ok(plan.used_by.iter().map(|user| Cell::new(&user.name)).collect())
 }
 
+/// Its place in the resource pools, as far as it is not what every VM has.
+fn resources(vm: &Vm, names: &Names) -> Vec<Cell> {
+    let given = &vm.spec.resources;
+    let mut lines = Vec::new();
+    lines.extend(given.pool.map(|pool| format!("in pool {}", names.of(pool))));
+    if !given.cpu_shares.is_normal() || given.cpu_reservation.0 > 0 {
+        let (shares, reserved) = (given.cpu_shares, given.cpu_reservation);
+        lines.push(format!("CPU: {shares} shares, {reserved} reserved"));
+    }
+    if !given.memory_shares.is_normal() || given.memory_reservation.0 > 0 {
+        let (shares, reserved) = (given.memory_shares, given.memory_reservation);
+        lines.push(format!("memory: {shares} shares, {reserved} reserved"));
+    }
+    lines.iter().map(Cell::new).collect()
+}
+
 pub(super) fn print(session: &Session, vm: &Vm, names: &Names) -> Result<(), CliError> {
     session.output.object(vm, vm.metadata.name.as_str(), || fields(vm, names, Timestamp::now()))
 }
@@ -207,6 +223,7 @@ pub(super) fn fields(vm: &Vm, names: &Names, now: Timestamp) -> Vec<(&'static st
         ("CPUs", one(spec.cpus.to_string())),
         ("Memory", one(memory(vm))),
         ("CPU limit", spec.cpu_limit.iter().map(|l| Cell::new(counted(l, "CPU"))).collect()),
+        ("Resources", resources(vm, names)),
         ("Firmware", one(word(&spec.firmware))),
         ("Restart", one(word(&spec.restart))),
         ("Protected", one(if spec.protected { "yes" } else { "no" }.to_owned())),

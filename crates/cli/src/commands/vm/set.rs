@@ -5,7 +5,7 @@ use hostler_api::vm;
 use hostler_endpoint::{CallOptions, NoParams};
 use hostler_types::{
     BootDevice, ByteSize, Cores, Firmware, Labels, LinkState, Millicpus, Name, QuietWindow, Ref,
-    RestartPolicy, VmNic, VmUpdate,
+    RestartPolicy, VmNic, VmResourcesUpdate, VmUpdate,
 };
 
 use super::change::{Request, carry_out};
@@ -13,6 +13,7 @@ use super::create::{FirmwareArg, RestartArg};
 use super::{VmName, finish, show};
 use crate::error::{CliError, Exit};
 use crate::input::{self, Label};
+use crate::resources::ResourceArgs;
 use crate::session::{Session, once};
 use crate::snapshot_limits::{self as limits, AtLimitArg, LimitChanges, Setting};
 use crate::wait::WaitOptions;
@@ -24,6 +25,7 @@ Examples:
   hostler vm set web01 --cpus 4 --memory 8GiB
   hostler vm set web01 --cpus 8 --firmware uefi --plan
   hostler vm set web01 --cpu-limit 1.5 --balloon 2GiB
+  hostler vm set web01 --pool prod --cpu-shares high --memory-reservation 1GiB
   hostler vm set web01 --label tier=db --unlabel canary --protect
   hostler vm set web01 --snapshot-max-age 7d --snapshot-at-limit merge
   hostler vm set web01 --iso debian-netinst --boot-order cdrom,disk")]
@@ -50,6 +52,9 @@ pub(crate) struct Set {
     /// The most CPU time, in CPUs, such as 1.5; `none`: no limit
     #[arg(long, value_name = "CPUS", value_parser = limit_or_none)]
     cpu_limit: Option<CpuLimit>,
+
+    #[command(flatten)]
+    resources: ResourceArgs,
 
     /// Firmware
     #[arg(long, value_enum, value_name = "FIRMWARE")]
@@ -196,6 +201,7 @@ impl Set {
             max_memory: self.max_memory,
             balloon: self.balloon,
             cpu_limit: self.cpu_limit.map(|limit| limit.0),
+            resources: self.resources.over(VmResourcesUpdate::default()),
             firmware: self.firmware.map(Firmware::from),
             boot_order: (!self.boot_order.is_empty()).then(|| self.boot_order.clone()),
             nics: replaces_nics.then(|| nics.collect()),

@@ -148,6 +148,9 @@ impl Converger {
                 self.datastores.insert(report.datastore, report);
             }
             AgentEvent::Progress(progress) => self.core.progress.tell(progress),
+            AgentEvent::Usage { vms } => {
+                self.core.demands.note(vms.into_iter().map(|it| (it.vm, it.used)));
+            }
             AgentEvent::Inventory(_) | AgentEvent::Unknown => {}
         }
     }

@@ -113,7 +113,12 @@ pub async fn clone(
         };
         let (vms, explanation) = plan.vms()?;
         let at = plan.at()?.map(|at| at.id);
-        let order = order(parent, &vms, at, &request);
+        let order = match request.mode {
+            // They run from the beginning.
+            CloneMode::Instant => order(parent, &vms, at, &request)
+                .promised(world.admissions.admit(&world.inventory, &vms)?),
+            CloneMode::Linked | CloneMode::Full => order(parent, &vms, at, &request),
+        };
         let object = Arc::new(vms[0].clone());
         planned = vms;
         Ok(Planned { order, object, explanation })

@@ -13,6 +13,7 @@ use hostler_types::{
 use jiff::Timestamp;
 
 use super::mac::ReservedMacs;
+use super::resources::resources;
 use super::template::Base;
 use crate::actor::{Actor, authorize};
 use crate::customize::{self, Customizing, GuestWish};
@@ -94,6 +95,10 @@ pub(crate) fn planned(
         .transpose()
         .map_err(|error| ServiceError::invalid("lease_seconds", error.reason))?;
     datastore::require_room_for_copies(snapshot, std::slice::from_ref(&vm))?;
+    if request.start {
+        // Early; it is promised when it is started.
+        drop(core.admissions.admit(&core.inventory, [&vm])?);
+    }
     let mut order = vm_create::order(&vm, request.start);
     if let Some(template) = &request.template {
         // The commit is refused if it is being deleted, or made a VM again.
@@ -166,6 +171,11 @@ pub(crate) fn specified(
             .filter(|max| request.memory.is_none_or(|memory| memory <= *max))),
         balloon: None,
         cpu_limit: request.cpu_limit.or(own.and_then(|spec| spec.cpu_limit)),
+        resources: resources(
+            snapshot,
+            own.map(|spec| spec.resources.clone()).unwrap_or_default(),
+            &request.resources,
+        )?,
         firmware: request.firmware.or(own.map(|spec| spec.firmware)).unwrap_or_default(),
         cpu_model: request.cpu_model.clone().or(own.and_then(|spec| spec.cpu_model.clone())),
         boot_order: (request.boot_order.clone())

@@ -211,7 +211,9 @@ pub async fn revert(
         if runs {
             require_lease(vm)?;
         }
-        Ok(vm_revert::order(vm, to.id, request.start).with(expect(vm)))
+        let starts = Some(vm.as_ref()).filter(|vm| runs && !vm.status.power.is_live());
+        let promises = world.admissions.admit(&world.inventory, starts)?;
+        Ok(vm_revert::order(vm, to.id, request.start).with(expect(vm)).promised(promises))
     })
     .await
 }

@@ -15,6 +15,7 @@ use hostler_types::{
 
 use super::create::{first_cdrom, name_taken, nics, validate};
 use super::mac::ReservedMacs;
+use super::resources::resources;
 use super::{require_host, require_idle};
 use crate::actor::{Actor, authorize};
 use crate::customize::{self, Customizing, GuestWish};
@@ -59,7 +60,11 @@ pub async fn update(
             addresses(snapshot, &mut customizing, old, &mut new, wanted)?;
         }
         require_changeable(old, &new)?;
-        Ok(planned(old, new))
+        let runs = old.status.power.is_live() && old.spec.resources != new.spec.resources;
+        let promises = world.admissions.admit(&world.inventory, runs.then_some(&new))?;
+        let mut planned = planned(old, new);
+        planned.order.promises = promises;
+        Ok(planned)
     })
     .await?;
     answer(world, vm, ordered)
@@ -212,6 +217,7 @@ fn changed(
         }
         None => {}
     }
+    spec.resources = resources(snapshot, spec.resources.clone(), &request.resources)?;
     set(&mut spec.firmware, request.firmware.as_ref());
     set(&mut spec.boot_order, request.boot_order.as_ref());
     set(&mut spec.restart, request.restart.as_ref());

@@ -129,7 +129,7 @@ pub(super) async fn power_on(step: Step) -> StepResult {
     if request.spec.order.leave_off || vm.status.power.is_live() {
         return Ok(Outcome::none());
     }
-    step.run_child("start", vm_start::order(&vm).submit(step.actor())).await?;
+    vm_start::below(&step, "start", &vm).await?;
     Ok(Outcome::none())
 }
 

@@ -95,8 +95,8 @@ fn shares_are_per_cpu_and_per_mebibyte() {
     assert_eq!([Shares::Low, Shares::Normal, Shares::High].map(cpu), [2_000, 4_000, 8_000]);
     let all = [Shares::Low, Shares::Normal, Shares::High].map(memory);
     assert_eq!(all, [81_920, 163_840, 327_680]);
-    let custom: Shares = serde_json::from_str(r#"{"custom": 7}"#).unwrap();
+    let custom: Shares = serde_json::from_str(r#""7""#).unwrap();
     assert_eq!((cpu(custom), memory(custom)), (7, 7));
-    assert!(serde_json::from_str::<Shares>(r#"{"custom": 0}"#).is_err());
+    assert!(serde_json::from_str::<Shares>(r#""0""#).is_err());
     assert_eq!(serde_json::from_str::<Shares>(r#""high""#).unwrap(), Shares::High);
 }

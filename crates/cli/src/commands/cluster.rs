@@ -1,0 +1,173 @@
+//! `hostler cluster`.
+
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand, ValueEnum};
+use hostler_api::cluster;
+use hostler_endpoint::NoParams;
+use hostler_types::{Automation, Cluster, ClusterUpdate, Strategy};
+
+use crate::error::{CliError, Exit};
+use crate::session::{Session, once};
+use crate::table::Cell;
+
+/// The cluster: what holds for all hosts together
+#[derive(Debug, Args)]
+#[command(
+    arg_required_else_help = true,
+    after_help = "\
+Examples:
+  hostler cluster get
+  hostler cluster set --strategy spread --vcpus-per-cpu 8"
+)]
+pub(crate) struct ClusterArgs {
+    #[command(subcommand)]
+    command: ClusterCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum ClusterCommand {
+    /// Show what holds for all hosts
+    #[command(visible_alias = "show", after_help = "Examples:\n  hostler cluster get -o json")]
+    Get,
+
+    Set(Set),
+}
+
+/// Change what holds for all hosts
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  hostler cluster set --strategy pack --automation manual
+  hostler cluster set --memory-overcommit 150 --vcpus-per-cpu 8
+  hostler cluster set --memory-overcommit any")]
+struct Set {
+    /// Which host a VM gets of those that can take it
+    #[arg(long, value_enum, value_name = "STRATEGY")]
+    strategy: Option<StrategyArg>,
+
+    /// What the balancer may do by itself
+    #[arg(long, value_enum, value_name = "LEVEL")]
+    automation: Option<AutomationArg>,
+
+    /// Memory that may be promised to a host's VMs, in percent of what it has, or `any`
+    #[arg(long, value_name = "PERCENT", value_parser = number_or_any)]
+    memory_overcommit: Option<Bound>,
+
+    /// vCPUs for each logical CPU of a host, or `any`
+    #[arg(long, value_name = "COUNT", value_parser = number_or_any)]
+    vcpus_per_cpu: Option<Bound>,
+
+    /// What it is for, in words
+    #[arg(long, value_name = "TEXT")]
+    description: Option<String>,
+}
+
+/// 0 is any.
+#[derive(Debug, Clone, Copy)]
+struct Bound(u32);
+
+fn number_or_any(text: &str) -> Result<Bound, String> {
+    match text.parse() {
+        Ok(number @ 1..) => Ok(Bound(number)),
+        _ if text == "any" => Ok(Bound(0)),
+        _ => Err(format!("`{text}` is not possible; use a number from 1 on, or any")),
+    }
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum StrategyArg {
+    /// Fill hosts up, so that others stay free for large VMs
+    Pack,
+    /// The host whose scarcest resource is used the least
+    Spread,
+    /// The host with the most memory not promised to VMs
+    FreeMemory,
+}
+
+impl From<StrategyArg> for Strategy {
+    fn from(strategy: StrategyArg) -> Self {
+        match strategy {
+            StrategyArg::Pack => Self::Pack,
+            StrategyArg::Spread => Self::Spread,
+            StrategyArg::FreeMemory => Self::FreeMemory,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum AutomationArg {
+    /// Not even recommend a move
+    Disabled,
+    /// Recommend
+    Manual,
+    /// Place by itself, recommend moves
+    Partial,
+    /// Place and move by itself
+    Full,
+}
+
+impl From<AutomationArg> for Automation {
+    fn from(automation: AutomationArg) -> Self {
+        match automation {
+            AutomationArg::Disabled => Self::Disabled,
+            AutomationArg::Manual => Self::Manual,
+            AutomationArg::Partial => Self::Partial,
+            AutomationArg::Full => Self::Full,
+        }
+    }
+}
+
+impl ClusterArgs {
+    pub(crate) async fn run(self, session: &Session) -> Result<ExitCode, CliError> {
+        let none = NoParams {};
+        match self.command {
+            ClusterCommand::Get => {
+                let cluster = session.call::<cluster::Show>(&none, &none, ()).await?;
+                let name = cluster.metadata.name.to_string();
+                session.output.object(&cluster, &name, || fields(&cluster))?;
+            }
+            ClusterCommand::Set(set) => {
+                let update = set.update();
+                if update == ClusterUpdate::default() {
+                    return Err(CliError::new(Exit::Usage, "nothing to change")
+                        .hint("see `hostler cluster set --help`"));
+                }
+                let call = session.call_with::<cluster::Update>(&none, &none, update, once());
+                let cluster = call.await?;
+                let name = cluster.metadata.name.to_string();
+                session.output.done("changed", "cluster", &name, &cluster)?;
+            }
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl Set {
+    fn update(self) -> ClusterUpdate {
+        ClusterUpdate {
+            description: self.description,
+            strategy: self.strategy.map(Strategy::from),
+            automation: self.automation.map(Automation::from),
+            memory_overcommit_percent: self.memory_overcommit.map(|bound| bound.0),
+            vcpus_per_cpu: self.vcpus_per_cpu.map(|bound| bound.0),
+        }
+    }
+}
+
+fn fields(cluster: &Cluster) -> Vec<(&'static str, Vec<Cell>)> {
+    let one = |text: String| vec![Cell::new(text)];
+    let spec = &cluster.spec;
+    let bound = |bound: Option<u32>, unit: &str| {
+        bound.map_or_else(|| "any".to_owned(), |bound| format!("{bound}{unit}"))
+    };
+    vec![
+        ("Name", one(cluster.metadata.name.to_string())),
+        ("Id", one(cluster.metadata.id.to_string())),
+        ("Description", one(spec.description.clone())),
+        ("Strategy", one(spec.strategy.as_str().replace('_', "-"))),
+        ("Automation", one(spec.automation.as_str().to_owned())),
+        ("Memory overcommit", one(bound(spec.memory_overcommit_percent, " %"))),
+        ("vCPUs per CPU", one(bound(spec.vcpus_per_cpu, ""))),
+    ]
+}

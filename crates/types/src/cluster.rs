@@ -1,0 +1,138 @@
+//! The cluster: what holds for all its hosts together, and the root of the resource pools.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::object::{Kind, KindName, Object};
+use crate::vm_requests::SpecError;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClusterKind;
+pub type Cluster = Object<ClusterKind>;
+
+impl Kind for ClusterKind {
+    const NAME: KindName = KindName::Cluster;
+    const SCHEMA: &'static str = "Cluster";
+    type Spec = ClusterSpec;
+    type Status = ClusterStatus;
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ClusterSpec {
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub description: String,
+    pub strategy: Strategy,
+    pub automation: Automation,
+    /// Memory that may be promised to the VMs of a host, in percent of what it has, 1 to 10,000;
+    /// absent: any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_overcommit_percent: Option<u32>,
+    /// vCPUs per logical CPU of a host, 1 to 1,000; absent: any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vcpus_per_cpu: Option<u32>,
+}
+
+/// As placement has always decided: by free memory, which may be promised without bound.
+impl Default for ClusterSpec {
+    fn default() -> Self {
+        Self {
+            description: String::new(),
+            strategy: Strategy::FreeMemory,
+            automation: Automation::default(),
+            memory_overcommit_percent: None,
+            vcpus_per_cpu: None,
+        }
+    }
+}
+
+impl ClusterSpec {
+    /// # Errors
+    /// The first field that is out of range, with its range.
+    pub fn validate(&self) -> Result<(), SpecError> {
+        let bounds = [
+            ("memory_overcommit_percent", self.memory_overcommit_percent, 10_000),
+            ("vcpus_per_cpu", self.vcpus_per_cpu, 1_000),
+        ];
+        for (field, value, most) in bounds {
+            if let Some(value) = value.filter(|value| !(1..=most).contains(value)) {
+                let reason = format!("{value} is not possible; 1 to {most}, or none for any");
+                return Err(SpecError::new(field, reason));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Changes to the cluster. An absent field stays as it is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ClusterUpdate {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub strategy: Option<Strategy>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub automation: Option<Automation>,
+    /// 1 to 10,000; 0: any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_overcommit_percent: Option<u32>,
+    /// 1 to 1,000; 0: any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vcpus_per_cpu: Option<u32>,
+}
+
+/// How the cluster stands is told by the tree of its pools; nothing of it is kept.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ClusterStatus {}
+
+/// Which of the hosts that can take a VM is the best.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Strategy {
+    /// The one that is filled up the most, and most evenly: others stay free for large VMs.
+    Pack,
+    /// The one whose scarcest resource is used the least afterwards.
+    #[default]
+    Spread,
+    /// The one with the most memory not promised to VMs, in bytes.
+    FreeMemory,
+}
+
+impl Strategy {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Pack => "pack",
+            Self::Spread => "spread",
+            Self::FreeMemory => "free_memory",
+        }
+    }
+}
+
+/// What the balancer may do with a VM.
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Automation {
+    /// Never even recommend a move.
+    Disabled,
+    /// Recommend.
+    Manual,
+    /// Place by itself, recommend moves.
+    Partial,
+    /// Place and move by itself.
+    #[default]
+    Full,
+}
+
+impl Automation {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Disabled => "disabled",
+            Self::Manual => "manual",
+            Self::Partial => "partial",
+            Self::Full => "full",
+        }
+    }
+}
