@@ -58,7 +58,7 @@ async fn serve(credentials: &CredentialFile, sim: SimHost) -> SocketAddr {
     let address = tcp.local_addr().unwrap();
     let routes = Routes::new(sim)
         .serve::<contract::Facts, _>(|sim, _| async move {
-            let facts = sim.facts().await.unwrap();
+            let facts = AgentLink::facts(&sim).await.unwrap();
             Ok::<FactsAnswer, _>(facts)
         })
         .serve::<contract::HostEvents, _>(|sim, _| async move {

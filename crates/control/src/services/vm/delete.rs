@@ -441,7 +441,7 @@ mod tests {
         let child = vm("child", child, &[lent, own]);
         let records = vec![Record::from_object(&parent), Record::from_object(&child)];
         let stored = hostler_store::Snapshot { revision: Revision(1), records };
-        let snapshot = Snapshot::load(&stored).unwrap();
+        let snapshot = Snapshot::load(stored).unwrap();
         let error = require_deletable(&snapshot, &parent).unwrap_err();
         assert_eq!(error.code, "in_use");
         assert_eq!(

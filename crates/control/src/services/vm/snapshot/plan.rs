@@ -215,7 +215,7 @@ mod tests {
         let rate = |records: &[Record]| {
             let stored =
                 hostler_store::Snapshot { revision: Revision(1), records: records.to_vec() };
-            measured(&Snapshot::load(&stored).unwrap(), here)
+            measured(&Snapshot::load(stored).unwrap(), here)
         };
         assert_eq!(rate(&records), None);
         // Slow ones long ago, then faster ones.
