@@ -22,6 +22,7 @@ mod options;
 mod output;
 mod progress;
 mod sanitise;
+mod selector;
 mod session;
 mod snapshot_limits;
 mod table;

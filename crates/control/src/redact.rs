@@ -8,10 +8,10 @@ use std::sync::Arc;
 
 use hostler_store::Record;
 use hostler_types::{
-    ApprovalRuleKind, Customization, CustomizationSpecKind, DatastoreKind, HostKind, Image,
-    ImageKind, ImageSource, JoinTokenKind, KindName, NamingRuleKind, NetworkKind, Object,
-    RequestKind, SecretText, SnapshotPolicyKind, TaskKind, TemplateKind, TokenKind, UserKind,
-    VmKind, Webhook,
+    ApprovalRuleKind, Customization, CustomizationSpecKind, DatastoreKind, GroupKind, HostKind,
+    Image, ImageKind, ImageSource, JoinTokenKind, KindName, NamingRuleKind, NetworkKind, Object,
+    RequestKind, RuleKind, SecretText, SnapshotPolicyKind, TaskKind, TemplateKind, TokenKind,
+    UserKind, VmKind, Webhook,
 };
 use serde_json::{Value, json};
 
@@ -49,6 +49,18 @@ impl Shown for SnapshotPolicyKind {
 impl Shown for TemplateKind {
     fn shown(template: &Arc<Object<Self>>) -> Arc<Object<Self>> {
         template.clone()
+    }
+}
+
+impl Shown for RuleKind {
+    fn shown(rule: &Arc<Object<Self>>) -> Arc<Object<Self>> {
+        rule.clone()
+    }
+}
+
+impl Shown for GroupKind {
+    fn shown(group: &Arc<Object<Self>>) -> Arc<Object<Self>> {
+        group.clone()
     }
 }
 
@@ -179,7 +191,9 @@ pub(crate) fn record(record: &Record) -> Value {
         | KindName::NamingRule
         | KindName::SnapshotPolicy
         | KindName::Template
-        | KindName::ApprovalRule => {}
+        | KindName::ApprovalRule
+        | KindName::Rule
+        | KindName::Group => {}
     }
     json!({
         "metadata": {

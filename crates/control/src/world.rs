@@ -20,6 +20,7 @@ use crate::customize::{Customizing, Reservations};
 use crate::error::{Class, ServiceError};
 use crate::idempotency::KeyLocks;
 use crate::inventory::{Held, Inventory, Snapshot};
+use crate::placement::{Placement, Placing};
 use crate::progress::ProgressBoard;
 use crate::reports::Reports;
 use crate::services::console::Tickets;
@@ -84,6 +85,7 @@ pub struct Core {
     pub(crate) settings: Settings,
     pub(crate) macs: MacReservations,
     pub(crate) customizing: Reservations,
+    pub(crate) placement: Placement,
     /// Who makes something that refers to another object (a VM to its network) holds it shared
     /// from looking at the snapshot until the commit is in the snapshot; who deletes what may be
     /// referred to holds it alone. So nothing ever refers to what is gone.
@@ -202,6 +204,7 @@ impl Core {
             settings,
             macs: MacReservations::default(),
             customizing: Reservations::default(),
+            placement: Placement::default(),
             references: RwLock::new(()),
             follower,
         }))
@@ -210,6 +213,11 @@ impl Core {
     /// Begins to resolve the customizations of one request.
     pub(crate) fn customizing(&self) -> Customizing<'_> {
         Customizing::new(&self.vault, &self.customizing, &self.inventory)
+    }
+
+    /// Begins to decide where the VMs of one request go.
+    pub(crate) fn placing(&self) -> Placing<'_> {
+        self.placement.begin(&self.inventory)
     }
 
     pub fn snapshot(&self) -> Arc<Snapshot> {

@@ -69,6 +69,9 @@ pub struct HostFacts {
     /// Linux bridges, for `bridge` networks.
     #[serde(default)]
     pub bridges: Vec<String>,
+    /// What its CPUs can do, as the kernel calls it (`/proc/cpuinfo`), sorted.
+    #[serde(default)]
+    pub cpu_features: Vec<String>,
 }
 
 /// How guests' instructions are run. Proved by a probe that runs some, never by a file's presence.

@@ -11,6 +11,7 @@ mod customization;
 mod customization_validate;
 mod datastore;
 mod datastore_check;
+mod decision;
 mod export;
 mod host;
 mod id;
@@ -24,8 +25,10 @@ mod naming_rule;
 mod network;
 mod object;
 mod operations;
+mod placement;
 mod request;
 mod request_work;
+mod rule;
 mod seal;
 mod size;
 mod snapshot;
@@ -59,14 +62,15 @@ pub use datastore::{
     DatastoreStatus, DatastoreUsage, StorageKind,
 };
 pub use datastore_check::{Damage, DamageKind, DatastoreFindings, Orphan, OrphanKind, is_vm_file};
+pub use decision::{DecidedVm, Decision};
 pub use export::{ExportManifest, ExportedDisk, ExportedNetwork};
 pub use host::{
     Accelerator, Host, HostFacts, HostKind, HostSpec, HostState, HostStatus, Join, JoinAnswer,
     JoinToken, JoinTokenKind, JoinTokenSpec, JoinTokenStatus,
 };
 pub use id::{
-    CustomizationSpecId, DatastoreId, HostId, Id, ImageId, JoinTokenId, NetworkId, ObjectId,
-    OperationId, RequestId, SnapshotId, TaskId, TemplateId, TokenId, UserId, VmId,
+    CustomizationSpecId, DatastoreId, DecisionId, HostId, Id, ImageId, JoinTokenId, NetworkId,
+    ObjectId, OperationId, RequestId, SnapshotId, TaskId, TemplateId, TokenId, UserId, VmId,
 };
 pub use image::{
     Image, ImageCreate, ImageFormat, ImageKind, ImageMedia, ImageSource, ImageSpec, ImageState,
@@ -84,6 +88,11 @@ pub use network::{
 };
 pub use object::{Kind, KindName, Labels, Metadata, Object, validate_labels};
 pub use operations::{Epoch, Revision, Role};
+pub use placement::{
+    BlockedMove, DecisionRecord, DecisionReplay, InventoryExport, PlacementExplanation,
+    PlacementFilter, PlacementObstacle, PlacementScore, PlacementWhy, PlacementWhyNot,
+    Recommendation, Recommendations, RecommendedMove, RuleViolation, Simulation,
+};
 pub use request::{
     Approval, IllegalRequestEvent, OnFailure, Request, RequestEvent, RequestImage, RequestKind,
     RequestNetwork, RequestOrder, RequestProgress, RequestSpec, RequestState, RequestStatus,
@@ -91,6 +100,10 @@ pub use request::{
 };
 pub use request_work::{
     GuestCommand, GuestScript, HttpCheck, Probe, ProbeCheck, RequestAction, Webhook,
+};
+pub use rule::{
+    Group, GroupKind, GroupOf, GroupSpec, GroupStatus, Rule, RuleKind, RuleRelation, RuleSpec,
+    RuleStatus, RuleStrength, Selector,
 };
 pub use seal::{Removed, Seal, SealWay};
 pub use size::{ByteSize, SizeError};

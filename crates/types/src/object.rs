@@ -36,10 +36,12 @@ pub enum KindName {
     Template,
     Request,
     ApprovalRule,
+    Rule,
+    Group,
 }
 
 impl KindName {
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 17] = [
         Self::Vm,
         Self::Host,
         Self::Image,
@@ -55,6 +57,8 @@ impl KindName {
         Self::Template,
         Self::Request,
         Self::ApprovalRule,
+        Self::Rule,
+        Self::Group,
     ];
 
     pub const fn as_str(self) -> &'static str {
@@ -74,6 +78,8 @@ impl KindName {
             Self::Template => "template",
             Self::Request => "request",
             Self::ApprovalRule => "approval-rule",
+            Self::Rule => "rule",
+            Self::Group => "group",
         }
     }
 }

@@ -1,9 +1,9 @@
 //! Where each kind lies in a snapshot.
 
 use hostler_types::{
-    ApprovalRuleKind, CustomizationSpecKind, DatastoreKind, HostKind, ImageKind, JoinTokenKind,
-    NamingRuleKind, NetworkKind, RequestKind, SnapshotPolicyKind, TaskKind, TemplateKind,
-    TokenKind, UserKind, VmKind,
+    ApprovalRuleKind, CustomizationSpecKind, DatastoreKind, GroupKind, HostKind, ImageKind,
+    JoinTokenKind, NamingRuleKind, NetworkKind, RequestKind, RuleKind, SnapshotPolicyKind,
+    TaskKind, TemplateKind, TokenKind, UserKind, VmKind,
 };
 
 use super::{Collection, Held, Snapshot};
@@ -140,5 +140,23 @@ impl Held for ApprovalRuleKind {
     }
     fn of_mut(snapshot: &mut Snapshot) -> &mut Collection<Self> {
         &mut snapshot.approval_rules
+    }
+}
+
+impl Held for RuleKind {
+    fn of(snapshot: &Snapshot) -> &Collection<Self> {
+        &snapshot.rules
+    }
+    fn of_mut(snapshot: &mut Snapshot) -> &mut Collection<Self> {
+        &mut snapshot.rules
+    }
+}
+
+impl Held for GroupKind {
+    fn of(snapshot: &Snapshot) -> &Collection<Self> {
+        &snapshot.groups
+    }
+    fn of_mut(snapshot: &mut Snapshot) -> &mut Collection<Self> {
+        &mut snapshot.groups
     }
 }

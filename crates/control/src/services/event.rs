@@ -133,6 +133,8 @@ pub(super) fn may_see(actor: &Actor, kind: KindName) -> bool {
         | KindName::NamingRule
         | KindName::Request
         | KindName::ApprovalRule
+        | KindName::Rule
+        | KindName::Group
         | KindName::SnapshotPolicy
         | KindName::Template
         | KindName::Task => true,

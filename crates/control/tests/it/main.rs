@@ -19,6 +19,7 @@ mod inventory;
 mod leases;
 mod lifecycle;
 mod naming_rules;
+mod placement;
 mod receiver;
 mod recycle_bin;
 mod remote;

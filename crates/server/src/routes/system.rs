@@ -48,6 +48,9 @@ async fn features(_: App, _: Call<ListFeatures>) -> Result<Features, Problem> {
             "approval-choices",
             "disk-from-vm",
             "vm-from-host",
+            "placement-rules",
+            "decisions",
+            "simulate",
         ]
         .map(str::to_owned)
         .to_vec(),

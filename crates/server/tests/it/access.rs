@@ -48,6 +48,13 @@ fn body(id: &str) -> Option<Value> {
         "approval_rule_update" => json!({}),
         "datastore_adopt" => json!({"path": "vms/x"}),
         "datastore_remove_orphans" => json!({"paths": ["vms/x"]}),
+        "rule_create" => {
+            json!({"name": "r", "spec": {"relation": "run-on", "vms": {"names": ["no-such-vm"]}}})
+        }
+        "group_create" => {
+            json!({"name": "g", "spec": {"of": "vms", "members": {"names": ["no-such-vm"]}}})
+        }
+        "rule_update" | "group_update" | "host_update" | "simulate" => json!({}),
         "naming_rule_create" => json!({"name": "r", "spec": {"pattern": "("}}),
         "network_create" => {
             json!({"name": "n", "spec": {"mode": "nat", "subnet": "10.0.0.0/30"}})
