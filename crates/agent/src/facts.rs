@@ -134,6 +134,7 @@ async fn find(cache: PathBuf, cgroups: Cgroups) -> Result<Known, Fault> {
         warnings: found.warnings,
         cgroup_version: cgroups.version(),
         bridges: host.bridges,
+        cpu_features: host.cpu_features,
     };
     Ok(Known { facts, disk_aio: found.disk_aio })
 }

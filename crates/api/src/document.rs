@@ -3,9 +3,9 @@
 use hostler_endpoint::Document;
 
 use crate::{
-    approval_rule, cluster, console, customization_spec, datastore, disk, event, export, host,
-    image, naming_rule, network, pool, recycle_bin, request, snapshot, snapshot_policy, system,
-    task, template, token, user, vm,
+    approval_rule, cluster, console, customization_spec, datastore, disk, event, export, group,
+    host, image, naming_rule, network, placement, pool, recycle_bin, request, rule, snapshot,
+    snapshot_policy, system, task, template, token, user, vm,
 };
 
 const DESCRIPTION: &str = "Manages virtual machines on Linux hosts. Long work answers `202` with a \
@@ -114,6 +114,24 @@ fn inventory(document: Document) -> Document {
         .endpoint::<naming_rule::Show>()
         .endpoint::<naming_rule::Delete>()
         .endpoint::<naming_rule::Next>()
+        .endpoint::<rule::List>()
+        .endpoint::<rule::Create>()
+        .endpoint::<rule::Show>()
+        .endpoint::<rule::Update>()
+        .endpoint::<rule::Delete>()
+        .endpoint::<rule::ListViolations>()
+        .endpoint::<group::List>()
+        .endpoint::<group::Create>()
+        .endpoint::<group::Show>()
+        .endpoint::<group::Update>()
+        .endpoint::<group::Delete>()
+        .endpoint::<placement::WhyNot>()
+        .endpoint::<placement::ListDecisions>()
+        .endpoint::<placement::ShowDecision>()
+        .endpoint::<placement::ReplayDecision>()
+        .endpoint::<placement::Export>()
+        .endpoint::<placement::Simulate>()
+        .endpoint::<placement::ListRecommendations>()
         .endpoint::<snapshot_policy::List>()
         .endpoint::<snapshot_policy::Create>()
         .endpoint::<snapshot_policy::Show>()
@@ -140,6 +158,7 @@ fn inventory(document: Document) -> Document {
         .endpoint::<template::ToVm>()
         .endpoint::<host::List>()
         .endpoint::<host::Show>()
+        .endpoint::<host::Update>()
         .endpoint::<host::Delete>()
         .endpoint::<host::Unregistered>()
         .endpoint::<host::Register>()

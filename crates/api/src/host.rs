@@ -2,7 +2,7 @@
 
 use hostler_endpoint::{Empty, Endpoint, Json, Method, NoParams, Page};
 use hostler_types::{
-    ByteSize, Epoch, Host, HostState, Join, JoinAnswer, Name, PowerState, Ref, Task, VmId,
+    ByteSize, Epoch, Host, HostState, Join, JoinAnswer, Labels, Name, PowerState, Ref, Task, VmId,
 };
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -99,6 +99,37 @@ impl Endpoint for Show {
     type Path = HostPath;
     type Query = NoParams;
     type Body = Empty;
+    type Answer = Json<Host>;
+
+    fn revision(answer: &Host) -> Option<u64> {
+        Some(answer.metadata.revision.0)
+    }
+}
+/// Changes to a host. An absent field stays as it is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct HostUpdate {
+    /// All of them anew: what rules select it by, such as its rack.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(inline)]
+    pub labels: Option<Labels>,
+}
+
+/// Change a host: its labels.
+#[derive(Debug)]
+pub struct Update;
+
+impl Endpoint for Update {
+    const ID: &'static str = "host_update";
+    const METHOD: Method = Method::Patch;
+    const PATH: &'static str = "/v1/hosts/{host}";
+    const SUMMARY: &'static str = "Change a host: its labels";
+    const TAG: &'static str = "host";
+    const ACCESS: &'static str = "admin";
+    const CONDITIONAL: bool = true;
+    type Path = HostPath;
+    type Query = NoParams;
+    type Body = Json<HostUpdate>;
     type Answer = Json<Host>;
 
     fn revision(answer: &Host) -> Option<u64> {

@@ -2,7 +2,8 @@
 
 use hostler_endpoint::{Empty, Endpoint, Json, Method, NoParams, Page, Stream};
 use hostler_types::{
-    ExecAnswer, ExecRequest, Name, PowerState, Ref, StopMode, Task, Vm, VmChange, VmClone,
+    ExecAnswer, ExecRequest, Name, PlacementExplanation, PlacementWhy, PowerState, Ref, StopMode,
+    Task, Vm, VmChange, VmClone,
 };
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -67,6 +68,9 @@ pub struct VmCloned {
     pub task: Option<Task>,
     /// Why these hosts and datastores, in sentences.
     pub placement: Vec<String>,
+    /// All filters and scores, of each VM; only with `dry_run`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub explained: Vec<PlacementExplanation>,
 }
 
 /// Which disks become independent.
@@ -91,6 +95,9 @@ pub struct VmCreated {
     pub task: Option<Task>,
     /// Why this host and datastore, in sentences.
     pub placement: Vec<String>,
+    /// All filters and scores; only with `dry_run`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub explained: Vec<PlacementExplanation>,
 }
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize, IntoParams)]
@@ -137,13 +144,6 @@ pub struct VmLogQuery {
     /// Go on with what the guest writes from now on.
     #[serde(default)]
     pub follow: bool,
-}
-
-/// Why a VM is where it is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct Explanation {
-    /// Sentences with the numbers, the decisive one first.
-    pub lines: Vec<String>,
 }
 
 /// What a change of a VM consists of.
@@ -547,7 +547,7 @@ impl Endpoint for Why {
     type Path = VmPath;
     type Query = NoParams;
     type Body = Empty;
-    type Answer = Json<Explanation>;
+    type Answer = Json<PlacementWhy>;
 }
 /// List the changes of a VM, oldest first, as `event_list` does.
 #[derive(Debug)]

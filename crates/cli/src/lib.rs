@@ -23,6 +23,7 @@ mod output;
 mod progress;
 mod resources;
 mod sanitise;
+mod selector;
 mod session;
 mod snapshot_limits;
 mod table;

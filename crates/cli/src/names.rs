@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use hostler_api::pool::{self, PoolPath};
 use hostler_api::template::{self, TemplatePath};
 use hostler_api::vm::{self, VmPath};
-use hostler_api::{datastore, host, image, network, user};
-use hostler_endpoint::NoParams;
+use hostler_api::{datastore, group, host, image, network, user};
+use hostler_endpoint::{NoParams, PageQuery};
 use hostler_types::{
     DiskSource, Id, Kind, LayerFile, LayerOwner, Name, Object, Ref, TemplateRef, Vm, VmId,
 };
@@ -40,6 +40,27 @@ impl Names {
 
     pub(crate) fn of<K>(&self, id: Id<K>) -> String {
         self.names.get(&id.uuid()).cloned().unwrap_or_else(|| id.to_string())
+    }
+
+    pub(crate) fn reference(&self, reference: &Ref) -> String {
+        match reference {
+            Ref::Id(id) => self.names.get(id).cloned().unwrap_or_else(|| id.to_string()),
+            Ref::Name(name) => name.to_string(),
+        }
+    }
+
+    /// Of all that placement rules and groups name.
+    pub(crate) async fn around_rules(session: &Session) -> Result<Self, CliError> {
+        if !session.output.is_table() {
+            return Ok(Self::default());
+        }
+        let (vms, groups) = (vm::VmListQuery::default(), PageQuery::default());
+        let (hosts, vms, groups) = futures::try_join!(
+            Self::hosts(session),
+            session.call::<vm::List>(&NoParams {}, &vms, ()),
+            session.call::<group::List>(&NoParams {}, &groups, ()),
+        )?;
+        Ok(hosts.add(&vms.items).add(&groups.items))
     }
 
     /// What a disk was made from.

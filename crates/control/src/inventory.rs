@@ -4,6 +4,7 @@
 //! One task follows the store's change log and publishes a new snapshot per burst of commits, so
 //! that a snapshot is always the state after exactly one commit, with all that the commit wrote.
 
+use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
@@ -12,11 +13,12 @@ use futures::FutureExt as _;
 use hostler_store::{Change, Feed, Record, Store, StoreError};
 use hostler_types::{
     AddressRange, ApprovalRuleKind, Cluster, ClusterKind, CustomizationSpecKind, DatastoreKind,
-    HostId, HostKind, Id, ImageId, ImageKind, JoinTokenKind, Kind, KindName, MacAddress, Name,
-    NamingRuleKind, NetworkId, NetworkKind, Object, ObjectId, PoolId, PoolKind, Ref, Request,
-    RequestId, RequestKind, Revision, SnapshotPolicyKind, TaskId, TaskKind, TemplateKind,
+    GroupKind, HostId, HostKind, Id, ImageId, ImageKind, JoinTokenKind, Kind, KindName, MacAddress,
+    Name, NamingRuleKind, NetworkId, NetworkKind, Object, ObjectId, PoolId, PoolKind, Ref, Request,
+    RequestId, RequestKind, Revision, RuleKind, SnapshotPolicyKind, TaskId, TaskKind, TemplateKind,
     TokenKind, UserKind, Vm, VmId, VmKind,
 };
+use imbl::ordmap::DiffItem;
 use jiff::Timestamp;
 use tokio::sync::watch;
 
@@ -73,6 +75,33 @@ impl<K: Kind> Collection<K> {
         self.after(None)
     }
 
+    /// What is another in `newer`, in no order. What both share is not looked at, so that it takes as
+    /// long as there are changes.
+    pub(crate) fn steps_to<'a>(&'a self, newer: &'a Self) -> Vec<Step<'a, K>> {
+        let mut steps: HashMap<Id<K>, Step<'a, K>> = HashMap::new();
+        let mut told = |old: Option<&'a Arc<Object<K>>>, new: Option<&'a Arc<Object<K>>>| {
+            let Some(id) = old.or(new).map(|object| object.id()) else { return };
+            let step = steps.entry(id).or_insert(Step { old: None, new: None });
+            // One that is called otherwise goes from one name, and comes to another.
+            step.old = step.old.or(old);
+            step.new = step.new.or(new);
+        };
+        for item in self.by_name.diff(&newer.by_name) {
+            match item {
+                DiffItem::Add(_, new) => told(None, Some(new)),
+                DiffItem::Remove(_, old) => told(Some(old), None),
+                DiffItem::Update { old: (_, old), new: (_, new) } if old.id() == new.id() => {
+                    told(Some(old), Some(new));
+                }
+                DiffItem::Update { old: (_, old), new: (_, new) } => {
+                    told(Some(old), None);
+                    told(None, Some(new));
+                }
+            }
+        }
+        steps.into_values().collect()
+    }
+
     fn insert(&mut self, object: Arc<Object<K>>) -> Option<Arc<Object<K>>> {
         let old = self.by_id.insert(object.id(), object.clone());
         if let Some(old) = &old
@@ -98,6 +127,13 @@ impl<K: Kind> Collection<K> {
     }
 }
 
+/// What became of one object between two snapshots; at least one of the two is there.
+#[derive(Debug)]
+pub(crate) struct Step<'a, K: Kind> {
+    pub(crate) old: Option<&'a Arc<Object<K>>>,
+    pub(crate) new: Option<&'a Arc<Object<K>>>,
+}
+
 /// Everything, as it was at one revision.
 #[derive(Debug, Clone, Default)]
 pub struct Snapshot {
@@ -119,6 +155,8 @@ pub struct Snapshot {
     approval_rules: Collection<ApprovalRuleKind>,
     clusters: Collection<ClusterKind>,
     pools: Collection<PoolKind>,
+    rules: Collection<RuleKind>,
+    groups: Collection<GroupKind>,
     /// Those for which something will happen by itself.
     open_requests: imbl::OrdSet<RequestId>,
     /// Another number whenever a host has come or gone, or has another address.
@@ -297,6 +335,8 @@ impl Snapshot {
             KindName::ApprovalRule => self.put_plain::<ApprovalRuleKind>(record)?,
             KindName::Cluster => self.put_plain::<ClusterKind>(record)?,
             KindName::Pool => self.put_plain::<PoolKind>(record)?,
+            KindName::Rule => self.put_plain::<RuleKind>(record)?,
+            KindName::Group => self.put_plain::<GroupKind>(record)?,
             KindName::Request => self.put_request(record)?,
             KindName::CustomizationSpec => self.put_plain::<CustomizationSpecKind>(record)?,
         }
@@ -354,6 +394,8 @@ impl Snapshot {
             KindName::ApprovalRule => drop(self.approval_rules.remove(id.typed())),
             KindName::Cluster => drop(self.clusters.remove(id.typed())),
             KindName::Pool => drop(self.pools.remove(id.typed())),
+            KindName::Rule => drop(self.rules.remove(id.typed())),
+            KindName::Group => drop(self.groups.remove(id.typed())),
             KindName::Request => {
                 self.requests.remove(id.typed());
                 self.open_requests.remove(&id.typed());

@@ -20,6 +20,7 @@ mod customize;
 mod error;
 mod idempotency;
 mod inventory;
+mod placement;
 mod pools;
 mod progress;
 mod redact;

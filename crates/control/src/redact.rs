@@ -8,10 +8,10 @@ use std::sync::Arc;
 
 use hostler_store::Record;
 use hostler_types::{
-    ApprovalRuleKind, ClusterKind, Customization, CustomizationSpecKind, DatastoreKind, HostKind,
-    Image, ImageKind, ImageSource, JoinTokenKind, KindName, NamingRuleKind, NetworkKind, Object,
-    PoolKind, RequestKind, SecretText, SnapshotPolicyKind, TaskKind, TemplateKind, TokenKind,
-    UserKind, VmKind, Webhook,
+    ApprovalRuleKind, ClusterKind, Customization, CustomizationSpecKind, DatastoreKind, GroupKind,
+    HostKind, Image, ImageKind, ImageSource, JoinTokenKind, KindName, NamingRuleKind, NetworkKind,
+    Object, PoolKind, RequestKind, RuleKind, SecretText, SnapshotPolicyKind, TaskKind,
+    TemplateKind, TokenKind, UserKind, VmKind, Webhook,
 };
 use serde_json::{Value, json};
 
@@ -49,6 +49,18 @@ impl Shown for SnapshotPolicyKind {
 impl Shown for TemplateKind {
     fn shown(template: &Arc<Object<Self>>) -> Arc<Object<Self>> {
         template.clone()
+    }
+}
+
+impl Shown for RuleKind {
+    fn shown(rule: &Arc<Object<Self>>) -> Arc<Object<Self>> {
+        rule.clone()
+    }
+}
+
+impl Shown for GroupKind {
+    fn shown(group: &Arc<Object<Self>>) -> Arc<Object<Self>> {
+        group.clone()
     }
 }
 
@@ -193,7 +205,9 @@ pub(crate) fn record(record: &Record) -> Value {
         | KindName::Template
         | KindName::ApprovalRule
         | KindName::Cluster
-        | KindName::Pool => {}
+        | KindName::Pool
+        | KindName::Rule
+        | KindName::Group => {}
     }
     json!({
         "metadata": {

@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use futures::Stream;
-use hostler_types::{Name, Object, Revision, Task};
+use hostler_types::{Name, Object, PlacementExplanation, Revision, Task};
 
 use crate::error::ServiceError;
 use crate::inventory::Snapshot;
@@ -20,13 +20,16 @@ pub mod console;
 pub mod customization_spec;
 pub mod datastore;
 pub mod event;
+pub mod group;
 pub mod host;
 pub mod image;
 pub mod join_token;
 pub mod naming_rule;
 pub mod network;
+pub mod placement;
 pub mod pool;
 pub mod request;
+pub mod rule;
 pub mod snapshot_policy;
 pub mod task;
 pub mod template;
@@ -56,6 +59,8 @@ pub struct Changed<T> {
     pub task: Option<Arc<Task>>,
     /// What was decided and why, in sentences.
     pub explanation: Vec<String>,
+    /// All filters and scores of the VMs that would be placed; only for a dry run.
+    pub explained: Vec<PlacementExplanation>,
 }
 
 /// Which part of a list is wanted.

@@ -20,6 +20,7 @@ use crate::customize::{Customizing, Reservations};
 use crate::error::{Class, ServiceError};
 use crate::idempotency::KeyLocks;
 use crate::inventory::{Held, Inventory, Snapshot};
+use crate::placement::{Placement, Placing};
 use crate::pools::admission::Admissions;
 use crate::pools::demand::Demands;
 use crate::progress::ProgressBoard;
@@ -89,6 +90,7 @@ pub struct Core {
     pub(crate) admissions: Admissions,
     pub(crate) demands: Demands,
     pub(crate) customizing: Reservations,
+    pub(crate) placement: Placement,
     /// Who makes something that refers to another object (a VM to its network) holds it shared
     /// from looking at the snapshot until the commit is in the snapshot; who deletes what may be
     /// referred to holds it alone. So nothing ever refers to what is gone.
@@ -210,6 +212,7 @@ impl Core {
             admissions: Admissions::default(),
             demands: Demands::default(),
             customizing: Reservations::default(),
+            placement: Placement::default(),
             references: RwLock::new(()),
             follower,
         }))
@@ -218,6 +221,11 @@ impl Core {
     /// Begins to resolve the customizations of one request.
     pub(crate) fn customizing(&self) -> Customizing<'_> {
         Customizing::new(&self.vault, &self.customizing, &self.inventory)
+    }
+
+    /// Begins to decide where the VMs of one request go.
+    pub(crate) fn placing(&self) -> Placing<'_> {
+        self.placement.begin(&self.inventory)
     }
 
     pub fn snapshot(&self) -> Arc<Snapshot> {

@@ -19,6 +19,8 @@ pub struct Facts {
     pub memory: ByteSize,
     /// Linux bridges, sorted; those that Hostler made for NAT networks are left out.
     pub bridges: Vec<String>,
+    /// As the kernel calls them, sorted.
+    pub cpu_features: Vec<String>,
 }
 
 /// Reads the facts.
@@ -37,6 +39,7 @@ pub fn read() -> io::Result<Facts> {
         cpus: u32::try_from(cpus).unwrap_or(u32::MAX),
         memory: memory(&fs::read_to_string("/proc/meminfo")?),
         bridges: bridges(Path::new("/sys/class/net")),
+        cpu_features: cpu_features(&fs::read_to_string("/proc/cpuinfo")?),
     })
 }
 
@@ -63,6 +66,20 @@ fn mhz(cpufreq: &Path, cpuinfo: &str) -> u32 {
     });
     let told = khz.map(|khz| khz / 1000).or(present).filter(|mhz| *mhz > 0);
     told.unwrap_or(HostFacts::default_mhz())
+}
+
+/// Of the first CPU: hosts whose CPUs differ are not made.
+fn cpu_features(cpuinfo: &str) -> Vec<String> {
+    let flags = cpuinfo.lines().find_map(|line| {
+        let (name, value) = line.split_once(':')?;
+        // Arm calls them `Features`.
+        ["flags", "Features"].contains(&name.trim()).then_some(value)
+    });
+    let words = flags.unwrap_or_default().split_whitespace().map(str::to_owned);
+    let mut features: Vec<_> = words.collect();
+    features.sort_unstable();
+    features.dedup();
+    features
 }
 
 fn memory(meminfo: &str) -> ByteSize {

@@ -8,6 +8,8 @@
 mod bits;
 mod build;
 mod classes;
+mod part;
+mod refresh;
 mod state;
 
 pub use hostler_types::{Automation, Strategy};
@@ -17,6 +19,7 @@ use serde::{Deserialize, Serialize};
 pub(crate) use bits::Bits;
 pub use build::SnapshotError;
 pub(crate) use classes::{Class, ClassIndex, Filter, StoreNeed};
+pub use part::Concerned;
 pub(crate) use state::{CPU, Item, Load, MEMORY, Size, Spot, StoreIndex, UNLIMITED};
 pub use state::{Cluster, HostIndex, VmIndex};
 
@@ -102,6 +105,15 @@ pub struct ClusterHost {
     #[serde(default)]
     pub promised_cpus: u64,
     #[serde(default)]
+    pub promised_memory_reservation: ByteSize,
+    /// In MHz.
+    #[serde(default)]
+    pub promised_cpu_reservation: u64,
+    /// What those VMs would use: CPU (MHz) and memory (bytes) over the last 5 minutes, then both over
+    /// the last hour.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub promised_load: [u64; 4],
+    #[serde(default)]
     pub cpu_features: Vec<String>,
     /// Networks (bridges) that its guests can be on.
     #[serde(default)]
@@ -115,6 +127,10 @@ pub struct ClusterHost {
     /// The network link that its migrations go over; those of equal names share its limit.
     #[serde(default)]
     pub link: String,
+}
+
+fn is_none(load: &[u64; 4]) -> bool {
+    *load == [0; 4]
 }
 
 fn default_mhz() -> u32 {
@@ -133,6 +149,9 @@ impl ClusterHost {
             memory,
             promised_memory: ByteSize(0),
             promised_cpus: 0,
+            promised_memory_reservation: ByteSize(0),
+            promised_cpu_reservation: 0,
+            promised_load: [0; 4],
             cpu_features: Vec::new(),
             networks: Vec::new(),
             datastores: Vec::new(),
@@ -161,6 +180,9 @@ pub struct ClusterVm {
     /// Where it is; absent: it is to be placed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host: Option<HostId>,
+    /// Of a VM to be placed: only there; absent: anywhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wanted: Option<HostId>,
     /// Where its disks are. Of a VM to be placed: where they must be, absent: anywhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub datastore: Option<DatastoreId>,
@@ -211,6 +233,7 @@ impl ClusterVm {
             name: name.into(),
             labels: Labels::new(),
             host: None,
+            wanted: None,
             datastore: None,
             disks: Vec::new(),
             reach: Vec::new(),

@@ -18,8 +18,5 @@ mod snapshots;
 pub mod synthetic;
 pub mod whatif;
 
-pub use placement::{
-    DatastoreCandidate, Decision, Explanation, HostCandidate, Placement, PlacementInput, Refusal,
-    Wish, place, refuses, warns,
-};
+pub use placement::{DatastoreCandidate, refuses, warns};
 pub use snapshots::{SnapshotVerdict, further_snapshot, judge_snapshots};

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 
 use crate::balance::{BalanceSettings, balance};
-use crate::cluster::{Cluster, ClusterSnapshot, ClusterVm};
-use crate::placement::{Choosing, PlacementInput, place, place_all};
+use crate::cluster::{Cluster, ClusterSnapshot, ClusterVm, SnapshotError};
+use crate::placement::{Choosing, Explained, Placed, explain_new, place_all};
 use crate::whatif::{Question, simulate};
 
 /// Of records that this code writes. It reads no other.
@@ -18,7 +18,6 @@ const FORMAT: u32 = 1;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Input {
-    Place(PlacementInput),
     PlaceAll { snapshot: ClusterSnapshot, vms: Vec<ClusterVm>, seed: u64, window: usize },
     Balance { snapshot: ClusterSnapshot, settings: BalanceSettings },
     WhatIf(Question),
@@ -40,6 +39,10 @@ pub enum RecordError {
         "the record is of format {0}, and this version replays format {FORMAT}; use the version that wrote it"
     )]
     Format(u32),
+    #[error("the record is not of VMs that were to be placed; look at what it holds")]
+    NoPlacement,
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
     #[error("the decision cannot be written as JSON")]
     Json(#[from] serde_json::Error),
 }
@@ -59,7 +62,6 @@ impl Record {
     /// If the decision cannot be written, which would be a mistake of its types.
     pub fn decide(input: Input) -> Result<Self, RecordError> {
         let output = match &input {
-            Input::Place(input) => to_raw_value(&place(input))?,
             Input::PlaceAll { snapshot, vms, seed, window } => {
                 let choosing = Choosing { seed: *seed, window: *window };
                 let placed = Cluster::build(snapshot).map_err(|error| error.to_string()).and_then(
@@ -78,6 +80,39 @@ impl Record {
             Input::WhatIf(question) => told(simulate(question).map_err(|error| error.to_string()))?,
         };
         Ok(Self { format: FORMAT, input, output })
+    }
+
+    /// Of VMs that have been placed: what went in, and what came out.
+    ///
+    /// # Errors
+    /// As [`Record::decide`].
+    pub fn of_placed(
+        snapshot: ClusterSnapshot,
+        vms: Vec<ClusterVm>,
+        choosing: Choosing,
+        placed: &[Placed],
+    ) -> Result<Self, RecordError> {
+        let Choosing { seed, window } = choosing;
+        let output = to_raw_value(placed)?;
+        let input = Input::PlaceAll { snapshot, vms, seed, window };
+        Ok(Self { format: FORMAT, input, output })
+    }
+
+    /// What was seen when it was decided: of each VM, all filters and scores. Of a batch each is
+    /// looked at as if it were alone.
+    ///
+    /// # Errors
+    /// If it is a record of another format, or of something else than VMs that were to be placed.
+    pub fn explain(&self) -> Result<Vec<Explained>, RecordError> {
+        if self.format != FORMAT {
+            return Err(RecordError::Format(self.format));
+        }
+        let Input::PlaceAll { snapshot, vms, seed, window } = &self.input else {
+            return Err(RecordError::NoPlacement);
+        };
+        let choosing = Choosing { seed: *seed, window: *window };
+        let mut cluster = Cluster::build(snapshot)?;
+        vms.iter().map(|vm| Ok(explain_new(&mut cluster, vm, choosing)?)).collect()
     }
 
     /// The bytes that are stored.

@@ -6,6 +6,7 @@ use hostler_types::{Kind, KindName, Object, ObjectId, Revision, TaskId};
 use jiff::Timestamp;
 
 use crate::change::Change;
+use crate::decision::NewDecision;
 use crate::record::Record;
 
 /// Writes that are carried out together or not at all, in this order.
@@ -54,6 +55,8 @@ pub enum Write {
     ExpectUnlocked {
         object: ObjectId,
     },
+    /// Keeps a decision, by the batch's actor and task; the oldest make room for it.
+    Decide(Arc<NewDecision>),
 }
 
 impl Batch {
@@ -90,7 +93,8 @@ impl Write {
             Self::Lock { .. }
             | Self::Unlock { .. }
             | Self::Expect { .. }
-            | Self::ExpectUnlocked { .. } => false,
+            | Self::ExpectUnlocked { .. }
+            | Self::Decide(_) => false,
         }
     }
 

@@ -1,7 +1,7 @@
 //! Inventory objects, change log and locks: what Hostler must not forget. All SQL is here.
 //!
 //! A [`Store`] holds [`Record`]s (objects of every kind, untyped), one append-only log of
-//! [`Change`]s and the locks that tasks hold on objects. Whatever changes goes through
+//! [`Change`]s, the locks that tasks hold on objects, and the last decisions. Whatever changes goes through
 //! [`Store::commit`], which carries out a [`Batch`] wholly or not at all and writes the log in the
 //! same transaction. Watches and the server's in-memory inventory read the log through a [`Feed`].
 //!
@@ -12,6 +12,7 @@ mod batch;
 mod change;
 #[cfg(feature = "conformance")]
 pub mod conformance;
+mod decision;
 mod error;
 mod feed;
 mod record;
@@ -20,6 +21,7 @@ mod store;
 
 pub use batch::{Batch, Committed, Write};
 pub use change::Change;
+pub use decision::{KeptDecision, MOST_DECISION_BYTES, MOST_DECISIONS, NewDecision};
 pub use error::{Source, StoreError};
 pub use feed::{Feed, Lagged, Subscription};
 pub use record::{Json, Record};

@@ -4,11 +4,12 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use hostler_types::{KindName, Name, ObjectId, Revision, TaskId};
+use hostler_types::{Decision, DecisionId, KindName, Name, ObjectId, Revision, TaskId, VmId};
 use jiff::Timestamp;
 
 use crate::batch::{Batch, Committed};
 use crate::change::Change;
+use crate::decision::KeptDecision;
 use crate::error::StoreError;
 use crate::feed::Subscription;
 use crate::record::Record;
@@ -52,6 +53,17 @@ pub trait Store: Send + Sync + Debug {
 
     /// Which task holds which object.
     async fn locks(&self) -> Result<Vec<HeldLock>, StoreError>;
+
+    /// A decision with its record, if it is still kept.
+    async fn decision(&self, id: DecisionId) -> Result<Option<KeptDecision>, StoreError>;
+
+    /// The decisions, of one VM or of all, the newest first, at most `limit`, from before `before` on.
+    async fn decisions(
+        &self,
+        vm: Option<VmId>,
+        before: Option<DecisionId>,
+        limit: usize,
+    ) -> Result<Vec<Decision>, StoreError>;
 
     /// Changes committed from now on, in the order of their revisions.
     fn subscribe(&self) -> Subscription;
@@ -116,6 +128,17 @@ impl<S: Store + ?Sized> Store for Arc<S> {
     }
     async fn locks(&self) -> Result<Vec<HeldLock>, StoreError> {
         (**self).locks().await
+    }
+    async fn decision(&self, id: DecisionId) -> Result<Option<KeptDecision>, StoreError> {
+        (**self).decision(id).await
+    }
+    async fn decisions(
+        &self,
+        vm: Option<VmId>,
+        before: Option<DecisionId>,
+        limit: usize,
+    ) -> Result<Vec<Decision>, StoreError> {
+        (**self).decisions(vm, before, limit).await
     }
     fn subscribe(&self) -> Subscription {
         (**self).subscribe()

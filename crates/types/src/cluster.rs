@@ -33,12 +33,13 @@ pub struct ClusterSpec {
     pub vcpus_per_cpu: Option<u32>,
 }
 
-/// As placement has always decided: by free memory, which may be promised without bound.
+/// VMs are spread. Any memory and any number of vCPUs may be promised: VMs that are stopped count, and
+/// instant clones share.
 impl Default for ClusterSpec {
     fn default() -> Self {
         Self {
             description: String::new(),
-            strategy: Strategy::FreeMemory,
+            strategy: Strategy::Spread,
             automation: Automation::default(),
             memory_overcommit_percent: None,
             vcpus_per_cpu: None,

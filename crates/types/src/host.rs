@@ -73,6 +73,9 @@ pub struct HostFacts {
     /// Linux bridges, for `bridge` networks.
     #[serde(default)]
     pub bridges: Vec<String>,
+    /// What its CPUs can do, as the kernel calls it (`/proc/cpuinfo`), sorted.
+    #[serde(default)]
+    pub cpu_features: Vec<String>,
 }
 
 impl HostFacts {

@@ -40,6 +40,11 @@ pub type ClusterId = Id<crate::ClusterKind>;
 pub struct OperationMark;
 pub type OperationId = Id<OperationMark>;
 
+/// Marks the identifier of a decision, which is kept beside the objects for a while.
+#[derive(Debug, Clone, Copy)]
+pub struct DecisionMark;
+pub type DecisionId = Id<DecisionMark>;
+
 /// Marks the identifier of a snapshot, which is a part of its VM.
 #[derive(Debug, Clone, Copy)]
 pub struct SnapshotMark;

@@ -12,6 +12,7 @@ mod customization;
 mod customization_validate;
 mod datastore;
 mod datastore_check;
+mod decision;
 mod export;
 mod host;
 mod id;
@@ -25,10 +26,12 @@ mod naming_rule;
 mod network;
 mod object;
 mod operations;
+mod placement;
 mod pool;
 mod pool_views;
 mod request;
 mod request_work;
+mod rule;
 mod seal;
 mod shares;
 mod size;
@@ -66,15 +69,16 @@ pub use datastore::{
     DatastoreStatus, DatastoreUsage, StorageKind,
 };
 pub use datastore_check::{Damage, DamageKind, DatastoreFindings, Orphan, OrphanKind, is_vm_file};
+pub use decision::{DecidedVm, Decision};
 pub use export::{ExportManifest, ExportedDisk, ExportedNetwork};
 pub use host::{
     Accelerator, Host, HostFacts, HostKind, HostSpec, HostState, HostStatus, Join, JoinAnswer,
     JoinToken, JoinTokenKind, JoinTokenSpec, JoinTokenStatus,
 };
 pub use id::{
-    ClusterId, CustomizationSpecId, DatastoreId, HostId, Id, ImageId, JoinTokenId, NetworkId,
-    ObjectId, OperationId, PoolId, RequestId, SnapshotId, TaskId, TemplateId, TokenId, UserId,
-    VmId,
+    ClusterId, CustomizationSpecId, DatastoreId, DecisionId, HostId, Id, ImageId, JoinTokenId,
+    NetworkId, ObjectId, OperationId, PoolId, RequestId, SnapshotId, TaskId, TemplateId, TokenId,
+    UserId, VmId,
 };
 pub use image::{
     Image, ImageCreate, ImageFormat, ImageKind, ImageMedia, ImageSource, ImageSpec, ImageState,
@@ -92,6 +96,11 @@ pub use network::{
 };
 pub use object::{Kind, KindName, Labels, Metadata, Object, validate_labels};
 pub use operations::{Epoch, Revision, Role};
+pub use placement::{
+    BlockedMove, DecisionRecord, DecisionReplay, InventoryExport, PlacementExplanation,
+    PlacementFilter, PlacementObstacle, PlacementScore, PlacementWhy, PlacementWhyNot,
+    Recommendation, Recommendations, RecommendedMove, RuleViolation, Simulation,
+};
 pub use pool::{
     Pool, PoolCpu, PoolCpuUpdate, PoolCreate, PoolKind, PoolMemory, PoolMemoryUpdate, PoolSpec,
     PoolStatus, PoolUpdate, VmResources, VmResourcesUpdate,
@@ -106,6 +115,10 @@ pub use request::{
 };
 pub use request_work::{
     GuestCommand, GuestScript, HttpCheck, Probe, ProbeCheck, RequestAction, Webhook,
+};
+pub use rule::{
+    Group, GroupKind, GroupOf, GroupSpec, GroupStatus, Rule, RuleKind, RuleRelation, RuleSpec,
+    RuleStatus, RuleStrength, Selector,
 };
 pub use seal::{Removed, Seal, SealWay};
 pub use shares::{Megahertz, Shares};

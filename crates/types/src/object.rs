@@ -37,11 +37,13 @@ pub enum KindName {
     Request,
     ApprovalRule,
     Cluster,
+    Group,
     Pool,
+    Rule,
 }
 
 impl KindName {
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 19] = [
         Self::Vm,
         Self::Host,
         Self::Image,
@@ -59,6 +61,8 @@ impl KindName {
         Self::ApprovalRule,
         Self::Cluster,
         Self::Pool,
+        Self::Rule,
+        Self::Group,
     ];
 
     pub const fn as_str(self) -> &'static str {
@@ -80,6 +84,8 @@ impl KindName {
             Self::ApprovalRule => "approval-rule",
             Self::Cluster => "cluster",
             Self::Pool => "pool",
+            Self::Rule => "rule",
+            Self::Group => "group",
         }
     }
 }

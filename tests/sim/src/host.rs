@@ -147,6 +147,7 @@ impl SimHost {
             warnings: Vec::new(),
             cgroup_version: 2,
             bridges: vec!["br0".to_owned()],
+            cpu_features: vec!["aes".to_owned(), "avx2".to_owned()],
         };
         let state = State {
             reachable: true,

@@ -4,14 +4,15 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use hostler_api::host::{self, HostListQuery, HostPath, HostVm, JoinTokenRequest};
-use hostler_endpoint::NoParams;
+use hostler_api::host::{self, HostListQuery, HostPath, HostUpdate, HostVm, JoinTokenRequest};
+use hostler_endpoint::{CallOptions, NoParams};
 use hostler_types::{Host, HostState, Ref};
 
-use crate::error::CliError;
+use crate::error::{CliError, Exit};
+use crate::input::Label;
 use crate::options::Format;
 use crate::output::{self, Listing};
-use crate::session::Session;
+use crate::session::{Session, once};
 use crate::table::{Cell, Tone};
 use crate::terminal::confirm;
 use crate::time;
@@ -23,7 +24,7 @@ const SOME: usize = 5;
 #[derive(Debug, Args)]
 #[command(
     arg_required_else_help = true,
-    after_help = "Examples:\n  hostler host list\n  hostler host join-token"
+    after_help = "Examples:\n  hostler host list\n  hostler host set host01 --label rack=r1\n  hostler host join-token"
 )]
 pub(crate) struct HostArgs {
     #[command(subcommand)]
@@ -40,6 +41,8 @@ enum HostCommand {
     #[command(after_help = "Examples:\n  hostler host show host01")]
     Show(Which),
 
+    Set(Set),
+
     JoinToken(JoinToken),
 
     /// Forget a host that has no VMs; its certificate is refused from then on
@@ -52,6 +55,25 @@ struct Which {
     /// Name or id of the host
     #[arg(value_name = "HOST")]
     host: Ref,
+}
+
+/// Change a host: its labels, which placement rules select by
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  hostler host set host01 --label rack=r1 --label licence=oracle
+  hostler host set host01 --unlabel licence")]
+struct Set {
+    #[command(flatten)]
+    which: Which,
+
+    /// Give it this label; repeat it for several
+    #[arg(long = "label", short = 'l', value_name = "KEY=VALUE")]
+    labels: Vec<Label>,
+
+    /// Take this label from it; repeat it for several
+    #[arg(long = "unlabel", value_name = "KEY")]
+    unlabels: Vec<String>,
 }
 
 /// Make a token with which one machine may join as a host, once
@@ -90,6 +112,7 @@ impl HostArgs {
                     remark_unregistered(session, &path, &host).await;
                 }
             }
+            HostCommand::Set(set) => set.run(session).await?,
             HostCommand::JoinToken(token) => token.run(session).await?,
             HostCommand::Delete(delete) => {
                 let name = delete.which.host.to_string();
@@ -190,6 +213,25 @@ async fn remark_unregistered(session: &Session, path: &HostPath, host: &Host) {
     session.output.remark(&format!(
         "it has VMs that are not in the inventory: {names}; see `hostler vm register --from-host {host}`"
     ));
+}
+
+impl Set {
+    async fn run(self, session: &Session) -> Result<(), CliError> {
+        if self.labels.is_empty() && self.unlabels.is_empty() {
+            return Err(CliError::new(Exit::Usage, "nothing to change")
+                .hint("see `hostler host set --help`"));
+        }
+        let (path, none) = (HostPath { host: self.which.host }, NoParams {});
+        let before = session.call::<host::Show>(&path, &none, ()).await?;
+        let mut labels = before.metadata.labels;
+        labels.retain(|key, _| !self.unlabels.contains(key));
+        labels.extend(self.labels.iter().map(Label::pair));
+        // All are replaced: what was read must still be there.
+        let options = CallOptions { if_match: Some(before.metadata.revision.0), ..once() };
+        let update = HostUpdate { labels: Some(labels) };
+        let host = session.call_with::<host::Update>(&path, &none, update, options).await?;
+        session.output.done("changed", "host", host.metadata.name.as_str(), &host)
+    }
 }
 
 impl JoinToken {

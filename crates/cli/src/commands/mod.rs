@@ -8,10 +8,14 @@ mod completion;
 mod context;
 mod customization;
 mod datastore;
+mod decision;
+mod drs;
 mod event;
+mod group;
 mod host;
 mod image;
 mod import;
+mod inventory;
 mod login;
 mod manual;
 mod naming_rule;
@@ -19,7 +23,9 @@ mod network;
 mod pool;
 mod recycle_bin;
 mod request;
+mod rule;
 mod server;
+mod simulate;
 mod snapshot_policy;
 mod task;
 mod template;
@@ -92,6 +98,12 @@ enum Command {
     SnapshotPolicy(snapshot_policy::SnapshotPolicyArgs),
     Request(Box<request::RequestArgs>),
     ApprovalRule(approval_rule::ApprovalRuleArgs),
+    Rule(Box<rule::RuleArgs>),
+    Group(group::GroupArgs),
+    Simulate(Box<simulate::Simulate>),
+    Inventory(inventory::InventoryArgs),
+    Decision(decision::DecisionArgs),
+    Drs(drs::DrsArgs),
     Host(host::HostArgs),
     Cluster(cluster::ClusterArgs),
     Pool(Box<pool::PoolArgs>),
@@ -151,6 +163,12 @@ async fn run_client(command: Command, globals: &GlobalOptions) -> Result<ExitCod
         Command::SnapshotPolicy(command) => command.run(&open()?).await,
         Command::Request(command) => command.run(&open()?).await,
         Command::ApprovalRule(command) => command.run(&open()?).await,
+        Command::Rule(command) => command.run(&open()?).await,
+        Command::Group(command) => command.run(&open()?).await,
+        Command::Simulate(command) => command.run(globals).await,
+        Command::Inventory(command) => command.run(&open()?).await,
+        Command::Decision(command) => command.run(&open()?).await,
+        Command::Drs(command) => command.run(&open()?).await,
         Command::Host(command) => command.run(&open()?).await,
         Command::Cluster(command) => command.run(&open()?).await,
         Command::Pool(command) => command.run(&open()?).await,

@@ -375,14 +375,14 @@ async fn create(state: Shared, call: Call<vm::Create>) -> Result<vm::VmCreated, 
     vm.metadata.labels = call.body.labels;
     let placement = vm.status.placement.clone();
     if call.query.dry_run {
-        return Ok(vm::VmCreated { vm, task: None, placement });
+        return Ok(vm::VmCreated { vm, task: None, placement, explained: Vec::new() });
     }
     if call.body.start {
         vm.status.power = PowerState::Running;
     }
     state.vms.lock().unwrap().insert(name.clone(), vm.clone());
     let task = Some(state.order("vm.create", &format!("vm/{name}")));
-    Ok(vm::VmCreated { vm, task, placement })
+    Ok(vm::VmCreated { vm, task, placement, explained: Vec::new() })
 }
 
 /// Echoes in upper case, and ends when it is told `bye`.

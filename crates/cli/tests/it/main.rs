@@ -19,6 +19,8 @@ mod import;
 #[cfg(test)]
 mod process;
 #[cfg(test)]
+mod simulate;
+#[cfg(test)]
 mod snapshots;
 #[cfg(test)]
 mod tls;

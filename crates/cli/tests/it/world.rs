@@ -45,6 +45,7 @@ pub(crate) fn host() -> Host {
         warnings: vec!["/dev/kvm hangs: guests run emulated".to_owned()],
         cgroup_version: 2,
         bridges: vec!["br0".to_owned()],
+        cpu_features: Vec::new(),
     };
     let status =
         HostStatus { state: HostState::Connected, since: at(0), message: None, facts: Some(facts) };

@@ -1,9 +1,9 @@
 //! Where each kind lies in a snapshot.
 
 use hostler_types::{
-    ApprovalRuleKind, ClusterKind, CustomizationSpecKind, DatastoreKind, HostKind, ImageKind,
-    JoinTokenKind, NamingRuleKind, NetworkKind, PoolKind, RequestKind, SnapshotPolicyKind,
-    TaskKind, TemplateKind, TokenKind, UserKind, VmKind,
+    ApprovalRuleKind, ClusterKind, CustomizationSpecKind, DatastoreKind, GroupKind, HostKind,
+    ImageKind, JoinTokenKind, NamingRuleKind, NetworkKind, PoolKind, RequestKind, RuleKind,
+    SnapshotPolicyKind, TaskKind, TemplateKind, TokenKind, UserKind, VmKind,
 };
 
 use super::{Collection, Held, Snapshot};
@@ -158,5 +158,23 @@ impl Held for PoolKind {
     }
     fn of_mut(snapshot: &mut Snapshot) -> &mut Collection<Self> {
         &mut snapshot.pools
+    }
+}
+
+impl Held for RuleKind {
+    fn of(snapshot: &Snapshot) -> &Collection<Self> {
+        &snapshot.rules
+    }
+    fn of_mut(snapshot: &mut Snapshot) -> &mut Collection<Self> {
+        &mut snapshot.rules
+    }
+}
+
+impl Held for GroupKind {
+    fn of(snapshot: &Snapshot) -> &Collection<Self> {
+        &snapshot.groups
+    }
+    fn of_mut(snapshot: &mut Snapshot) -> &mut Collection<Self> {
+        &mut snapshot.groups
     }
 }

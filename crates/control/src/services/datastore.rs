@@ -30,7 +30,7 @@ pub use check::{adopt, check as check_files, remove_orphans};
 pub(crate) use owners::{Owners, inventory_of, others_with};
 pub use update::{DatastoreUpdate, update};
 use usage::with_usage;
-pub(crate) use usage::{Usages, candidate, require_room, require_room_for_copies};
+pub(crate) use usage::{Usages, require_room, require_room_for_copies};
 
 /// For a host to look at a directory.
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -135,6 +135,8 @@ pub(super) fn may_see(actor: &Actor, kind: KindName) -> bool {
         | KindName::ApprovalRule
         | KindName::Cluster
         | KindName::Pool
+        | KindName::Rule
+        | KindName::Group
         | KindName::SnapshotPolicy
         | KindName::Template
         | KindName::Task => true,

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use hostler_store::Write;
 use hostler_types::{
     DatastoreKind, Host, HostKind, HostSpec, HostState, HostStatus, Join, JoinAnswer,
-    JoinTokenKind, Labels, Ref, Role,
+    JoinTokenKind, Labels, Ref, Revision, Role, validate_labels,
 };
 use jiff::Timestamp;
 
-use super::{Page, PageRequest, counted, page};
+use super::{Page, PageRequest, counted, page, require_revision, rule};
 use crate::actor::{Actor, authorize};
 use crate::error::{Class, ServiceError};
 use crate::redact::Shown;
@@ -43,6 +43,41 @@ pub fn show(world: &World, actor: &Actor, host: &Ref) -> Result<Arc<Host>, Servi
     Ok(HostKind::shown(world.snapshot().find(host)?))
 }
 
+/// What is to change; absent fields stay.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct HostUpdate {
+    /// All of them anew.
+    pub labels: Option<Labels>,
+}
+
+/// Changes a host. Where VMs are does not change: rules that select by other labels now are told as
+/// violations.
+///
+/// # Errors
+/// `forbidden`, `not_found`, `invalid`, `stale_revision`.
+pub async fn update(
+    world: &World,
+    actor: &Actor,
+    host: &Ref,
+    request: HostUpdate,
+    expected: Option<Revision>,
+) -> Result<Arc<Host>, ServiceError> {
+    authorize(actor, Role::Admin, "change hosts")?;
+    let _references = world.references.write().await;
+    let snapshot = world.snapshot();
+    let old = snapshot.find::<HostKind>(host)?;
+    require_revision::<HostKind>(old, expected)?;
+    let mut new = Host::clone(old);
+    if let Some(labels) = request.labels {
+        validate_labels(&labels)
+            .map_err(|reason| ServiceError::invalid_as_told("labels", reason))?;
+        new.metadata.labels = labels;
+    }
+    let batch = Core::batch(actor, "host.update").with(Write::update(&new));
+    let snapshot = world.commit(batch).await?;
+    Ok(HostKind::shown(snapshot.find(&new.reference())?))
+}
+
 /// Takes a host out of the inventory. Its certificate no longer opens anything, because the server
 /// calls hosts and no longer calls this one.
 ///
@@ -67,7 +102,9 @@ pub async fn delete(world: &World, actor: &Actor, host: &Ref) -> Result<(), Serv
             "delete or unregister its VMs, delete its images and datastores, then try again",
         ));
     }
-    let batch = Core::batch(actor, "host.delete").with(Write::delete(host));
+    // Rules and groups that name it go on without it.
+    let without = rule::without(&snapshot, &host.reference()).into_iter().map(|(_, write)| write);
+    let batch = Core::batch(actor, "host.delete").with(Write::delete(host)).with_all(without);
     world.commit(batch).await?;
     world.agents.forget(host.id());
     Ok(())

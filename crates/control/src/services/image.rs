@@ -93,6 +93,7 @@ pub async fn create(
                 object: ImageKind::shown(image),
                 task: Some(task),
                 explanation: Vec::new(),
+                explained: Vec::new(),
             })
         }
     }
@@ -112,7 +113,7 @@ async fn expect_upload(
     }
     let stored = world.snapshot().get(image.id()).cloned();
     let object = ImageKind::shown(&stored.unwrap_or_else(|| Arc::new(image)));
-    Ok(Changed { object, task: None, explanation })
+    Ok(Changed { object, task: None, explanation, explained: Vec::new() })
 }
 
 /// What has been received of an upload.

@@ -142,12 +142,22 @@ pub(super) async fn order_with<K: Shown>(
         let Planned { order, object, explanation } = plan(&world.snapshot())?;
         if options.dry_run {
             let object = K::shown(&object);
-            return Ok(Ordered::New(Changed { object, task: None, explanation }));
+            return Ok(Ordered::New(Changed {
+                object,
+                task: None,
+                explanation,
+                explained: Vec::new(),
+            }));
         }
         if let Some(task) = submit(world, actor, order, key.as_ref()).await? {
             let stored = world.snapshot().get(object.id()).map(K::shown);
             let object = stored.unwrap_or_else(|| K::shown(&object));
-            return Ok(Ordered::New(Changed { object, task: Some(task), explanation }));
+            return Ok(Ordered::New(Changed {
+                object,
+                task: Some(task),
+                explanation,
+                explained: Vec::new(),
+            }));
         }
     }
     Err(contended())

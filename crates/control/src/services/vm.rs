@@ -39,7 +39,7 @@ mod update;
 pub use clone::{CloneOf, Cloned, clone};
 pub use create::create;
 pub(super) use create::name_taken;
-pub(crate) use create::{planned, specified};
+pub(crate) use create::{Taking, planned, specified};
 pub use customize::{VmCustomize, customize};
 pub use delete::{VmDelete, delete, deletion_plan, purge, recycled, undelete};
 pub(crate) use delete::{
@@ -115,6 +115,7 @@ pub async fn start(
     power(world, actor, options, "start", vm, &(), |vm| {
         require_power(vm, "started", &allowed)?;
         lease::require_lease(vm)?;
+        world.placement.require_place(&world.inventory, vm)?;
         Ok(vm_start::order(vm).promised(world.admissions.admit(&world.inventory, [vm])?))
     })
     .await

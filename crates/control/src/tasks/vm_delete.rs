@@ -15,8 +15,8 @@ use serde::{Deserialize, Serialize};
 
 use super::command::{Step, ask, command, link, require_unneeded, vm_if_there};
 use super::vm_recycle::{Down, stop_first};
-use crate::services::Order;
 use crate::services::vm::require_deletable;
+use crate::services::{Order, rule};
 use crate::world::Core;
 
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
@@ -66,7 +66,20 @@ async fn remove(step: Step) -> StepResult {
     tell_what_went(&step, &vm);
     step.world().reports.forget(vm.id());
     let (kind, id) = (KindName::Vm, vm.id().untyped());
-    Ok(Outcome::none().with(Write::Delete { kind, id, expected: None }))
+    let without = without_references(&step, &vm).await?;
+    Ok(Outcome::none().with(Write::Delete { kind, id, expected: None }).with_all(without))
+}
+
+/// Rules and groups that name it go on without it. Who writes one meanwhile makes the step run again.
+pub(super) async fn without_references(step: &Step, vm: &Vm) -> Result<Vec<Write>, StepError> {
+    let world = step.world();
+    let snapshot = world.inventory.at_least(world.store.revision().await?).await;
+    let without = rule::without(&snapshot, &vm.reference());
+    let told = |(what, write)| {
+        step.message(format!("removed from {what}"));
+        write
+    };
+    Ok(without.into_iter().map(told).collect())
 }
 
 fn tell_what_went(step: &Step, vm: &Vm) {

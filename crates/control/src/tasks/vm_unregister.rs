@@ -11,6 +11,7 @@ use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
 
 use super::command::{Step, ask, asked, command, definition as define, link, told, vm_if_there};
+use super::vm_delete::without_references;
 use crate::services::Order;
 use crate::world::Core;
 
@@ -38,7 +39,8 @@ async fn forget(step: Step) -> StepResult {
     ask(&step, &link, command.op, link.vm_remove(vm.id(), request)).await?;
     step.world().reports.forget(vm.id());
     let (kind, id) = (KindName::Vm, vm.id().untyped());
-    Ok(Outcome::none().with(Write::Delete { kind, id, expected: None }))
+    let without = without_references(&step, &vm).await?;
+    Ok(Outcome::none().with(Write::Delete { kind, id, expected: None }).with_all(without))
 }
 
 async fn register(step: Step) -> StepResult {

@@ -11,9 +11,9 @@ use hostler_control::services::token::TokenCreate;
 use hostler_control::services::user::{UserCreate, UserUpdate};
 use hostler_control::services::vm::{VmDelete, VmFilter, VmRegister, VmStop, snapshot};
 use hostler_control::services::{
-    Options, PageRequest, approval_rule, cluster, console, datastore, event, host, image,
-    join_token, naming_rule, network, pool, request, snapshot_policy, task, template, token, user,
-    vm, watch,
+    Options, PageRequest, approval_rule, cluster, console, datastore, event, group, host, image,
+    join_token, naming_rule, network, placement, pool, request, rule, snapshot_policy, task,
+    template, token, user, vm, watch,
 };
 use hostler_control::{Actor, ServiceError, World, authenticate};
 use hostler_sim::{Fleet, vm_request};
@@ -205,6 +205,7 @@ async fn all_services(world: &Arc<World>, actor: &Actor) -> Vec<(&'static str, R
     all.extend(guest_services(world, actor).await);
     all.extend(image_services(world, actor).await);
     all.extend(host_services(world, actor).await);
+    all.extend(placement_services(world, actor).await);
     all.extend(request_services(world, actor).await);
     all.extend(pool_services(world, actor).await);
     all.extend(people_services(world, actor).await);
@@ -369,6 +370,11 @@ async fn host_services(w: &World, a: &Actor) -> Vec<(&'static str, Role, Said)> 
     vec![
         ("host::list", Viewer, said(host::list(w, a, &hosts, &page))),
         ("host::show", Viewer, said(host::show(w, a, it))),
+        (
+            "host::update",
+            Admin,
+            said(host::update(w, a, it, host::HostUpdate::default(), None).await),
+        ),
         ("host::delete", Admin, said(host::delete(w, a, it).await)),
         ("datastore::list", Viewer, said(datastore::list(w, a, &stores, &page))),
         ("datastore::show", Viewer, said(datastore::show(w, a, it))),
@@ -391,6 +397,60 @@ async fn host_services(w: &World, a: &Actor) -> Vec<(&'static str, Role, Said)> 
         ("join_token::create", Admin, said(join_token::create(w, a, life).await)),
         ("join_token::list", Admin, said(join_token::list(w, a, &page))),
         ("join_token::delete", Admin, said(join_token::delete(w, a, it).await)),
+    ]
+}
+
+async fn placement_services(w: &World, a: &Actor) -> Vec<(&'static str, Role, Said)> {
+    use Role::{Admin, Viewer};
+    let (it, page) = (&none(), PageRequest::default());
+    let name = || "none".parse().unwrap();
+    let selector = || hostler_types::Selector::Names(vec![none()]);
+    let spec = hostler_types::RuleSpec {
+        relation: hostler_types::RuleRelation::RunOn,
+        strength: hostler_types::RuleStrength::Must,
+        vms: selector(),
+        hosts: None,
+        scope: None,
+        description: String::new(),
+    };
+    let bad_rule = rule::RuleCreate { name: name(), labels: Labels::new(), spec };
+    let spec = hostler_types::GroupSpec {
+        of: hostler_types::GroupOf::Vms,
+        members: selector(),
+        description: String::new(),
+    };
+    let bad_group = group::GroupCreate { name: name(), labels: Labels::new(), spec };
+    let (rule_update, group_update) = (rule::RuleUpdate::default(), group::GroupUpdate::default());
+    let decision = hostler_types::DecisionId::generate();
+    let question = || hostler_types::Simulation::default();
+    vec![
+        ("rule::list", Viewer, said(rule::list(w, a, &page))),
+        ("rule::show", Viewer, said(rule::show(w, a, it))),
+        ("rule::create", Admin, said(rule::create(w, a, bad_rule).await)),
+        ("rule::update", Admin, said(rule::update(w, a, it, rule_update, None).await)),
+        ("rule::delete", Admin, said(rule::delete(w, a, it).await)),
+        ("rule::list_violations", Viewer, said(rule::list_violations(w, a))),
+        ("group::list", Viewer, said(group::list(w, a, &page))),
+        ("group::show", Viewer, said(group::show(w, a, it))),
+        ("group::create", Admin, said(group::create(w, a, bad_group).await)),
+        ("group::update", Admin, said(group::update(w, a, it, group_update, None).await)),
+        ("group::delete", Admin, said(group::delete(w, a, it).await)),
+        ("placement::why", Viewer, said(placement::why(w, a, it).await)),
+        ("placement::why_not", Viewer, said(placement::why_not(w, a, it, it))),
+        ("placement::export", Viewer, said(placement::export(w, a))),
+        ("placement::simulate", Viewer, said(placement::simulate(w, a, question()).await)),
+        ("placement::recommendations", Viewer, said(placement::recommendations(w, a).await)),
+        (
+            "placement::list_decisions",
+            Viewer,
+            said(placement::list_decisions(w, a, None, None, None).await),
+        ),
+        ("placement::show_decision", Viewer, said(placement::show_decision(w, a, decision).await)),
+        (
+            "placement::replay_decision",
+            Viewer,
+            said(placement::replay_decision(w, a, decision).await),
+        ),
     ]
 }
 

@@ -73,9 +73,9 @@ async fn bad_sizes_are_refused_with_the_range() {
         &fleet,
         with("cpus", json!(9)),
         expect![[r#"
-        NoCapacity no_capacity: host `sim` has 8 CPUs, 9 are asked for
-        hint: ask for less, or add a host or datastore that has it
-    "#]],
+            NoCapacity no_capacity: no host can take vm `web01`: host `sim` has 8 CPUs, 9 are asked for
+            hint: ask for less, change what stands in the way, or add a host or datastore
+        "#]],
     )
     .await;
     check(
@@ -98,17 +98,17 @@ async fn bad_sizes_are_refused_with_the_range() {
         &fleet,
         with("memory", json!("65GiB")),
         expect![[r#"
-        NoCapacity no_capacity: host `sim` has 64GiB of memory, 65GiB are asked for
-        hint: ask for less, or add a host or datastore that has it
-    "#]],
+            NoCapacity no_capacity: no host can take vm `web01`: host `sim` has 64GiB of memory, 65GiB are asked for
+            hint: ask for less, change what stands in the way, or add a host or datastore
+        "#]],
     )
     .await;
     check(&fleet, with("disk_size", json!("1GiB")), expect![[r#"
         Invalid invalid: disk_size: 1GiB is less than the 2GiB of image `tiny`; a disk cannot be smaller than its image
     "#]]).await;
     check(&fleet, with("disk_size", json!("501GiB")), expect![[r#"
-        NoCapacity no_capacity: host `sim` has no room: its datastore `local` holds 500GiB, 501GiB more are asked for
-        hint: ask for less, or add a host or datastore that has it
+        NoCapacity no_capacity: no host can take vm `web01`: host `sim` has no room: its datastore `local` holds 500GiB, 501GiB more are asked for
+        hint: ask for less, change what stands in the way, or add a host or datastore
     "#]]).await;
     check(
         &fleet,

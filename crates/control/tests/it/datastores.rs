@@ -110,10 +110,10 @@ async fn new_disks_are_kept_away_by_maintenance_fullness_and_overcommitment() {
     fleet.until("it is told", told(5)).await;
     refused(create("web02").await.unwrap_err());
     expect![[r#"
-        host `sim` has no room: its datastore `local` is in maintenance: it takes no new disks
+        no host can take vm `web02`: host `sim` has no room: its datastore `local` is in maintenance: it takes no new disks
         datastore `local` is in maintenance: it takes no new disks
-        host `sim` has no room: its datastore `local` would have 62GiB of disks on 500GiB: more than the 10 % that may be promised
-        host `sim` has no room: its datastore `local` is 99 % full (5GiB free), and takes no new disks from 97 % on
+        no host can take vm `big`: host `sim` has no room: its datastore `local` would have 62GiB of disks on 500GiB: more than the 10 % that may be promised
+        no host can take vm `web02`: host `sim` has no room: its datastore `local` is 99 % full (5GiB free), and takes no new disks from 97 % on
     "#]]
     .assert_eq(&text);
     let page =

@@ -47,7 +47,10 @@ async fn a_host_that_is_lost_is_known_within_5_s_and_its_vms_are_unknown() {
     let refused = vm::start(&fleet.world, &root(), &stopped.reference(), &plain()).await;
     assert_eq!(refused.unwrap_err().code, "host_disconnected");
     let refused = vm::create(&fleet.world, &root(), vm_request("c"), &plain()).await.unwrap_err();
-    assert_eq!((refused.code, refused.message.as_str()), ("no_host", "host `sim` does not answer"));
+    assert_eq!(
+        (refused.code, refused.message.as_str()),
+        ("no_host", "no host can take vm `c`: host `sim` does not answer")
+    );
 
     fleet.host.reconnect();
     fleet.until("the host is connected", state(HostState::Connected)).await;

@@ -19,6 +19,7 @@ mod inventory;
 mod leases;
 mod lifecycle;
 mod naming_rules;
+mod placement;
 mod pools;
 mod receiver;
 mod recycle_bin;

@@ -73,7 +73,7 @@ impl Cluster {
         let mut vms: Vec<_> = snapshot.vms.iter().collect();
         vms.sort_unstable_by_key(|vm| vm.id);
         for vm in vms {
-            cluster.add_vm(vm)?;
+            cluster.insert(vm)?;
         }
         Ok(cluster)
     }
@@ -99,6 +99,8 @@ impl Cluster {
             let cpu = u64::from(host.cpus) * u64::from(host.mhz_per_cpu);
             within("host", &host.name, cpu, host.memory)?;
             within("host", &host.name, host.promised_cpus, host.promised_memory)?;
+            let reserved = host.promised_memory_reservation;
+            within("host", &host.name, host.promised_cpu_reservation, reserved)?;
             if self.host_of.insert(host.id, narrow(self.hosts.len())).is_some() {
                 return Err(SnapshotError::Twice { kind: "host", name: host.name.clone() });
             }
@@ -193,23 +195,6 @@ impl Cluster {
         })
     }
 
-    fn add_vm(&mut self, vm: &ClusterVm) -> Result<(), SnapshotError> {
-        let host = match vm.host {
-            None => None,
-            Some(id) => Some(
-                self.host_of
-                    .get(&id)
-                    .copied()
-                    .ok_or_else(|| SnapshotError::NoSuchHost { vm: vm.name.clone(), host: id })?,
-            ),
-        };
-        let added = self.adopt(vm)?;
-        if let Some(host) = host {
-            self.put(added.0, host);
-        }
-        Ok(())
-    }
-
     /// Lists a VM that has no host yet, so that it can be placed.
     ///
     /// # Errors
@@ -240,15 +225,11 @@ impl Cluster {
 
     /// What a VM needs, whether or not it is listed.
     pub(crate) fn item(&mut self, vm: &ClusterVm) -> Result<Item, SnapshotError> {
-        self.item_only_on(vm, None)
-    }
-
-    /// The same, for a VM that is wanted on a certain host.
-    pub(crate) fn item_only_on(
-        &mut self,
-        vm: &ClusterVm,
-        host: Option<u32>,
-    ) -> Result<Item, SnapshotError> {
+        let unknown = |host| SnapshotError::NoSuchHost { vm: vm.name.clone(), host };
+        // What is somewhere is wanted nowhere else.
+        let wanted = vm.wanted.filter(|_| vm.host.is_none());
+        let wanted = wanted.map(|id| self.host_of.get(&id).copied().ok_or_else(|| unknown(id)));
+        let host = wanted.transpose()?;
         within("vm", &vm.name, vm.cpu_reservation, vm.memory)?;
         let own = vm.datastore.map(|id| self.store("vm", &vm.name, id)).transpose()?;
         let store = match own {
@@ -341,7 +322,7 @@ fn load(vm: &ClusterVm) -> Load {
 }
 
 impl Room {
-    fn of(host: &ClusterHost, settings: &ClusterSettings) -> Self {
+    pub(super) fn of(host: &ClusterHost, settings: &ClusterSettings) -> Self {
         let cpu = i64::from(host.cpus) * i64::from(host.mhz_per_cpu);
         let memory = signed(host.memory.0);
         let overcommit = settings.memory_overcommit_percent;
@@ -356,6 +337,8 @@ impl Room {
         let mut free = most;
         free[super::MEMORY] -= promised_memory;
         free[super::CPU] -= promised_cpus;
+        free[2] -= signed(host.promised_memory_reservation.0);
+        free[3] -= signed(host.promised_cpu_reservation);
         let scale = |most: i64, physical: i64| {
             (if most == UNLIMITED { physical } else { most }).max(1) as f64
         };
@@ -375,7 +358,7 @@ impl Room {
             memory,
             promised_cpus,
             promised_memory,
-            load: [0.0; 4],
+            load: host.promised_load.map(|load| load as f64),
             capacity,
             deficit,
         }

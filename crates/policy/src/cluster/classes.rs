@@ -68,6 +68,16 @@ impl Class {
     pub(crate) fn new(key: ClassKey) -> Self {
         Self { key, hosts: OnceLock::new() }
     }
+
+    pub(super) fn forget_found(&mut self) {
+        self.hosts.take();
+    }
+}
+
+impl Asked {
+    pub(super) fn forget_found(&mut self) {
+        self.hosts.take();
+    }
 }
 
 /// The first thing about a host that rules it out for a class.

@@ -209,6 +209,9 @@ impl Cluster {
         self.lift(vm.0);
         let id = self.vms[vm.0 as usize].id;
         self.vm_of.remove(&id);
+        if let Ok(at) = self.ruled.binary_search(&vm.0) {
+            self.ruled.remove(at);
+        }
     }
 
     /// Forgets the VMs that were listed last, none of which has a host.
@@ -227,7 +230,7 @@ impl Cluster {
 }
 
 impl Room {
-    fn take(&mut self, item: &Item) {
+    pub(super) fn take(&mut self, item: &Item) {
         self.add(item, 1);
     }
 
@@ -263,21 +266,6 @@ impl StoreRoom {
 }
 
 impl Item {
-    /// Takes nothing and needs nothing.
-    pub(crate) fn nothing() -> Self {
-        Self {
-            size: [0; 4],
-            cpus: 0,
-            memory: 0,
-            load: [0.0; 4],
-            classes: Vec::new(),
-            rules: Vec::new(),
-            new_disks: None,
-            store: StoreNeed::Nothing,
-            clash: None,
-        }
-    }
-
     /// Several VMs that go to the same host. Their classes say which datastores it must reach;
     /// where new disks go is decided for each of them.
     pub(crate) fn merge(&mut self, other: &Self, rules: &RuleTable) {

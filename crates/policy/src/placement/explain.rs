@@ -6,7 +6,9 @@ use hostler_types::{ByteSize, HostId, VmId};
 use serde::{Deserialize, Serialize};
 
 use super::{Choosing, Obstacle, listed};
-use crate::cluster::{CPU, Cluster, HostIndex, Item, MEMORY, Size, VmIndex};
+use crate::cluster::{
+    CPU, Cluster, ClusterVm, HostIndex, Item, MEMORY, Size, SnapshotError, VmIndex,
+};
 
 /// What placement sees of a VM now, on all hosts: for one that has a host, as if it had none.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -46,6 +48,9 @@ pub struct Scored {
     /// Not promised afterwards, in bytes; negative where more may be promised than there is.
     pub memory_left: i64,
     pub vcpus_left: i64,
+    /// The datastore that its disks would be made on, and what is free there.
+    pub datastore: Option<String>,
+    pub datastore_free: Option<ByteSize>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -83,7 +88,14 @@ pub(super) fn explained(
 ) -> Explained {
     let mut filters: BTreeMap<&str, (usize, String)> = BTreeMap::new();
     let mut possible = Vec::new();
-    for host in 0..cluster.hosts.len() {
+    // Where one host is asked for, nothing is to be said of the others.
+    let only = item.classes.iter().find_map(|class| cluster.classes[*class as usize].key.host);
+    let all = match only {
+        Some(host) => host as usize..host as usize + 1,
+        None => 0..cluster.hosts.len(),
+    };
+    let hosts = all.len();
+    for host in all {
         let obstacles = cluster.obstacles(item, host);
         if obstacles.is_empty() {
             possible.push((cluster.cost(item, host), host));
@@ -104,24 +116,13 @@ pub(super) fn explained(
             .then(cluster.room[a.1].promised_cpus.cmp(&cluster.room[b.1].promised_cpus))
             .then(a.1.cmp(&b.1))
     });
-    let scored = possible.iter().take(10).map(|(parts, host)| {
-        let room = &cluster.room[*host];
-        Scored {
-            host: cluster.hosts[*host].name.clone(),
-            cost: parts.total().value(),
-            room: parts.strategy,
-            broken_wishes: parts.wishes,
-            deficit: parts.deficit,
-            memory_left: room.memory - room.promised_memory - item.size[MEMORY],
-            vcpus_left: room.cpus - room.promised_cpus - item.size[CPU],
-        }
-    });
+    let scored = possible.iter().take(10).map(|(_, host)| scored(cluster, item, *host));
     let chosen = cluster.choose(item, choosing);
     Explained {
         vm: vm.to_owned(),
         chosen: chosen.map(|spot| cluster.name_of(spot.host).to_owned()),
         current: current.map(|host| cluster.name_of(host).to_owned()),
-        hosts: cluster.hosts.len(),
+        hosts,
         filters: filters
             .into_iter()
             .map(|(filter, (hosts, example))| FilterCount {
@@ -135,6 +136,42 @@ pub(super) fn explained(
     }
 }
 
+fn scored(cluster: &Cluster, item: &Item, host: usize) -> Scored {
+    let (parts, room) = (cluster.cost(item, host), &cluster.room[host]);
+    let store = cluster.store_for(item, host).map(|store| &cluster.stores[store as usize]);
+    Scored {
+        host: cluster.hosts[host].name.clone(),
+        cost: parts.total().value(),
+        room: parts.strategy,
+        broken_wishes: parts.wishes,
+        deficit: parts.deficit,
+        memory_left: room.memory - room.promised_memory - item.size[MEMORY],
+        vcpus_left: room.cpus - room.promised_cpus - item.size[CPU],
+        datastore: store.map(|store| store.name.clone()),
+        datastore_free: store.map(|store| store.free),
+    }
+}
+
+/// The score of a host for a VM that the cluster lists, as if it had no host.
+pub fn score(cluster: &Cluster, vm: VmIndex, host: HostIndex) -> Scored {
+    let mut without = cluster.clone();
+    without.lift(vm.0);
+    scored(&without, &cluster.vms[vm.0 as usize].item, host.0 as usize)
+}
+
+/// What placement sees of a VM that is to be placed and is not listed.
+///
+/// # Errors
+/// What makes it one that cannot be placed at all.
+pub fn explain_new(
+    cluster: &mut Cluster,
+    vm: &ClusterVm,
+    choosing: Choosing,
+) -> Result<Explained, SnapshotError> {
+    let item = cluster.item(vm)?;
+    Ok(explained(cluster, &item, &vm.name, None, choosing))
+}
+
 impl Explained {
     /// Which filters rule out how many hosts, in one sentence.
     pub fn filters_told(&self) -> String {
@@ -142,7 +179,11 @@ impl Explained {
             return "no host has joined yet".to_owned();
         }
         let told = self.filters.iter().map(|FilterCount { filter, hosts, example }| {
-            format!("{filter} rule out {hosts} of {} hosts ({example})", self.hosts)
+            match (self.hosts, hosts) {
+                (1, _) => example.clone(),
+                (all, 1) => format!("{filter}: {example} (1 of {all} hosts)"),
+                (all, hosts) => format!("{filter}: {hosts} of {all} hosts, such as: {example}"),
+            }
         });
         told.collect::<Vec<_>>().join("; ")
     }
@@ -170,8 +211,12 @@ impl Explained {
                     )
                 }
             };
+            let store = match (&scored.datastore, scored.datastore_free) {
+                (Some(store), Some(free)) => format!("; datastore `{store}` has {free} free"),
+                _ => String::new(),
+            };
             sentences.push(format!(
-                "host `{}` costs {:.3}: room {:.3}, broken wishes {}, unmet entitlement {:.1} %; {memory}",
+                "host `{}` costs {:.3}: room {:.3}, broken wishes {}, unmet entitlement {:.1} %; {memory}{store}",
                 scored.host,
                 scored.cost,
                 scored.room,

@@ -108,6 +108,17 @@ impl Obstacle {
         }
     }
 
+    /// Whether it is a rule that stands in the way.
+    pub fn is_rule(&self) -> bool {
+        matches!(
+            self,
+            Self::HostRule { .. }
+                | Self::Apart { .. }
+                | Self::Together { .. }
+                | Self::NoLabel { .. }
+        )
+    }
+
     /// Whether moving other VMs away could take it away.
     pub(crate) fn is_room(&self) -> bool {
         matches!(

@@ -3,12 +3,12 @@
 //! `total = strategy + 2 · broken wishes + 4 · deficit`. The strategy's part lies within 0 to 2, so
 //! that a `should` rule weighs more than any difference in room; a VM that would starve weighs most.
 
-use crate::cluster::{CPU, Cluster, Item, MEMORY};
-
-use crate::cluster::Strategy;
+use crate::cluster::{CPU, Cluster, Item, MEMORY, Strategy, UNLIMITED};
 
 const WISH: f64 = 2.0;
 const DEFICIT: f64 = 4.0;
+/// Of a host, in bytes: 64 TiB.
+const MOST_MEMORY: f64 = (1_u64 << 46) as f64;
 
 /// The parts of a host's cost, for explanations.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -60,10 +60,17 @@ impl Cluster {
 
     /// Pack: how much of the host stays free, plus how unevenly (0 to 2): the residual is aligned
     /// with what VMs ask for, and no host ends with memory and no CPUs. Spread: the use of the
-    /// scarcest resource, plus a hundredth of the mean. Free memory: its opposite, in bytes.
+    /// scarcest resource, plus a hundredth of the mean. Free memory:
+    /// its opposite, in parts of the most that a host can have: exact, as that is a power of 2.
     fn strategy_cost(&self, item: &Item, host: usize) -> f64 {
         let room = &self.room[host];
-        let left = |of: usize| (room.free[of] - item.size[of]) as f64 / room.scale[of];
+        // Where any may be promised, what is there counts: hosts of all sizes are filled alike.
+        let free = |of: usize| match of {
+            MEMORY if room.most[of] == UNLIMITED => room.memory - room.promised_memory,
+            CPU if room.most[of] == UNLIMITED => room.cpus - room.promised_cpus,
+            _ => room.free[of],
+        };
+        let left = |of: usize| (free(of) - item.size[of]) as f64 / room.scale[of];
         let (memory, cpu) = (left(MEMORY), left(CPU));
         match self.settings.strategy {
             Strategy::Pack => (memory + cpu) / 2.0 + (memory - cpu).abs(),
@@ -71,7 +78,9 @@ impl Cluster {
                 let least = memory.min(cpu).min(left(2)).min(left(3));
                 1.0 - least + (2.0 - memory - cpu) / 200.0
             }
-            Strategy::FreeMemory => (room.promised_memory + item.size[MEMORY] - room.memory) as f64,
+            Strategy::FreeMemory => {
+                1.0 - (room.memory - room.promised_memory - item.size[MEMORY]) as f64 / MOST_MEMORY
+            }
         }
     }
 

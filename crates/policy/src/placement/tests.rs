@@ -1,6 +1,12 @@
 //! What a placement must hold to, case by case.
 
+use hostler_types::{ByteSize, DatastoreId, DatastoreLimits, HostId, VmId};
+
 use super::*;
+use crate::cluster::{
+    Cluster, ClusterHost, ClusterSettings, ClusterSnapshot, ClusterVm, HostCondition,
+    HostDatastore, Strategy,
+};
 
 fn store(name: &str, capacity: u64, free: u64) -> DatastoreCandidate {
     let (capacity, free) = (ByteSize::gib(capacity), ByteSize::gib(free));
@@ -16,127 +22,165 @@ fn store(name: &str, capacity: u64, free: u64) -> DatastoreCandidate {
     }
 }
 
-fn host(name: &str, cpus: u32, memory: u64) -> HostCandidate {
-    HostCandidate {
-        id: HostId::generate(),
-        name: name.to_owned(),
-        connected: true,
-        cpus,
-        memory: ByteSize::gib(memory),
-        promised_memory: ByteSize(0),
-        promised_cpus: 0,
-        bridges: Vec::new(),
-        datastores: vec![store("local", 100, 50)],
+/// Hosts by name, CPUs and memory, each with a datastore `local` of its own; anything may be promised.
+fn cluster(hosts: &[(&str, u32, u64)]) -> ClusterSnapshot {
+    let mut snapshot = ClusterSnapshot {
+        settings: ClusterSettings {
+            strategy: Strategy::FreeMemory,
+            memory_overcommit_percent: None,
+            vcpus_per_cpu: None,
+            baseline: Vec::new(),
+        },
+        ..ClusterSnapshot::default()
+    };
+    for (name, cpus, memory) in hosts {
+        let local = store("local", 100, 50);
+        let mut host = ClusterHost::new(HostId::generate(), *name, *cpus, ByteSize::gib(*memory));
+        host.datastores = vec![HostDatastore { id: local.id, ready: true }];
+        snapshot.datastores.push(local);
+        snapshot.hosts.push(host);
     }
+    snapshot
 }
 
-fn wish() -> Wish {
-    Wish {
-        cpus: 2,
-        memory: ByteSize::gib(2),
-        disks: vec![ByteSize::gib(10)],
-        host: None,
-        datastore: None,
-        template: None,
-        images: Vec::new(),
-        bridges: Vec::new(),
-    }
+fn wish() -> ClusterVm {
+    let disks = vec![ByteSize::gib(10)];
+    ClusterVm { disks, ..ClusterVm::new(VmId::generate(), "new", 2, ByteSize::gib(2)) }
 }
 
-fn refused(hosts: Vec<HostCandidate>, wish: Wish, refusal: Refusal, expected: &str) {
-    let placement = place(&PlacementInput { wish, hosts });
-    assert_eq!(placement.decision, Err(refusal));
-    assert_eq!(placement.explanation.to_string(), expected);
+/// Where it goes, and why.
+fn placed(
+    snapshot: &ClusterSnapshot,
+    vm: &ClusterVm,
+) -> Result<(Placed, Vec<String>), BatchRefusal> {
+    let mut cluster = Cluster::build(snapshot)?;
+    let count = possible(&mut cluster, vm)?;
+    let placed = place_all(&mut cluster, std::slice::from_ref(vm), Choosing::thorough())?[0];
+    Ok((placed, told(&cluster, vm, &placed, count)))
+}
+
+fn refused(snapshot: &ClusterSnapshot, vm: &ClusterVm, expected: &str) {
+    let refusal = placed(snapshot, vm).map(|(placed, _)| placed).unwrap_err();
+    assert_eq!(refusal.to_string(), format!("no host can take vm `new`: {expected}"));
 }
 
 #[test]
 fn the_host_with_the_most_unpromised_memory_wins() {
-    let mut full = host("a", 8, 64);
-    full.promised_memory = ByteSize::gib(60);
-    let hosts = vec![full, host("b", 4, 16), host("c", 4, 8)];
-    let expected = Decision { host: hosts[1].id, datastore: hosts[1].datastores[0].id };
-    let placement = place(&PlacementInput { wish: wish(), hosts });
-    assert_eq!(placement.decision, Ok(expected));
+    let mut snapshot = cluster(&[("a", 8, 64), ("b", 4, 16), ("c", 4, 8)]);
+    snapshot.hosts[0].promised_memory = ByteSize::gib(60);
+    let (placed, told) = placed(&snapshot, &wish()).unwrap();
+    let expected = (snapshot.hosts[1].id, Some(snapshot.datastores[1].id));
+    assert_eq!((placed.host, placed.datastore), expected);
     assert_eq!(
-        placement.explanation.to_string(),
-        "host `b`: the most unpromised memory of 3 possible hosts; 14GiB of 16GiB memory stay \
-         unpromised; datastore `local` has 50GiB of 100GiB free"
+        told,
+        [
+            "host `b`: the best of 3 possible hosts; 14GiB of 16GiB memory stay unpromised; datastore \
+          `local` has 50GiB of 100GiB free"
+        ]
     );
+}
+
+/// Where any memory may be promised, a host that is twice as large takes twice as much.
+#[test]
+fn hosts_of_all_sizes_are_filled_alike() {
+    let mut snapshot = cluster(&[("small", 8, 16), ("large", 16, 32)]);
+    snapshot.settings.strategy = Strategy::Spread;
+    let mut index = Cluster::build(&snapshot).unwrap();
+    let vms: Vec<_> = (0..9).map(|_| ClusterVm { id: VmId::generate(), ..wish() }).collect();
+    for vm in &vms {
+        place_all(&mut index, std::slice::from_ref(vm), Choosing::thorough()).unwrap();
+    }
+    let on_large = vms.iter().filter(|vm| {
+        let at = index.vm(vm.id).unwrap();
+        index.host_of(at) == Some(snapshot.hosts[1].id)
+    });
+    assert_eq!(on_large.count(), 6);
 }
 
 #[test]
 fn each_refusal_tells_the_numbers() {
-    let one = || vec![host("a", 2, 4)];
-    refused(vec![], wish(), Refusal::NoHost, "no host has joined yet");
+    let one = || cluster(&[("a", 2, 4)]);
+    refused(&ClusterSnapshot::default(), &wish(), "no host has joined yet");
     let mut away = one();
-    away[0].connected = false;
-    refused(away, wish(), Refusal::NoHost, "host `a` does not answer");
-    let check = |wish: Wish, expected| refused(one(), wish, Refusal::NoRoom, expected);
-    check(Wish { cpus: 3, ..wish() }, "host `a` has 2 CPUs, 3 are asked for");
+    away.hosts[0].condition = HostCondition::Disconnected;
+    refused(&away, &wish(), "host `a` does not answer");
+    let check = |vm: ClusterVm, expected| refused(&one(), &vm, expected);
+    check(ClusterVm { cpus: 3, ..wish() }, "host `a` has 2 CPUs, 3 are asked for");
     let memory = ByteSize::gib(5);
-    check(Wish { memory, ..wish() }, "host `a` has 4GiB of memory, 5GiB are asked for");
-    let bridges = vec!["br9".to_owned()];
-    check(Wish { bridges, ..wish() }, "host `a` has no bridge `br9`");
+    check(ClusterVm { memory, ..wish() }, "host `a` has 4GiB of memory, 5GiB are asked for");
+    let networks = vec!["br9".to_owned()];
+    check(ClusterVm { networks, ..wish() }, "host `a` has no bridge `br9`");
     let disks = vec![ByteSize::gib(101)];
     check(
-        Wish { disks, ..wish() },
+        ClusterVm { disks, ..wish() },
         "host `a` has no room: its datastore `local` holds 100GiB, 101GiB more are asked for",
     );
-    let images = vec![(ImageId::generate(), "debian".to_owned(), DatastoreId::generate())];
-    check(Wish { images, ..wish() }, "host `a` has no datastore with the image `debian`");
-    let datastore = Some(DatastoreId::generate());
-    check(Wish { datastore, ..wish() }, "host `a` does not have that datastore");
 }
 
 #[test]
 fn a_full_or_missing_datastore_takes_nothing() {
-    let mut full = host("a", 2, 4);
-    full.datastores[0].free = ByteSize::mib(1);
-    refused(
-        vec![full.clone()],
-        wish(),
-        Refusal::NoRoom,
-        "host `a` has no room: its datastore `local` has 1MiB free, too little to begin with",
-    );
-    full.datastores[0].ready = false;
-    refused(
-        vec![full],
-        wish(),
-        Refusal::NoRoom,
-        "host `a` has no room: its datastore `local` is missing (not mounted?)",
-    );
+    let mut snapshot = cluster(&[("a", 2, 4)]);
+    snapshot.datastores[0].free = ByteSize::mib(1);
+    let full =
+        "host `a` has no room: its datastore `local` has 1MiB free, too little to begin with";
+    refused(&snapshot, &wish(), full);
+    snapshot.hosts[0].datastores[0].ready = false;
+    let missing = "host `a` has no room: its datastore `local` is missing (not mounted?)";
+    refused(&snapshot, &wish(), missing);
 }
 
 #[test]
 fn wishes_for_host_and_datastore_are_followed() {
-    let mut hosts = vec![host("a", 4, 64), host("b", 4, 8)];
-    hosts[1].datastores.push(store("small", 20, 20));
-    let small = hosts[1].datastores[1].id;
-    let wish = Wish { host: Some(hosts[1].id), datastore: Some(small), ..wish() };
-    let expected = Decision { host: hosts[1].id, datastore: small };
-    assert_eq!(place(&PlacementInput { wish, hosts }).decision, Ok(expected));
+    let mut snapshot = cluster(&[("a", 4, 64), ("b", 4, 8)]);
+    let small = store("small", 20, 20);
+    snapshot.hosts[1].datastores.push(HostDatastore { id: small.id, ready: true });
+    let (host, datastore) = (snapshot.hosts[1].id, Some(small.id));
+    snapshot.datastores.push(small);
+    let vm = ClusterVm { wanted: Some(host), datastore, ..wish() };
+    let (placed, told) = placed(&snapshot, &vm).unwrap();
+    assert_eq!((placed.host, placed.datastore), (host, datastore));
+    assert!(told[0].starts_with("host `b`: as asked for; "), "{told:?}");
+    // Nothing is said of hosts that are not asked for.
+    let vm = ClusterVm { cpus: 8, ..vm };
+    refused(&snapshot, &vm, "host `b` has 4 CPUs, 8 are asked for");
 }
 
 #[test]
 fn the_same_input_gives_the_same_decision_in_any_order() {
-    let mut hosts = vec![host("a", 4, 8), host("b", 4, 8), host("c", 4, 8)];
-    let first = place(&PlacementInput { wish: wish(), hosts: hosts.clone() });
-    hosts.reverse();
-    let second = place(&PlacementInput { wish: wish(), hosts });
-    assert_eq!(first.decision, second.decision);
+    let mut snapshot = cluster(&[("a", 4, 8), ("b", 4, 8), ("c", 4, 8)]);
+    let vm = wish();
+    let first = placed(&snapshot, &vm).unwrap();
+    snapshot.hosts.reverse();
+    assert_eq!(placed(&snapshot, &vm).unwrap(), first);
 }
 
 #[test]
 fn promised_memory_beyond_the_host_is_told() {
-    let mut hosts = vec![host("a", 4, 8)];
-    hosts[0].promised_memory = ByteSize::gib(7);
-    let placement = place(&PlacementInput { wish: wish(), hosts });
-    assert!(
-        placement.explanation.0[0]
-            .contains("9GiB of memory are promised to VMs, more than the 8GiB it has"),
-        "{}",
-        placement.explanation
-    );
+    let mut snapshot = cluster(&[("a", 4, 8)]);
+    snapshot.hosts[0].promised_memory = ByteSize::gib(7);
+    let (_, told) = placed(&snapshot, &wish()).unwrap();
+    let expected = "9GiB of memory are promised to VMs, more than the 8GiB it has";
+    assert!(told[0].contains(expected), "{told:?}");
+}
+
+#[test]
+fn the_best_other_host_is_one_of_those_that_are_left() {
+    let mut snapshot = cluster(&[("a", 4, 8), ("b", 4, 16), ("c", 4, 64)]);
+    let shared = store("shared", 100, 50);
+    for host in &mut snapshot.hosts {
+        host.datastores.push(HostDatastore { id: shared.id, ready: true });
+    }
+    let (host, datastore) = (Some(snapshot.hosts[0].id), Some(shared.id));
+    snapshot.datastores.push(shared);
+    let vm = ClusterVm { host, datastore, disks: Vec::new(), ..wish() };
+    snapshot.vms.push(vm.clone());
+    let mut index = Cluster::build(&snapshot).unwrap();
+    let own = index.vm(vm.id).unwrap();
+    let all = [snapshot.hosts[1].id, snapshot.hosts[2].id];
+    assert_eq!(elsewhere(&mut index, own, &all), Some(all[1]));
+    assert_eq!(elsewhere(&mut index, own, &all[..1]), Some(all[0]));
+    assert_eq!(elsewhere(&mut index, own, &[]), None);
+    assert_eq!(index.host_of(own), host, "it stays where it is");
 }
 
 #[test]

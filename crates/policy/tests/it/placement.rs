@@ -1,6 +1,6 @@
 //! Placement against the checker.
 
-use hostler_policy::cluster::{Cluster, ClusterVm};
+use hostler_policy::cluster::{Cluster, ClusterVm, HostCondition};
 use hostler_policy::placement::{BatchRefusal, Choosing, explain, place_all, why_not};
 use proptest::prelude::*;
 
@@ -33,6 +33,61 @@ proptest! {
                 Err(other) => prop_assert!(false, "{other}"),
             }
         }
+    }
+
+    /// The part that a record keeps decides as the whole, also about several VMs.
+    #[test]
+    fn a_part_decides_as_the_whole(numbers in tape(), messy in any::<bool>()) {
+        let mut tape = Tape::new(numbers);
+        let snapshot = if messy { disorder(&mut tape, 8) } else { cluster(&mut tape, 8) };
+        let vms: Vec<_> =
+            (0..3).map(|number| new_vm(&mut tape, format!("new{number}"), 100 + number)).collect();
+        let mut whole = Cluster::build(&snapshot).unwrap();
+        let concerned = whole.concerned(&vms).unwrap();
+        let listed = snapshot.vms.iter().filter(|vm| concerned.vms.contains(&vm.id)).cloned();
+        let mut frame = snapshot.clone();
+        frame.rules.retain(|rule| concerned.rules.contains(&rule.name));
+        let part = whole.part(frame, listed.collect(), &vms);
+        let mut part = Cluster::build(&part).unwrap();
+        let choosing = Choosing { seed: tape.next(100), window: 1 + usize::try_from(tape.next(3)).unwrap() };
+        let (from_whole, from_part) =
+            (place_all(&mut whole, &vms, choosing), place_all(&mut part, &vms, choosing));
+        prop_assert_eq!(from_whole.is_ok(), from_part.is_ok());
+        if let Ok(placed) = from_whole {
+            prop_assert_eq!(placed, from_part.unwrap());
+        }
+    }
+
+    /// Hosts and datastores that are taken over are as if the cluster were built anew.
+    #[test]
+    fn what_is_taken_over_counts_as_what_is_built(numbers in tape()) {
+        let mut tape = Tape::new(numbers);
+        let mut snapshot = cluster(&mut tape, 8);
+        let vm = new_vm(&mut tape, "new0".to_owned(), 100);
+        let mut kept = Cluster::build(&snapshot).unwrap();
+        // What was found about hosts before must not be answered from.
+        let before = kept.adopt(&vm).unwrap();
+        let _ = explain(&kept, before, Choosing::thorough());
+        kept.remove(before);
+        for at in 0..snapshot.hosts.len() {
+            let host = &mut snapshot.hosts[at];
+            match tape.next(5) {
+                0 => host.condition = HostCondition::Maintenance,
+                1 => host.memory.0 /= 2,
+                2 => host.networks.clear(),
+                3 => host.datastores.iter_mut().for_each(|own| own.ready = !own.ready),
+                _ => drop(host.datastores.pop()),
+            }
+            prop_assert!(kept.refresh_host(&snapshot.hosts[at]));
+        }
+        for store in &mut snapshot.datastores {
+            store.maintenance = tape.next(2) == 0;
+            prop_assert!(kept.refresh_store(store));
+        }
+        let mut built = Cluster::build(&snapshot).unwrap();
+        let (own, other) = (kept.adopt(&vm).unwrap(), built.adopt(&vm).unwrap());
+        let thorough = Choosing::thorough();
+        prop_assert_eq!(explain(&kept, own, thorough), explain(&built, other, thorough));
     }
 
     #[test]

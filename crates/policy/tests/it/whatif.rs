@@ -57,7 +57,7 @@ fn failed_and_removed_hosts_are_made_up_for_as_long_as_there_is_room() {
     let now = simulate(&asked(&snapshot, Vec::new())).unwrap();
     assert_eq!((now.headroom[0].count, now.plan.steps.len()), (6, 0));
     let then = now.headroom[0].then.as_deref().unwrap();
-    assert!(then.contains("memory rule out 3 of 3 hosts"), "{then}");
+    assert!(then.contains("memory: 3 of 3 hosts"), "{then}");
 
     let failed = Edit::FailHosts(vec!["h0".to_owned()]);
     let answer = simulate(&asked(&snapshot, vec![failed.clone()])).unwrap();

@@ -3,14 +3,15 @@
 use std::time::Instant;
 
 use hostler_api::host::{
-    CreateJoinToken, Delete, HostVm, JoinHost, JoinTokenCreated, List, Register, Show, Unregistered,
+    CreateJoinToken, Delete, HostVm, JoinHost, JoinTokenCreated, List, Register, Show,
+    Unregistered, Update,
 };
 use hostler_control::Class;
-use hostler_control::services::host::{self, HostFilter};
+use hostler_control::services::host::{self, HostFilter, HostUpdate};
 use hostler_control::services::join_token;
 use hostler_control::services::vm::{self, VmRegisterFromHost};
 use hostler_endpoint::{Call, Page, Problem, Routes};
-use hostler_types::{Host, JoinAnswer, Task};
+use hostler_types::{Host, JoinAnswer, Revision, Task};
 use jiff::SignedDuration;
 
 use crate::app::{App, actor, keyed, page, paged, shown, task_of};
@@ -21,6 +22,7 @@ pub(crate) fn add(routes: Routes<App>) -> Routes<App> {
     routes
         .serve::<List, _>(list)
         .serve::<Show, _>(show)
+        .serve::<Update, _>(update)
         .serve::<Delete, _>(delete)
         .serve::<Unregistered, _>(unregistered)
         .serve::<Register, _>(register)
@@ -39,6 +41,13 @@ async fn list(app: App, call: Call<List>) -> Result<Page<Host>, Problem> {
 async fn show(app: App, call: Call<Show>) -> Result<Host, Problem> {
     let actor = actor(&call.extensions)?;
     host::show(&app.world, actor, &call.path.host).map(shown).map_err(problem)
+}
+
+async fn update(app: App, call: Call<Update>) -> Result<Host, Problem> {
+    let (expected, actor) = (call.if_match.map(Revision), actor(&call.extensions)?);
+    let request = HostUpdate { labels: call.body.labels };
+    let changed = host::update(&app.world, actor, &call.path.host, request, expected);
+    changed.await.map(shown).map_err(problem)
 }
 
 async fn delete(app: App, call: Call<Delete>) -> Result<(), Problem> {

@@ -49,6 +49,9 @@ async fn features(_: App, _: Call<ListFeatures>) -> Result<Features, Problem> {
             "disk-from-vm",
             "vm-from-host",
             "pools",
+            "placement-rules",
+            "decisions",
+            "simulate",
         ]
         .map(str::to_owned)
         .to_vec(),

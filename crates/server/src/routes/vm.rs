@@ -1,14 +1,14 @@
 //! Virtual machines.
 
 use hostler_api::vm::{
-    ChangePlan, Clone, Create, Delete, Exec, Explanation, Flatten, List, Log, Plan, PlanDeletion,
-    Rename, Renew, Reset, Resume, Screenshot, Seal, Show, Start, Stop, Suspend, Unregister, Update,
-    VmCloned, VmCreated, Why,
+    ChangePlan, Clone, Create, Delete, Exec, Flatten, List, Log, Plan, PlanDeletion, Rename, Renew,
+    Reset, Resume, Screenshot, Seal, Show, Start, Stop, Suspend, Unregister, Update, VmCloned,
+    VmCreated, Why,
 };
 use hostler_control::services::vm::{self, Renewal, VmDelete, VmFilter, VmStop};
-use hostler_control::services::{Changed, Options};
+use hostler_control::services::{Changed, Options, placement};
 use hostler_endpoint::{ByteStream, Call, Page, Problem, Routes};
-use hostler_types::{DeletionPlan, ExecAnswer, Revision, Task, Vm};
+use hostler_types::{DeletionPlan, ExecAnswer, PlacementWhy, Revision, Task, Vm};
 
 use crate::app::{App, actor, keyed, page, paged, shown, task_of};
 use crate::problem::problem;
@@ -55,9 +55,10 @@ async fn list(app: App, call: Call<List>) -> Result<Page<Vm>, Problem> {
 async fn create(app: App, call: Call<Create>) -> Result<VmCreated, Problem> {
     let options = Options { dry_run: call.query.dry_run, idempotency_key: call.idempotency_key };
     let actor = actor(&call.extensions)?;
-    let Changed { object, task, explanation } =
+    let Changed { object, task, explanation, explained } =
         vm::create(&app.world, actor, call.body, &options).await.map_err(problem)?;
-    Ok(VmCreated { vm: shown(object), task: task.map(shown), placement: explanation })
+    let task = task.map(shown);
+    Ok(VmCreated { vm: shown(object), task, placement: explanation, explained })
 }
 
 async fn clone(app: App, call: Call<Clone>) -> Result<VmCloned, Problem> {
@@ -71,7 +72,8 @@ async fn clone(app: App, call: Call<Clone>) -> Result<VmCloned, Problem> {
 /// What came of a request for clones, of a VM or of a template.
 pub(super) fn cloned(cloned: vm::Cloned) -> VmCloned {
     let vms = cloned.vms.into_iter().map(shown).collect();
-    VmCloned { vms, task: cloned.task.map(shown), placement: cloned.explanation }
+    let (task, placement) = (cloned.task.map(shown), cloned.explanation);
+    VmCloned { vms, task, placement, explained: cloned.explained }
 }
 
 async fn flatten(app: App, call: Call<Flatten>) -> Result<Task, Problem> {
@@ -196,8 +198,7 @@ async fn screenshot(app: App, call: Call<Screenshot>) -> Result<ByteStream, Prob
     vm::screenshot(&app.world, actor, &call.path.vm).await.map_err(problem)
 }
 
-async fn why(app: App, call: Call<Why>) -> Result<Explanation, Problem> {
+async fn why(app: App, call: Call<Why>) -> Result<PlacementWhy, Problem> {
     let actor = actor(&call.extensions)?;
-    let vm = vm::show(&app.world, actor, &call.path.vm).map_err(problem)?;
-    Ok(Explanation { lines: vm.status.placement.clone() })
+    placement::why(&app.world, actor, &call.path.vm).await.map_err(problem)
 }

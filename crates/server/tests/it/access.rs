@@ -51,6 +51,13 @@ fn body(id: &str) -> Option<Value> {
         "cluster_update" => json!({"vcpus_per_cpu": 1001}),
         "pool_create" => json!({"name": "p", "parent": "no-such-pool"}),
         "pool_update" => json!({}),
+        "rule_create" => {
+            json!({"name": "r", "spec": {"relation": "run-on", "vms": {"names": ["no-such-vm"]}}})
+        }
+        "group_create" => {
+            json!({"name": "g", "spec": {"of": "vms", "members": {"names": ["no-such-vm"]}}})
+        }
+        "rule_update" | "group_update" | "host_update" | "simulate" => json!({}),
         "naming_rule_create" => json!({"name": "r", "spec": {"pattern": "("}}),
         "network_create" => {
             json!({"name": "n", "spec": {"mode": "nat", "subnet": "10.0.0.0/30"}})

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use hostler_types::{KindName, ObjectId, Revision, TaskId};
 use rusqlite::{Connection, params};
 
+use super::decisions;
 use super::row::{self, RowError, nanoseconds};
 use crate::batch::{Batch, Write};
 use crate::change::Change;
@@ -73,6 +74,7 @@ impl<'a> Application<'a> {
                     self.stored(*kind, *id, *revision)?;
                 }
                 Write::ExpectUnlocked { object } => self.expect_unlocked(*object)?,
+                Write::Decide(decision) => decisions::keep(self.connection, batch, decision)?,
             }
         }
         Ok(self.changes)

@@ -5,6 +5,7 @@
 //! the file open (`files`); its schema is brought up to date when it is opened (`schema`).
 
 mod apply;
+mod decisions;
 mod fault;
 mod files;
 mod readers;
@@ -17,13 +18,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use hostler_types::{KindName, Name, ObjectId, Revision};
+use hostler_types::{Decision, DecisionId, KindName, Name, ObjectId, Revision, VmId};
 use jiff::Timestamp;
 use rusqlite::{Connection, ErrorCode};
 use tokio::sync::broadcast;
 
 use crate::batch::{Batch, Committed};
 use crate::change::Change;
+use crate::decision::KeptDecision;
 use crate::error::StoreError;
 use crate::feed::Subscription;
 use crate::record::Record;
@@ -139,6 +141,19 @@ impl Store for SqliteStore {
 
     async fn locks(&self) -> Result<Vec<HeldLock>, StoreError> {
         self.readers.read("reading the locks", row::locks).await
+    }
+
+    async fn decision(&self, id: DecisionId) -> Result<Option<KeptDecision>, StoreError> {
+        self.readers.read("reading a decision", move |c| decisions::get(c, id)).await
+    }
+
+    async fn decisions(
+        &self,
+        vm: Option<VmId>,
+        before: Option<DecisionId>,
+        limit: usize,
+    ) -> Result<Vec<Decision>, StoreError> {
+        self.readers.read("listing decisions", move |c| decisions::list(c, vm, before, limit)).await
     }
 
     fn subscribe(&self) -> Subscription {

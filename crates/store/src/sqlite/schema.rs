@@ -10,9 +10,10 @@ use super::classify;
 use crate::error::StoreError;
 
 /// In order; the first is version 1.
-pub(super) const MIGRATIONS: [(&str, &str); 2] = [
+pub(super) const MIGRATIONS: [(&str, &str); 3] = [
     ("0001_initial", include_str!("../../migrations/0001_initial.sql")),
     ("0002_commits", include_str!("../../migrations/0002_commits.sql")),
+    ("0004_decisions", include_str!("../../migrations/0004_decisions.sql")),
 ];
 
 /// Marks the file as ours ("HSTL"), as `file` and SQLite's documentation suggest.

@@ -1,6 +1,6 @@
 //! Each function of the suite as a test of its own.
 
-use hostler_store::conformance::{concurrency, locks, log, model, objects};
+use hostler_store::conformance::{concurrency, decisions, locks, log, model, objects};
 
 use super::SqlitePlace;
 
@@ -140,4 +140,14 @@ fn the_whole_suite_is_run() {
             assert!(here.contains(&format!("async fn {name}()")), "{name} is not run");
         }
     }
+}
+
+#[tokio::test]
+async fn a_decision_is_kept_with_what_it_leads_to() {
+    decisions::a_decision_is_kept_with_what_it_leads_to(&SqlitePlace::new()).await;
+}
+
+#[tokio::test]
+async fn the_oldest_decisions_go_when_their_records_are_too_large() {
+    decisions::the_oldest_decisions_go_when_their_records_are_too_large(&SqlitePlace::new()).await;
 }

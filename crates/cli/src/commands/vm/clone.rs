@@ -310,11 +310,14 @@ impl Many {
         wait: &StartWaitOptions,
     ) -> Result<(), CliError> {
         let path = TemplatePath { template: self.template };
-        let query = TemplateCloneQuery { dry_run: show.dry_run };
+        let query = TemplateCloneQuery { dry_run: show.dry_run || show.explain };
         let started = self.request.start;
         let call = session.call_with::<template::Clone>(&path, &query, self.request, once());
         let cloned: VmCloned = call.await?;
-        if show.explain || show.dry_run {
+        if show.explain {
+            return super::create::why(session, &cloned.placement, &cloned.explained);
+        }
+        if show.dry_run {
             super::create::explain(session, &cloned.placement)?;
         }
         if cloned.task.is_none() {

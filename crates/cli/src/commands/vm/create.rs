@@ -7,8 +7,8 @@ use hostler_api::vm::{self, VmCreateQuery, VmCreated, VmPath};
 use hostler_endpoint::NoParams;
 use hostler_types::{
     ByteSize, Cores, Customization, DiskBus, Firmware, GuestUser, IoLimits, LinkState, Millicpus,
-    Name, NamePattern, Provisioning, Ref, RestartPolicy, SecretText, TemplateRef, VmCreate, VmDisk,
-    VmNic,
+    Name, NamePattern, PlacementExplanation, Provisioning, Ref, RestartPolicy, SecretText,
+    TemplateRef, VmCreate, VmDisk, VmNic,
 };
 
 use super::clone;
@@ -31,7 +31,7 @@ Examples:
   hostler vm create --template debian-12 --name 'web-{01..}' --count 20 --start
   hostler vm create installer --disk 20GiB --iso debian-netinst --firmware uefi
   hostler vm create web02 --image debian-12 --spec web --set address=pool --start --wait=customized
-  hostler vm create web02 -f web.yaml --explain --dry-run
+  hostler vm create web02 -f web.yaml --explain
 
 Of many, either all are made or none, in one task.")]
 pub(crate) struct Create {
@@ -59,11 +59,11 @@ pub(crate) struct Create {
     #[command(flatten)]
     wish: Wish,
 
-    /// Tell what the server decided, and why
-    #[arg(long, help_heading = "Placement")]
+    /// Decide, tell filters, scores and numbers of the hosts, and make nothing
+    #[arg(long, help_heading = "Placement", conflicts_with = "dry_run")]
     explain: bool,
 
-    /// Decide and check, but make nothing
+    /// Decide and check, tell what it would be, and make nothing
     #[arg(long, help_heading = "Placement")]
     dry_run: bool,
 
@@ -235,10 +235,13 @@ impl Create {
             let show = clone::Show { dry_run: self.dry_run, explain: self.explain };
             return order.run(session, show, &self.wait).await;
         }
-        let query = VmCreateQuery { dry_run: self.dry_run };
+        let query = VmCreateQuery { dry_run: self.dry_run || self.explain };
         let call = session.call_with::<vm::Create>(&NoParams {}, &query, request, once());
         let created = call.await?;
-        if self.explain || self.dry_run {
+        if self.explain {
+            return why(session, &created.placement, &created.explained);
+        }
+        if self.dry_run {
             explain(session, &created.placement)?;
         }
         match created.task.clone() {
@@ -447,6 +450,21 @@ pub(crate) fn from_document(
     }
     serde_json::from_value(document.into())
         .map_err(|error| CliError::new(Exit::Failed, format!("{place}: {error}")))
+}
+
+/// `--explain`: the decision and all that was seen for it; nothing was made.
+pub(super) fn why(
+    session: &Session,
+    placement: &[String],
+    explained: &[PlacementExplanation],
+) -> Result<(), CliError> {
+    if session.output.is_data() {
+        return session.output.data(&explained);
+    }
+    explain(session, placement)?;
+    super::why::explain(explained)?;
+    session.output.remark("nothing was made: --explain");
+    Ok(())
 }
 
 pub(super) fn explain(session: &Session, lines: &[String]) -> Result<(), CliError> {

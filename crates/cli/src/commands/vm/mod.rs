@@ -22,6 +22,7 @@ mod set;
 mod snapshot;
 mod ssh;
 mod tell;
+mod why;
 
 use std::process::ExitCode;
 
@@ -85,7 +86,8 @@ enum VmCommand {
     Register(remove::Register),
     Delete(delete::Delete),
     Undelete(delete::Undelete),
-    Why(tell::Why),
+    Why(why::Why),
+    WhyNot(why::WhyNot),
     History(tell::History),
 }
 
@@ -138,6 +140,7 @@ impl VmArgs {
             VmCommand::Delete(command) => command.run(session).await,
             VmCommand::Undelete(command) => command.run(session).await,
             VmCommand::Why(command) => command.run(session).await,
+            VmCommand::WhyNot(command) => command.run(session).await,
             VmCommand::History(command) => command.run(session).await,
         }?;
         Ok(ExitCode::SUCCESS)

@@ -114,11 +114,7 @@ pub(crate) fn require_room_for_copies(snapshot: &Snapshot, vms: &[Vm]) -> Result
 }
 
 /// A datastore as a host has it, as placement sees it.
-pub(crate) fn candidate(
-    datastore: &Datastore,
-    host: HostId,
-    usages: &Usages,
-) -> DatastoreCandidate {
+fn candidate(datastore: &Datastore, host: HostId, usages: &Usages) -> DatastoreCandidate {
     let (spec, status) = (&datastore.spec, &datastore.status);
     DatastoreCandidate {
         id: datastore.id(),

@@ -8,28 +8,26 @@
 
 use std::sync::Arc;
 
-use hostler_policy::{HostCandidate, PlacementInput};
+use hostler_policy::cluster::{ClusterVm, Reach, ReachOf};
 use hostler_store::Write;
 use hostler_types::{
     CdromSpec, CloneMode, CopySource, Customization, DatastoreKind, DiskSource, DiskSpec,
-    LayerFile, Lease, Name, NetworkKind, NicAddressing, NicSpec, PowerState, Ref, Role,
-    Snapshot as VmSnapshot, SnapshotId, Task, TemplateRef, Vm, VmClone, VmId, VmKind, VmNic,
-    VmSpec, validate_labels,
+    LayerFile, Lease, Name, NetworkKind, NicAddressing, NicSpec, PlacementExplanation, PowerState,
+    Ref, Role, Snapshot as VmSnapshot, SnapshotId, Task, TemplateRef, Vm, VmClone, VmId, VmKind,
+    VmNic, VmSpec, validate_labels,
 };
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::create::{
-    candidates, decide, expect_image, in_the_making, name_taken, nics, placement_wish, validate,
-};
+use super::create::{Taking, expect_image, in_the_making, name_taken, nics, validate};
 use super::delete::require_not_recycled;
 use super::fork;
-use super::mac::ReservedMacs;
 use super::{require_host, require_power};
 use crate::actor::{Actor, authorize};
-use crate::customize::{self, Customizing, GuestWish};
+use crate::customize::{self, GuestWish};
 use crate::error::ServiceError;
 use crate::inventory::{Snapshot, images};
+use crate::placement::{self, Decided};
 use crate::redact::Shown;
 use crate::services::datastore::require_room_for_copies;
 use crate::services::submit::{Ordered, Planned, order_with};
@@ -47,6 +45,8 @@ pub struct Cloned {
     pub task: Option<Arc<Task>>,
     /// Why these hosts and datastores.
     pub explanation: Vec<String>,
+    /// All filters and scores, of each; only for a dry run.
+    pub explained: Vec<PlacementExplanation>,
 }
 
 /// What clones are made from. Serialised as the reference alone: idempotency keys are hashes of it.
@@ -83,14 +83,16 @@ pub async fn clone(
     authorize(actor, Role::Operator, "clone VMs")?;
     let mut macs = world.macs.begin();
     let mut customizing = world.customizing();
+    let mut placing = world.placing();
     let over = request.customization.as_ref();
     let over = over.map(|asked| customize::sealed(&world.vault, asked, None)).transpose()?;
     let customization = request.customization.clone().map(Customization::redacted);
     let key = (parent, VmClone { customization, ..request.clone() });
-    let mut planned = Vec::new();
+    let (mut planned, mut explained) = (Vec::new(), Vec::new());
     let ordered = order_with(world, actor, options, "vm.clone", &key, |snapshot| {
         macs.release();
         customizing.release();
+        placing.release();
         let from = parent.find(snapshot)?;
         if let CloneOf::Vm(_) = parent {
             // Nor is it the record of a template's version.
@@ -108,17 +110,23 @@ pub async fn clone(
             request: &request,
             over: over.as_ref(),
             lease,
-            macs: &mut macs,
-            customizing: &mut customizing,
+            taking: Taking {
+                macs: &mut macs,
+                customizing: &mut customizing,
+                placing: &mut placing,
+            },
         };
-        let (vms, explanation) = plan.vms()?;
+        let (vms, decided) = plan.vms()?;
+        let explanation = told(&vms);
         let at = plan.at()?.map(|at| at.id);
-        let order = match request.mode {
+        let mut order = match request.mode {
             // They run from the beginning.
             CloneMode::Instant => order(parent, &vms, at, &request)
                 .promised(world.admissions.admit(&world.inventory, &vms)?),
             CloneMode::Linked | CloneMode::Full => order(parent, &vms, at, &request),
         };
+        order.writes.extend(decided.writes("vm.clone"));
+        explained = if options.dry_run { decided.explained() } else { Vec::new() };
         let object = Arc::new(vms[0].clone());
         planned = vms;
         Ok(Planned { order, object, explanation })
@@ -129,7 +137,7 @@ pub async fn clone(
             let snapshot = world.snapshot();
             let stored = |vm: Vm| snapshot.get(vm.id()).cloned().unwrap_or_else(|| Arc::new(vm));
             let vms = planned.into_iter().map(|vm| VmKind::shown(&stored(vm))).collect();
-            Ok(Cloned { vms, task, explanation })
+            Ok(Cloned { vms, task, explanation, explained })
         }
         Ordered::Before(task) => before(world, parent, task),
     }
@@ -150,7 +158,7 @@ fn before(world: &World, parent: CloneOf<'_>, task: Arc<Task>) -> Result<Cloned,
     };
     let vms = vms.ok_or_else(gone)?;
     let explanation = vms.iter().flat_map(|vm| vm.status.placement.clone()).collect();
-    Ok(Cloned { vms, task: Some(task), explanation })
+    Ok(Cloned { vms, task: Some(task), explanation, explained: Vec::new() })
 }
 
 fn order(
@@ -188,28 +196,31 @@ struct Plan<'a, 'b> {
     request: &'a VmClone,
     over: Option<&'a Customization>,
     lease: Option<Lease>,
-    macs: &'a mut ReservedMacs<'b>,
-    customizing: &'a mut Customizing<'b>,
+    taking: Taking<'a, 'b>,
 }
 
 impl Plan<'_, '_> {
-    /// All clones, and why they go where they go.
-    fn vms(&mut self) -> Result<(Vec<Vm>, Vec<String>), ServiceError> {
+    /// All clones, and where they go: rules may keep them apart, so all are placed at once.
+    fn vms(&mut self) -> Result<(Vec<Vm>, Decided), ServiceError> {
         self.require_possible()?;
-        let names = self.names()?;
-        let mut hosts = candidates(self.snapshot);
-        let (mut vms, mut told) = (Vec::new(), Vec::new());
-        for name in names {
-            let vm: Vm = self.vm(name, &mut hosts)?;
-            let place = |vm: &Vm| (vm.status.host, vm.status.datastore);
-            // Of many in one place, the first one's reasons say enough.
-            if vms.iter().all(|known| place(known) != place(&vm)) {
-                told.extend(vm.status.placement.clone());
-            }
+        let (mut specs, mut wishes) = (Vec::new(), Vec::new());
+        for name in self.names()? {
+            let id = VmId::generate();
+            let spec = self.vm(id, &name)?;
+            wishes.push(self.wish(id, &name, &spec)?);
+            specs.push((id, name, spec));
+        }
+        let decided = self.taking.placing.place(wishes)?;
+        let mut vms = Vec::new();
+        for (at, (id, name, spec)) in specs.into_iter().enumerate() {
+            let status = in_the_making(decided.place(at)?, decided.sentences[at].clone());
+            let labels = self.request.labels.clone();
+            let mut vm = Vm::new(name, labels, Timestamp::now(), spec, status);
+            vm.metadata.id = id;
             vms.push(vm);
         }
         require_room_for_copies(self.snapshot, &vms)?;
-        Ok((vms, told))
+        Ok((vms, decided))
     }
 
     fn require_possible(&self) -> Result<(), ServiceError> {
@@ -290,26 +301,22 @@ impl Plan<'_, '_> {
         found.map(Some)
     }
 
-    fn vm(&mut self, name: Name, hosts: &mut [HostCandidate]) -> Result<Vm, ServiceError> {
-        let id = VmId::generate();
+    fn vm(&mut self, id: VmId, name: &Name) -> Result<VmSpec, ServiceError> {
         let (mut nics, addressing) = self.nics(id)?;
         let wish_for_guest = GuestWish {
             vm: id,
-            name: &name,
+            name,
             called: None,
             spec: self.request.customization_spec.as_ref(),
             over: self.over,
             addressing: &addressing,
         };
-        let customization = self.customizing.resolve(self.snapshot, &wish_for_guest, &mut nics)?;
+        let customization =
+            self.taking.customizing.resolve(self.snapshot, &wish_for_guest, &mut nics)?;
         let customization = customization.unwrap_or_else(|| inherited(self.parent));
         let spec = self.spec(nics, customization)?;
         validate(&spec)?;
-        let (decision, explanation) = self.place(&spec, hosts)?;
-        let status = in_the_making(decision, explanation);
-        let mut vm = Vm::new(name, self.request.labels.clone(), Timestamp::now(), spec, status);
-        vm.metadata.id = id;
-        Ok(vm)
+        Ok(spec)
     }
 
     fn spec(
@@ -396,7 +403,7 @@ impl Plan<'_, '_> {
             return Err(ServiceError::invalid("nics", reason));
         }
         let addressing = wanted.iter().map(|nic| nic.address.clone()).collect();
-        let nics = nics(self.snapshot, self.macs, vm, Some(&wanted))?;
+        let nics = nics(self.snapshot, self.taking.macs, vm, Some(&wanted))?;
         Ok((nics, addressing))
     }
 
@@ -408,40 +415,40 @@ impl Plan<'_, '_> {
         (fixed && network.spec.pool().is_some()).then_some(NicAddressing::Pool)
     }
 
-    /// Decides, and counts what the decision takes, for those that follow.
-    fn place(
-        &self,
-        spec: &VmSpec,
-        hosts: &mut [HostCandidate],
-    ) -> Result<(hostler_policy::Decision, Vec<String>), ServiceError> {
+    /// Where it may go: a linked clone lies beside its parent, an instant one runs there, too, and a
+    /// full one is copied by the parent's host.
+    fn wish(&self, id: VmId, name: &Name, spec: &VmSpec) -> Result<ClusterVm, ServiceError> {
         let status = &self.parent.status;
-        let (host, here) = (Ref::by_id(status.host), Ref::by_id(status.datastore));
-        let place = match self.request.mode {
-            CloneMode::Linked => (None, Some(&here)),
-            CloneMode::Instant => (Some(&host), Some(&here)),
-            // The parent's host copies.
-            CloneMode::Full => {
-                (Some(&host), Some(self.request.datastore.as_ref().unwrap_or(&here)))
-            }
+        let mut wish =
+            placement::wish(self.snapshot, id, name.as_str(), &self.request.labels, spec);
+        wish.datastore = Some(status.datastore);
+        wish.wanted = match self.request.mode {
+            CloneMode::Linked => None,
+            CloneMode::Instant | CloneMode::Full => Some(status.host),
         };
-        if let Some(wanted) = place.1 {
-            self.snapshot.find::<DatastoreKind>(wanted)?;
+        if self.request.mode == CloneMode::Full
+            && let Some(wanted) = &self.request.datastore
+        {
+            wish.datastore = Some(self.snapshot.find::<DatastoreKind>(wanted)?.id());
         }
-        let wish = placement_wish(self.snapshot, spec, place)?;
-        let input = PlacementInput { wish, hosts: hosts.to_vec() };
-        let (decision, explanation) = decide(&input)?;
-        if let Some(host) = hosts.iter_mut().find(|host| host.id == decision.host) {
-            host.promised_memory.0 = host.promised_memory.0.saturating_add(spec.memory.bytes());
-            host.promised_cpus += u64::from(spec.cpus.count());
+        if self.parent.is_template() {
+            let what = ReachOf::Template(self.parent.called().to_string());
+            wish.reach.push(Reach { datastore: status.datastore, what });
         }
-        // A shared one is on several hosts.
-        let stores = hosts.iter_mut().flat_map(|host| &mut host.datastores);
-        for store in stores.filter(|store| store.id == decision.datastore) {
-            let sizes = spec.disks.iter().map(|disk| disk.size.bytes());
-            store.provisioned.0 = sizes.fold(store.provisioned.0, u64::saturating_add);
-        }
-        Ok((decision, explanation))
+        Ok(wish)
     }
+}
+
+/// Why they go where they go. Of many in one place, the first one's reasons say enough.
+fn told(vms: &[Vm]) -> Vec<String> {
+    let place = |vm: &Vm| (vm.status.host, vm.status.datastore);
+    let mut told = Vec::new();
+    for (at, vm) in vms.iter().enumerate() {
+        if vms[..at].iter().all(|known| place(known) != place(vm)) {
+            told.extend(vm.status.placement.clone());
+        }
+    }
+    told
 }
 
 /// What a clone's guest is told when nothing is asked for: the same as its parent, but for who it is.

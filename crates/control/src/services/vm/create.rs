@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use hostler_policy::{Decision, HostCandidate, Placement, PlacementInput, Refusal, Wish, place};
+use hostler_policy::cluster::ClusterVm;
 use hostler_store::Write;
 use hostler_types::{
-    BootDevice, ByteSize, CdromSpec, Cores, Customization, DatastoreId, DatastoreKind, DiskSource,
-    DiskSpec, Epoch, Host, HostKind, HostState, Image, ImageKind, ImageMedia, ImageState, IoLimits,
-    Lease, LinkState, Name, NetworkKind, NetworkSpec, NicSpec, PowerState, Provisioning, Ref, Role,
-    Vm, VmCreate, VmDisk, VmId, VmKind, VmNic, VmSpec, VmStatus, validate_labels,
+    BootDevice, ByteSize, CdromSpec, Customization, DatastoreId, DatastoreKind, DiskSource,
+    DiskSpec, Epoch, HostKind, Image, ImageKind, ImageMedia, ImageState, IoLimits, Lease,
+    LinkState, Name, NetworkKind, NicSpec, PowerState, Provisioning, Ref, Role, Vm, VmCreate,
+    VmDisk, VmId, VmKind, VmNic, VmSpec, VmStatus, validate_labels,
 };
 use jiff::Timestamp;
 
@@ -17,8 +17,9 @@ use super::resources::resources;
 use super::template::Base;
 use crate::actor::{Actor, authorize};
 use crate::customize::{self, Customizing, GuestWish};
-use crate::error::{Class, ServiceError};
+use crate::error::ServiceError;
 use crate::inventory::{Snapshot, images};
+use crate::placement::{self, Decided, Place, Placing};
 use crate::redact::Shown;
 use crate::services::submit::{Ordered, Planned, order_with};
 use crate::services::template::find_version;
@@ -42,8 +43,10 @@ pub async fn create(
     options: &Options,
 ) -> Result<Changed<Vm>, ServiceError> {
     authorize(actor, Role::Operator, "create VMs")?;
+    let mut explained = Vec::new();
     let mut macs = world.macs.begin();
     let mut customizing = world.customizing();
+    let mut placing = world.placing();
     let customization = request.customization.as_ref();
     let customization =
         customization.map(|asked| customize::sealed(&world.vault, asked, None)).transpose()?;
@@ -51,14 +54,18 @@ pub async fn create(
     let ordered = order_with(world, actor, options, "vm.create", &key, |snapshot| {
         macs.release();
         customizing.release();
+        placing.release();
+        let mut taking =
+            Taking { macs: &mut macs, customizing: &mut customizing, placing: &mut placing };
         let over = customization.as_ref();
-        let (vm, order) = planned(world, snapshot, &mut macs, &mut customizing, &request, over)?;
+        let (vm, order, decided) = planned(world, snapshot, &mut taking, &request, over)?;
         let explanation = vm.status.placement.clone();
+        explained = if options.dry_run { decided.explained() } else { Vec::new() };
         Ok(Planned { order, object: Arc::new(vm), explanation })
     })
     .await?;
     match ordered {
-        Ordered::New(changed) => Ok(changed),
+        Ordered::New(changed) => Ok(Changed { explained, ..changed }),
         Ordered::Before(task) => {
             let snapshot = world.snapshot();
             let object =
@@ -71,9 +78,17 @@ pub async fn create(
                 .hint("use a new idempotency key to make it again")
             })?;
             let explanation = object.status.placement.clone();
-            Ok(Changed { object, task: Some(task), explanation })
+            Ok(Changed { object, task: Some(task), explanation, explained })
         }
     }
+}
+
+/// What a request takes of what there is once only, each held until the VM is in the inventory.
+#[derive(Debug)]
+pub(crate) struct Taking<'a, 'b> {
+    pub(crate) macs: &'a mut ReservedMacs<'b>,
+    pub(crate) customizing: &'a mut Customizing<'b>,
+    pub(crate) placing: &'a mut Placing<'b>,
 }
 
 /// The VM as it is stored first, and the task that makes it. `over` is the request's customization,
@@ -84,12 +99,11 @@ pub async fn create(
 pub(crate) fn planned(
     core: &Core,
     snapshot: &Snapshot,
-    macs: &mut ReservedMacs<'_>,
-    customizing: &mut Customizing<'_>,
+    taking: &mut Taking<'_, '_>,
     request: &VmCreate,
     over: Option<&Customization>,
-) -> Result<(Vm, Order), ServiceError> {
-    let mut vm = plan(snapshot, macs, customizing, request, over)?;
+) -> Result<(Vm, Order, Decided), ServiceError> {
+    let (mut vm, decided) = plan(snapshot, taking, request, over)?;
     vm.spec.lease = (request.lease_seconds)
         .map(|seconds| Lease::begin(seconds, core.settings.lease_grace, Timestamp::now()))
         .transpose()
@@ -107,7 +121,8 @@ pub(crate) fn planned(
     }
     order.writes.push(Write::create(&vm));
     order.writes.extend(images(&vm).map(expect_image));
-    Ok((vm, order))
+    order.writes.extend(decided.writes("vm.create"));
+    Ok((vm, order, decided))
 }
 
 /// What an idempotency key stands for. Its hash is stored, and would let secrets be guessed.
@@ -200,35 +215,37 @@ pub(crate) fn specified(
 
 fn plan(
     snapshot: &Snapshot,
-    macs: &mut ReservedMacs<'_>,
-    customizing: &mut Customizing<'_>,
+    taking: &mut Taking<'_, '_>,
     request: &VmCreate,
     over: Option<&Customization>,
-) -> Result<Vm, ServiceError> {
-    let (vm, spec) = specified(snapshot, macs, customizing, request, over)?;
-    let place = (request.host.as_ref(), request.datastore.as_ref());
-    let mut wish = placement_wish(snapshot, &spec, place)?;
+) -> Result<(Vm, Decided), ServiceError> {
+    let (vm, spec) = specified(snapshot, taking.macs, taking.customizing, request, over)?;
+    let (name, labels) = (request.name.clone(), request.labels.clone());
+    let mut wish = placement::wish(snapshot, vm, name.as_str(), &labels, &spec);
+    let (host, datastore) = (request.host.as_ref(), request.datastore.as_ref());
+    wish.wanted = host.map(|host| snapshot.find::<HostKind>(host)).transpose()?.map(|it| it.id());
+    let datastore = datastore.map(|r| snapshot.find::<DatastoreKind>(r)).transpose()?;
+    wish.datastore = datastore.map(|datastore| datastore.id());
     beside_images(snapshot, &spec, &mut wish)?;
     if let Some(template) = &request.template {
         Base::find(snapshot, template, request)?.wishes(snapshot, &mut wish)?;
     }
-    let (decision, explanation) = decide(&PlacementInput { wish, hosts: candidates(snapshot) })?;
-    let status = in_the_making(decision, explanation);
-    let (name, labels) = (request.name.clone(), request.labels.clone());
+    let decided = taking.placing.place(vec![wish])?;
+    let status = in_the_making(decided.place(0)?, decided.sentences[0].clone());
     let mut object = Vm::new(name, labels, Timestamp::now(), spec, status);
     object.metadata.id = vm;
-    Ok(object)
+    Ok((object, decided))
 }
 
 /// The status of a VM that has a place and nothing else yet.
-pub(super) fn in_the_making(decision: Decision, explanation: Vec<String>) -> VmStatus {
+pub(super) fn in_the_making(place: Place, explanation: Vec<String>) -> VmStatus {
     VmStatus {
         power: PowerState::Creating,
         power_since: Timestamp::now(),
         message: None,
-        host: decision.host,
+        host: place.host,
         epoch: Epoch(1),
-        datastore: decision.datastore,
+        datastore: place.datastore,
         disks: Vec::new(),
         nics: Vec::new(),
         guest: None,
@@ -448,57 +465,6 @@ pub(super) fn numbered(prefix: &str, index: usize) -> Name {
     format!("{prefix}{index}").parse().expect("letters and digits are a name")
 }
 
-/// All hosts, as placement sees them.
-pub(super) fn candidates(snapshot: &Snapshot) -> Vec<HostCandidate> {
-    let usages = datastore::Usages::of(snapshot);
-    let hosts = snapshot.all::<HostKind>().iter();
-    hosts.map(|host| candidate(snapshot, host, &usages)).collect()
-}
-
-pub(super) fn decide(input: &PlacementInput) -> Result<(Decision, Vec<String>), ServiceError> {
-    let Placement { decision, explanation } = place(input);
-    match decision {
-        Ok(decision) => Ok((decision, explanation.0)),
-        Err(Refusal::NoHost) => {
-            Err(ServiceError::new(Class::Unavailable, "no_host", explanation.to_string())
-                .hint("start the host's agent, or let a host join"))
-        }
-        Err(Refusal::NoRoom) => {
-            Err(ServiceError::new(Class::NoCapacity, "no_capacity", explanation.to_string())
-                .hint("ask for less, or add a host or datastore that has it"))
-        }
-    }
-}
-
-/// What a VM needs, on a host and a datastore if some are given.
-pub(super) fn placement_wish(
-    snapshot: &Snapshot,
-    spec: &VmSpec,
-    (host, datastore): (Option<&Ref>, Option<&Ref>),
-) -> Result<Wish, ServiceError> {
-    let disk_images = spec.disks.iter().filter_map(|disk| disk.source.image());
-    let all = disk_images.chain(spec.cdroms.iter().filter_map(|cdrom| cdrom.image));
-    let images = all.filter_map(|id| snapshot.get::<ImageKind>(id));
-    let bridges = spec.nics.iter().filter_map(|nic| match &snapshot.get(nic.network)?.spec {
-        NetworkSpec::Bridge { bridge, .. } => Some(bridge.clone()),
-        NetworkSpec::Nat { .. } => None,
-    });
-    let host = host.map(|host| snapshot.find::<HostKind>(host)).transpose()?;
-    let datastore = datastore.map(|r| snapshot.find::<DatastoreKind>(r)).transpose()?;
-    Ok(Wish {
-        cpus: Cores::count(spec.cpus),
-        memory: spec.memory,
-        disks: spec.disks.iter().map(|disk| disk.size).collect(),
-        host: host.map(|host| host.id()),
-        datastore: datastore.map(|datastore| datastore.id()),
-        template: None,
-        images: images
-            .map(|image| (image.id(), image.name().to_string(), image.spec.datastore))
-            .collect(),
-        bridges: bridges.collect(),
-    })
-}
-
 fn datastore_name(snapshot: &Snapshot, id: DatastoreId) -> String {
     let found = snapshot.get::<DatastoreKind>(id);
     found.map_or_else(|| id.to_string(), |store| store.name().to_string())
@@ -535,7 +501,11 @@ pub(super) fn require_beside(
 ///
 /// # Errors
 /// `invalid`: another datastore is asked for, or the images are on several.
-fn beside_images(snapshot: &Snapshot, spec: &VmSpec, wish: &mut Wish) -> Result<(), ServiceError> {
+fn beside_images(
+    snapshot: &Snapshot,
+    spec: &VmSpec,
+    wish: &mut ClusterVm,
+) -> Result<(), ServiceError> {
     let asked = wish.datastore.is_some();
     let images = spec.disks.iter().filter_map(|disk| snapshot.get(disk.source.image()?));
     for image in images {
@@ -560,29 +530,4 @@ fn beside_images(snapshot: &Snapshot, spec: &VmSpec, wish: &mut Wish) -> Result<
         ));
     }
     Ok(())
-}
-
-fn candidate(snapshot: &Snapshot, host: &Host, usages: &datastore::Usages) -> HostCandidate {
-    let (mut promised_memory, mut promised_cpus) = (0u64, 0u64);
-    // What is in the recycle bin, or a template, needs disk space only.
-    for vm in snapshot.vms_on(host.id()).filter(|vm| !vm.is_recycled() && !vm.is_template()) {
-        promised_memory = promised_memory.saturating_add(vm.spec.memory.bytes());
-        promised_cpus += u64::from(vm.spec.cpus.count());
-    }
-    let datastores = snapshot.all::<DatastoreKind>().iter();
-    let datastores = datastores.filter(|datastore| datastore.spec.is_on(host.id()));
-    let facts = host.status.facts.as_ref();
-    HostCandidate {
-        id: host.id(),
-        name: host.name().to_string(),
-        connected: host.status.state == HostState::Connected && facts.is_some(),
-        cpus: facts.map_or(0, |facts| facts.cpus),
-        memory: facts.map_or(ByteSize(0), |facts| facts.memory),
-        promised_memory: ByteSize(promised_memory),
-        promised_cpus,
-        bridges: facts.map(|facts| facts.bridges.clone()).unwrap_or_default(),
-        datastores: datastores
-            .map(|store| datastore::candidate(store, host.id(), usages))
-            .collect(),
-    }
 }

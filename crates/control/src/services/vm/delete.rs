@@ -26,6 +26,7 @@ use super::{require_free, require_host};
 use crate::actor::{Actor, authorize};
 use crate::error::ServiceError;
 use crate::inventory::Snapshot;
+use crate::placement;
 use crate::services::submit::{Order, order};
 use crate::services::{Options, Page, PageRequest, page};
 use crate::tasks::{vm_delete, vm_recycle, vm_undelete};
@@ -143,6 +144,7 @@ pub async fn undelete(
     options: &Options,
 ) -> Result<Arc<Task>, ServiceError> {
     authorize(actor, Role::Operator, "undelete VMs")?;
+    let mut placing = world.placing();
     order(world, actor, options, "vm.undelete", &(vm, name), |snapshot| {
         let vm = find_recycled(snapshot, vm)?;
         require_free(snapshot, vm)?;
@@ -151,7 +153,16 @@ pub async fn undelete(
         if snapshot.all::<VmKind>().get_by_name(name).is_some() {
             return Err(name_taken(name).hint("take it out under another name with `--name`"));
         }
-        Ok(vm_undelete::order(vm, name))
+        placing.release();
+        // Its files are where they are: that host must have room for it, and no rule against it.
+        let mut wish =
+            placement::wish(snapshot, vm.id(), name.as_str(), &vm.metadata.labels, &vm.spec);
+        wish.wanted = Some(vm.status.host);
+        (wish.datastore, wish.disks) = (Some(vm.status.datastore), Vec::new());
+        let decided = placing.place(vec![wish])?;
+        let mut order = vm_undelete::order(vm, name);
+        order.writes.extend(decided.writes("vm.undelete"));
+        Ok(order)
     })
     .await
 }

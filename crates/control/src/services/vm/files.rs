@@ -128,7 +128,12 @@ pub async fn register(
             let vm = task.spec.objects.first().and_then(|id| snapshot.get::<VmKind>(id.typed()));
             let vm = vm
                 .ok_or_else(|| ServiceError::not_found(hostler_types::KindName::Vm, &request.vm))?;
-            Ok(Changed { object: VmKind::shown(vm), task: Some(task), explanation: Vec::new() })
+            Ok(Changed {
+                object: VmKind::shown(vm),
+                task: Some(task),
+                explanation: Vec::new(),
+                explained: Vec::new(),
+            })
         }
     }
 }

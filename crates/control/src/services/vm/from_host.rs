@@ -155,7 +155,12 @@ fn before(world: &World, task: Arc<Task>, vm: VmId) -> Result<Changed<Vm>, Servi
     let snapshot = world.snapshot();
     let found = snapshot.get::<VmKind>(vm);
     let vm = found.ok_or_else(|| ServiceError::not_found(KindName::Vm, &Ref::by_id(vm)))?;
-    Ok(Changed { object: VmKind::shown(vm), task: Some(task), explanation: Vec::new() })
+    Ok(Changed {
+        object: VmKind::shown(vm),
+        task: Some(task),
+        explanation: Vec::new(),
+        explained: Vec::new(),
+    })
 }
 
 async fn find(world: &World, request: &VmRegisterFromHost) -> Result<Looked, ServiceError> {

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use hostler_policy::{Decision, Wish};
+use hostler_policy::cluster::{ClusterVm, Reach, ReachOf};
 use hostler_types::{
     ByteSize, CopySource, DatastoreKind, DiskSource, DiskSpec, LayerFile, Name, NicSpec,
     Provisioning, Ref, Template, TemplateRef, VersionOf, Vm, VmCreate, VmId, VmNic, VmSpec,
@@ -14,6 +14,7 @@ use super::create::{disk_spec, in_the_making, nics, numbered};
 use super::mac::ReservedMacs;
 use crate::error::ServiceError;
 use crate::inventory::Snapshot;
+use crate::placement::Place;
 use crate::services::datastore::require_room;
 use crate::services::template::find_version;
 
@@ -108,9 +109,13 @@ impl<'a> Base<'a> {
 
     /// What the template means for where the VM goes: its host must reach the template's files, and
     /// an overlay lies beside what is beneath it.
-    pub(super) fn wishes(&self, snapshot: &Snapshot, wish: &mut Wish) -> Result<(), ServiceError> {
+    pub(super) fn wishes(
+        &self,
+        snapshot: &Snapshot,
+        wish: &mut ClusterVm,
+    ) -> Result<(), ServiceError> {
         let own = self.vm.status.datastore;
-        wish.template = Some((self.to_string(), own));
+        wish.reach.push(Reach { datastore: own, what: ReachOf::Template(self.to_string()) });
         if self.full {
             return Ok(());
         }
@@ -170,8 +175,8 @@ pub(in crate::services) fn copied(
         ..source.spec.clone()
     };
     let name = VersionOf::record_name(template, version.version, id);
-    let decision = Decision { host: here.0, datastore: here.1 };
-    let status = in_the_making(decision, vec![format!("where `{}` is", source.name())]);
+    let place = Place { host: here.0, datastore: here.1 };
+    let status = in_the_making(place, vec![format!("where `{}` is", source.name())]);
     let labels = source.metadata.labels.clone();
     let mut vm = Vm::new(name, labels, Timestamp::now(), spec, status);
     vm.metadata.id = id;

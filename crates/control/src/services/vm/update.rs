@@ -185,7 +185,12 @@ fn answer(
     let by_task = task.spec.objects.first().and_then(|id| snapshot.get::<VmKind>(id.typed()));
     let vm =
         by_task.ok_or_else(|| ServiceError::not_found(hostler_types::KindName::Vm, reference))?;
-    Ok(Changed { object: VmKind::shown(vm), task: Some(task), explanation: Vec::new() })
+    Ok(Changed {
+        object: VmKind::shown(vm),
+        task: Some(task),
+        explanation: Vec::new(),
+        explained: Vec::new(),
+    })
 }
 
 fn changed(

@@ -5,7 +5,7 @@ use hostler_tasks::{Outcome, StepError, StepResult};
 use hostler_types::{ImageKind, OnFailure, Request, RequestProgress, Task, VmCreate, VmId, VmKind};
 
 use super::record;
-use crate::services::vm::planned;
+use crate::services::vm::{Taking, planned};
 use crate::tasks::command::{Step, from_service, vm, vm_if_there};
 use crate::tasks::vm_recycle::Down;
 use crate::tasks::{vm_delete, vm_start};
@@ -45,10 +45,12 @@ pub(super) async fn select(step: Step) -> StepResult {
         return Ok(Outcome::none());
     }
     let (mut macs, mut customizing) = (world.macs.begin(), world.customizing());
+    let mut placing = world.placing();
+    let mut taking =
+        Taking { macs: &mut macs, customizing: &mut customizing, placing: &mut placing };
     let wish = wish(&request);
     let over = wish.customization.as_ref();
-    let (vm, _) = planned(world, &snapshot, &mut macs, &mut customizing, &wish, over)
-        .map_err(from_service)?;
+    let (vm, _, _) = planned(world, &snapshot, &mut taking, &wish, over).map_err(from_service)?;
     for line in vm.status.placement {
         step.message(line);
     }
@@ -76,10 +78,13 @@ async fn order(step: &Step, request: &Request) -> Result<(), StepError> {
     let _references = world.references.read().await;
     let snapshot = world.inventory.at_least(world.store.revision().await?).await;
     let (mut macs, mut customizing) = (world.macs.begin(), world.customizing());
+    let mut placing = world.placing();
+    let mut taking =
+        Taking { macs: &mut macs, customizing: &mut customizing, placing: &mut placing };
     let wish = wish(request);
     let over = wish.customization.as_ref();
-    let (_, order) = planned(world, &snapshot, &mut macs, &mut customizing, &wish, over)
-        .map_err(from_service)?;
+    let (_, order, _) =
+        planned(world, &snapshot, &mut taking, &wish, over).map_err(from_service)?;
     if let Some(child) = step.submit_child(CHILD, order.submit(step.actor())).await? {
         world.inventory.at_least(child.metadata.revision).await;
     }

@@ -60,6 +60,22 @@ impl Store for Piecemeal {
     async fn locks(&self) -> Result<Vec<HeldLock>, StoreError> {
         self.inner.locks().await
     }
+    async fn decision(
+        &self,
+        id: hostler_types::DecisionId,
+    ) -> Result<Option<hostler_store::KeptDecision>, StoreError> {
+        self.inner.decision(id).await
+    }
+
+    async fn decisions(
+        &self,
+        vm: Option<hostler_types::VmId>,
+        before: Option<hostler_types::DecisionId>,
+        limit: usize,
+    ) -> Result<Vec<hostler_types::Decision>, StoreError> {
+        self.inner.decisions(vm, before, limit).await
+    }
+
     fn subscribe(&self) -> Subscription {
         Subscription::new(self.pieces.subscribe())
     }
