@@ -1,4 +1,4 @@
-//! Chores of the repository: `cargo xtask check|openapi|bench|dist`.
+//! Chores of the repository: `cargo xtask check|openapi|bench|lab|dist`.
 #![expect(clippy::print_stdout, reason = "chores talk to the person who runs them")]
 
 mod check;
@@ -34,6 +34,12 @@ enum Chore {
         #[arg(last = true)]
         arguments: Vec<String>,
     },
+    /// Several hosts on this machine: up, down, status, exec, link; needs root
+    Lab {
+        /// Passed on; see `cargo xtask lab help`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Make a tarball and a .deb in target/dist
     Dist {
         /// Package this binary instead of building one for release
@@ -47,6 +53,7 @@ fn main() -> Result<()> {
         Chore::Check { bless } => check::check(bless),
         Chore::Openapi => openapi::write(),
         Chore::Bench { arguments } => bench(&arguments),
+        Chore::Lab { arguments } => lab(&arguments),
         Chore::Dist { binary } => dist::dist(binary),
     }
 }
@@ -64,6 +71,12 @@ fn bench(arguments: &[String]) -> Result<()> {
         "hostler-sim",
     ]))?;
     run(Command::new(target().join("release/hostler-bench")).args(arguments))
+}
+
+/// The lab runs the binary of development.
+fn lab(arguments: &[String]) -> Result<()> {
+    run(cargo().args(["build", "--quiet", "--package", "hostler", "--package", "hostler-e2e"]))?;
+    run(Command::new(target().join("debug/hostler-lab")).args(arguments))
 }
 
 /// The checkout's top folder.

@@ -29,6 +29,8 @@ pub const TIMEOUT: &str = "timeout";
 pub const CANCELLED: &str = "cancelled";
 /// QEMU did not start or refused; the detail carries its words (502).
 pub const QEMU_FAILED: &str = "qemu_failed";
+/// Another host did not answer, or refused its part (502).
+pub const PEER_FAILED: &str = "peer_failed";
 /// The peer's certificate is not one that may ask this (403).
 pub const FORBIDDEN: &str = "forbidden";
 /// A bug of the agent (500).

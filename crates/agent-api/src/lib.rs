@@ -17,6 +17,7 @@ mod export;
 mod fork;
 mod host;
 mod image;
+mod migrate;
 mod network;
 mod resources;
 mod snapshot;
@@ -39,6 +40,11 @@ pub use host::{
 pub use image::{
     ImageContent, ImageContentAnswer, ImageContentQuery, ImageImport, ImageImportRequest,
     ImageImportSource, ImageImported, ImagePath, ImageRemove, ImageRemoveRequest, ImageUpload,
+};
+pub use migrate::{
+    VmEpoch, VmMigrate, VmMigrateRequest, VmMigrationAbandon, VmMigrationForget, VmMigrationOffer,
+    VmMigrationPrepare, VmMigrationPrepareRequest, VmMigrationReady, VmMigrationTake, VmMoved,
+    VmOffer,
 };
 pub use network::{NetworkDefinition, NetworkEnsure, NetworkPath, NetworkRemove};
 pub use resources::{HostResources, PoolSlice, ResourcesSet, Slice, VmSlice, VmUse};

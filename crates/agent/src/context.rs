@@ -13,6 +13,8 @@ use crate::datastores::Datastores;
 use crate::events::Hub;
 use crate::facts::FactsSource;
 use crate::networks::Networks;
+use crate::peers::Peers;
+use crate::seats::Seats;
 use crate::vm::Records;
 
 #[derive(Debug)]
@@ -26,6 +28,10 @@ pub(crate) struct HostContext {
     pub(crate) records: Records,
     pub(crate) facts: FactsSource,
     pub(crate) cancels: Cancels,
+    /// Where guests go.
+    pub(crate) peers: Peers,
+    /// Where guests of other hosts are awaited.
+    pub(crate) seats: Seats,
     /// As many instant clones take their identity at once as there are processors.
     pub(crate) identities: Arc<Semaphore>,
     /// Where the appliance's kernel and initramfs are.

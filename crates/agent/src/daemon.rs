@@ -25,8 +25,10 @@ use crate::fault::Fault;
 use crate::image::Images;
 use crate::listener::Listener;
 use crate::networks::Networks;
+use crate::peers::Peers;
 use crate::resources::{self, Resources};
 use crate::routes::{Service, router};
+use crate::seats::Seats;
 use crate::vm::{Records, Vms};
 
 /// Guests that do not answer must not keep the others from being served.
@@ -102,7 +104,7 @@ pub async fn run(config: AgentConfig, until: impl Future<Output = ()>) -> Result
     // Whatever way this ends, the tasks do too.
     let _guard = stop.clone().drop_guard();
 
-    let service = prepare(&config, id, stop.clone()).await?;
+    let service = prepare(&config, id, Peers::new(credentials), stop.clone()).await?;
     let datastores = tokio::spawn(service.host.datastores.clone().watch(stop.clone()));
     let hub = service.host.hub.clone();
     let measuring = resources::measure(service.resources.clone(), hub, stop.clone());
@@ -111,7 +113,8 @@ pub async fn run(config: AgentConfig, until: impl Future<Output = ()>) -> Result
     let networks = tokio::spawn(async move { networks.ensure_all().await });
     announce(&config, &listener)?;
     let vms = service.vms.clone();
-    let serving = tokio::spawn(listener.serve(router(service), stop.clone()));
+    let seats = service.host.seats.clone();
+    let serving = tokio::spawn(listener.serve(router(service), seats, stop.clone()));
     until.await;
     tracing::info!("ending; guests run on");
     let _ = std::fs::remove_file(ready_path(&config.runtime_dir));
@@ -151,6 +154,7 @@ fn processors() -> usize {
 async fn prepare(
     config: &AgentConfig,
     id: HostId,
+    peers: Peers,
     stop: CancellationToken,
 ) -> Result<Service, AgentError> {
     let hub = Hub::new();
@@ -190,6 +194,8 @@ async fn prepare(
         records,
         facts,
         cancels: Cancels::default(),
+        peers,
+        seats: Seats::default(),
         identities: Arc::new(Semaphore::new(processors())),
         appliance: config.appliance.clone(),
         runtime: config.vm_runtime(),

@@ -50,6 +50,12 @@ pub(crate) enum Fault {
     Cancelled,
     #[error("{0}")]
     Qemu(String),
+    /// Another agent did not do its part.
+    #[error("{0}")]
+    Peer(String),
+    /// Whoever asks may not.
+    #[error("{0}")]
+    Forbidden(String),
     #[error("{0}")]
     Invalid(String),
     /// A bug, or a host that is broken: the text goes to the log, not to the answer.
@@ -108,6 +114,9 @@ impl From<Fault> for Problem {
             Fault::Timeout { .. } => Self::new(504, code::TIMEOUT, text),
             Fault::Cancelled => Self::new(409, code::CANCELLED, text),
             Fault::Qemu(_) => Self::new(502, code::QEMU_FAILED, text),
+            Fault::Peer(_) => Self::new(502, code::PEER_FAILED, text)
+                .hint("look whether the two hosts reach each other"),
+            Fault::Forbidden(_) => Self::new(403, code::FORBIDDEN, text),
             Fault::Invalid(_) => Self::new(400, "invalid", text),
             Fault::Internal(_) => {
                 tracing::error!(error = text, "internal error");

@@ -25,9 +25,11 @@ mod join;
 mod listener;
 mod networks;
 mod operations;
+mod peers;
 mod references;
 mod resources;
 mod routes;
+mod seats;
 mod state_file;
 mod vm;
 

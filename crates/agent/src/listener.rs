@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use hostler_pki::{Identity, IdentityError, peer_identity};
+use hostler_pki::{Identity, IdentityError, peer_identity, tls};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
@@ -20,6 +20,8 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
+
+use crate::seats::Seats;
 
 const MAX_CONNECTIONS: usize = 64;
 const MAX_STREAMS: u32 = 512;
@@ -51,7 +53,7 @@ impl Listener {
     }
 
     /// Serves until `stop`; then waits a moment for requests that are being answered.
-    pub(crate) async fn serve(self, router: Router, stop: CancellationToken) {
+    pub(crate) async fn serve(self, router: Router, seats: Seats, stop: CancellationToken) {
         let connections = TaskTracker::new();
         let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         loop {
@@ -73,8 +75,9 @@ impl Listener {
                 continue;
             };
             let (tls, router, stop) = (self.tls.clone(), router.clone(), stop.clone());
+            let seats = seats.clone();
             connections.spawn(async move {
-                if let Err(reason) = serve_connection(stream, tls, router, stop).await {
+                if let Err(reason) = serve_connection(stream, tls, router, seats, stop).await {
                     tracing::debug!(reason, "a connection ended");
                 }
                 drop(place);
@@ -89,6 +92,7 @@ async fn serve_connection(
     stream: TcpStream,
     tls: TlsAcceptor,
     router: Router,
+    seats: Seats,
     stop: CancellationToken,
 ) -> Result<(), String> {
     stream.set_nodelay(true).map_err(|error| error.to_string())?;
@@ -97,6 +101,12 @@ async fn serve_connection(
         .map_err(|_| "the TLS handshake took too long".to_owned())?
         .map_err(|error| format!("the TLS handshake failed: {error}"))?;
     let peer = Peer(peer_identity(stream.get_ref().1));
+    if stream.get_ref().1.alpn_protocol() == Some(tls::MIGRATION) {
+        return tokio::select! {
+            served = seats.serve(stream.into(), &peer.0) => served,
+            () = stop.cancelled() => Err("the agent ends".to_owned()),
+        };
+    }
     let service = router.map_request(move |mut request: http::Request<axum::body::Body>| {
         request.extensions_mut().insert(peer.clone());
         request

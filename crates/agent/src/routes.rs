@@ -2,6 +2,7 @@
 
 mod host;
 mod image;
+mod migrate;
 mod vm;
 
 use std::sync::Arc;
@@ -9,7 +10,7 @@ use std::sync::Arc;
 use axum::Router;
 use hostler_agent_api as api;
 use hostler_agent_api::code;
-use hostler_endpoint::{Problem, Routes};
+use hostler_endpoint::{Endpoint as _, Problem, Routes};
 use hostler_pki::Identity;
 use http::request::Parts;
 
@@ -32,7 +33,7 @@ pub(crate) struct Service {
 
 pub(crate) fn router(service: Service) -> Router {
     Routes::new(service)
-        .gate(|_, _, parts| async move { admit(parts) })
+        .gate(|_, meta, parts| async move { admit(meta.id, parts) })
         .serve::<api::Facts, _>(host::facts)
         .serve::<api::HostInventory, _>(host::inventory)
         .serve::<api::HostEvents, _>(host::events)
@@ -68,6 +69,13 @@ pub(crate) fn router(service: Service) -> Router {
         .serve::<api::VmSnapshotDelete, _>(vm::vm_snapshot_delete)
         .serve::<api::VmFork, _>(vm::vm_fork)
         .serve::<api::VmSeal, _>(vm::vm_seal)
+        .serve::<api::VmMigrationOffer, _>(migrate::offer)
+        .serve::<api::VmMigrationPrepare, _>(migrate::prepare)
+        .serve::<api::VmMigrate, _>(migrate::migrate)
+        .serve::<api::VmMigrationReady, _>(migrate::ready)
+        .serve::<api::VmMigrationTake, _>(migrate::take)
+        .serve::<api::VmMigrationAbandon, _>(migrate::abandon)
+        .serve::<api::VmMigrationForget, _>(migrate::forget)
         .serve::<api::VmExport, _>(vm::vm_export)
         .serve::<api::VmExportContent, _>(vm::vm_export_content)
         .serve::<api::VmExportRemove, _>(vm::vm_export_remove)
@@ -78,10 +86,15 @@ pub(crate) fn router(service: Service) -> Router {
         .build()
 }
 
-/// The handshake has proved who the peer is; only the server may ask for anything.
-fn admit(parts: Parts) -> Result<Parts, Problem> {
+/// What another host may ask, of a VM that the server has prepared here for that host.
+const OF_HOSTS: [&str; 2] = [api::VmMigrationReady::ID, api::VmMigrationTake::ID];
+
+/// The handshake has proved who the peer is. Only the server may ask for anything; a host may ask what
+/// a migration needs, and whether that is answered its VM decides.
+fn admit(endpoint: &str, parts: Parts) -> Result<Parts, Problem> {
     match parts.extensions.get::<Peer>() {
         Some(Peer(Ok(Identity::Server))) => Ok(parts),
+        Some(Peer(Ok(Identity::Host(_)))) if OF_HOSTS.contains(&endpoint) => Ok(parts),
         Some(Peer(Ok(other))) => {
             let detail = format!("{other} may not command this agent; only the server may");
             Err(Problem::new(403, code::FORBIDDEN, detail))

@@ -47,6 +47,7 @@ fn vms(document: Document) -> Document {
         .endpoint::<vm::Create>()
         .endpoint::<vm::Clone>()
         .endpoint::<vm::Flatten>()
+        .endpoint::<vm::Migrate>()
         .endpoint::<vm::Show>()
         .endpoint::<vm::Update>()
         .endpoint::<vm::Renew>()

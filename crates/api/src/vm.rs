@@ -2,8 +2,8 @@
 
 use hostler_endpoint::{Empty, Endpoint, Json, Method, NoParams, Page, Stream};
 use hostler_types::{
-    ExecAnswer, ExecRequest, Name, PlacementExplanation, PlacementWhy, PowerState, Ref, StopMode,
-    Task, Vm, VmChange, VmClone,
+    ExecAnswer, ExecRequest, MigrationPolicy, Name, PlacementExplanation, PlacementWhy, PowerState,
+    Ref, StopMode, Task, Vm, VmChange, VmClone,
 };
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -83,6 +83,39 @@ pub struct FlattenRequest {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1)]
     pub max_rate: Option<u64>,
+}
+
+/// Where a VM is to go, and how.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct MigrateRequest {
+    /// Name or id; absent: where placement would put it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub host: Option<Ref>,
+    /// How long the guest may stand still, in milliseconds; absent: 300.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 60_000)]
+    pub downtime_ms: Option<u64>,
+    /// Bytes a second at most; absent: no limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1)]
+    pub max_bandwidth: Option<u64>,
+    /// What is done with a guest that writes faster than its memory is sent; absent: `throttle`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub policy: Option<MigrationPolicy>,
+}
+
+/// What became of a request to move a VM.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct VmMigration {
+    /// The host that it goes to.
+    pub host: Name,
+    /// What moves it; absent with `dry_run`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task: Option<Task>,
+    /// Why there, and how, in sentences.
+    pub explanation: Vec<String>,
 }
 
 /// What became of a request for a VM.
@@ -344,6 +377,24 @@ impl Endpoint for Flatten {
     type Query = NoParams;
     type Body = Json<FlattenRequest>;
     type Answer = Json<Task>;
+}
+
+/// Move a VM to another host: one that runs goes on running.
+#[derive(Debug)]
+pub struct Migrate;
+
+impl Endpoint for Migrate {
+    const ID: &'static str = "vm_migrate";
+    const METHOD: Method = Method::Post;
+    const PATH: &'static str = "/v1/vms/{vm}/migrate";
+    const SUMMARY: &'static str = "Move a VM to another host: one that runs goes on running";
+    const TAG: &'static str = "vm";
+    const ACCESS: &'static str = "operator";
+    const STATUS: u16 = 202;
+    type Path = VmPath;
+    type Query = VmCreateQuery;
+    type Body = Json<MigrateRequest>;
+    type Answer = Json<VmMigration>;
 }
 
 /// Start a VM, or resume a suspended one.

@@ -14,10 +14,10 @@ use hostler_agent_api::{
     AgentEvent, ConsoleKind, DatastoreCheck, DatastoreReport, FactsAnswer, FileOwner, FileUser,
     FoundFiles, HostResources, ImageContentAnswer, ImageImportRequest, ImageImported,
     ImageRemoveRequest, RemoveFilesRequest, RemovedFile, VmCommand, VmCreateRequest,
-    VmDefineRequest, VmDefinition, VmDiskTakeRequest, VmExportRequest, VmFlattenRequest,
-    VmForkAnswer, VmForkRequest, VmFreezeRequest, VmFrozen, VmRemoveRequest, VmReport,
-    VmRevertRequest, VmSnapshotDeleteRequest, VmSnapshotRequest, VmSnapshotUpdateRequest,
-    VmStopRequest,
+    VmDefineRequest, VmDefinition, VmDiskTakeRequest, VmEpoch, VmExportRequest, VmFlattenRequest,
+    VmForkAnswer, VmForkRequest, VmFreezeRequest, VmFrozen, VmMigrateRequest,
+    VmMigrationPrepareRequest, VmMoved, VmOffer, VmRemoveRequest, VmReport, VmRevertRequest,
+    VmSnapshotDeleteRequest, VmSnapshotRequest, VmSnapshotUpdateRequest, VmStopRequest,
 };
 use hostler_endpoint::{ByteStream, EventStream, Problem};
 use hostler_types::{
@@ -98,6 +98,17 @@ pub trait AgentLink: Send + Sync + Debug {
     ) -> Result<VmReport, AgentError>;
     async fn vm_fork(&self, vm: VmId, request: VmForkRequest) -> Result<VmForkAnswer, AgentError>;
     async fn vm_seal(&self, vm: VmId, command: VmCommand) -> Result<VmReport, AgentError>;
+    async fn vm_migration_offer(&self, vm: VmId, command: VmCommand)
+    -> Result<VmOffer, AgentError>;
+    async fn vm_migration_prepare(
+        &self,
+        vm: VmId,
+        request: VmMigrationPrepareRequest,
+    ) -> Result<(), AgentError>;
+    async fn vm_migrate(&self, vm: VmId, request: VmMigrateRequest) -> Result<VmMoved, AgentError>;
+    async fn vm_migration_take(&self, vm: VmId, epoch: VmEpoch) -> Result<VmReport, AgentError>;
+    async fn vm_migration_abandon(&self, vm: VmId, command: VmCommand) -> Result<(), AgentError>;
+    async fn vm_migration_forget(&self, vm: VmId, command: VmCommand) -> Result<(), AgentError>;
     async fn vm_export(
         &self,
         vm: VmId,

@@ -20,6 +20,7 @@ mod customize;
 mod error;
 mod idempotency;
 mod inventory;
+mod migrations;
 mod placement;
 mod pools;
 mod progress;

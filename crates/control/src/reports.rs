@@ -9,7 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use hostler_agent_api::VmReport;
-use hostler_types::{ByteSize, HostId, PowerState, SnapshotTree, VmId, VmStatus};
+use hostler_types::{ByteSize, Epoch, HostId, PowerState, SnapshotTree, VmId, VmStatus};
 
 /// An event may have been sent before an answer and arrive after it. For so long after an answer,
 /// reports of an earlier power state are not believed.
@@ -32,6 +32,7 @@ struct Board {
 #[derive(Debug)]
 struct Noted {
     host: HostId,
+    epoch: Epoch,
     since: jiff::Timestamp,
     /// A [`VmReport`] as JSON: a fifth of what it takes in memory, and seldom looked at again.
     report: Box<[u8]>,
@@ -41,7 +42,7 @@ struct Noted {
 impl Noted {
     fn new(host: HostId, report: &VmReport, answered: Option<Instant>) -> Self {
         let text = serde_json::to_vec(report).expect("a report has a JSON form");
-        Self { host, since: report.since, report: text.into(), answered }
+        Self { host, epoch: report.epoch, since: report.since, report: text.into(), answered }
     }
 
     fn report(&self) -> VmReport {
@@ -111,6 +112,13 @@ impl Reports {
         {
             return;
         }
+        // Of a VM that another host has under a later epoch.
+        if let Some(noted) = board.noted.get(&report.vm)
+            && noted.host != host
+            && noted.epoch > report.epoch
+        {
+            return;
+        }
         board.note(report.vm, Noted::new(host, report, None));
     }
 
@@ -125,6 +133,14 @@ impl Reports {
 
     pub(crate) fn forget(&self, vm: VmId) {
         self.board().forget(vm);
+    }
+
+    /// A host does not have the VM any more; what another one says of it stays.
+    pub(crate) fn forget_from(&self, host: HostId, vm: VmId) {
+        let mut board = self.board();
+        if board.noted.get(&vm).is_some_and(|noted| noted.host == host) {
+            board.forget(vm);
+        }
     }
 
     pub(crate) fn forget_host(&self, host: HostId) {

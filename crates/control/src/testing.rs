@@ -7,8 +7,8 @@ use hostler_pki::Vault;
 use hostler_store::{Store, StoreError, Write};
 use hostler_tasks::{Registry, Submit};
 use hostler_types::{
-    Image, Name, Object, Recycled, Request, RequestState, Snapshot, SnapshotId, StopMode, Template,
-    VersionOf, Vm,
+    HostId, Image, Name, Object, PowerState, Recycled, Request, RequestState, Snapshot, SnapshotId,
+    StopMode, Template, VersionOf, Vm,
 };
 use jiff::Timestamp;
 
@@ -138,6 +138,20 @@ pub fn template_to_vm(vm: &Vm) -> Submit {
 }
 pub fn template_delete(template: &Template, versions: &[&Vm]) -> Submit {
     submit(tasks::template_delete::order(template, versions, true))
+}
+/// Moves a VM to a host.
+pub fn vm_migrate(vm: &Vm, to: HostId) -> Submit {
+    let input = tasks::vm_migrate::Input {
+        vm: vm.id(),
+        from: vm.status.host,
+        to,
+        epoch: vm.status.epoch,
+        live: vm.status.power == PowerState::Running,
+        max_bandwidth: None,
+        downtime_ms: 300,
+        policy: hostler_types::MigrationPolicy::default(),
+    };
+    submit(tasks::vm_migrate::order(vm, &input))
 }
 pub fn vm_suspend(vm: &Vm) -> Submit {
     submit(tasks::vm_suspend::order(vm))

@@ -20,6 +20,7 @@ use crate::customize::{Customizing, Reservations};
 use crate::error::{Class, ServiceError};
 use crate::idempotency::KeyLocks;
 use crate::inventory::{Held, Inventory, Snapshot};
+use crate::migrations::Migrations;
 use crate::placement::{Placement, Placing};
 use crate::pools::admission::Admissions;
 use crate::pools::demand::Demands;
@@ -84,6 +85,7 @@ pub struct Core {
     pub(crate) reports: Reports,
     pub(crate) progress: ProgressBoard,
     pub(crate) attempts: Attempts,
+    pub(crate) migrations: Migrations,
     pub(crate) vault: Arc<Vault>,
     pub(crate) settings: Settings,
     pub(crate) macs: MacReservations,
@@ -206,6 +208,7 @@ impl Core {
             reports: Reports::default(),
             progress: ProgressBoard::default(),
             attempts: Attempts::default(),
+            migrations: Migrations::default(),
             vault,
             settings,
             macs: MacReservations::default(),

@@ -17,6 +17,9 @@ use crate::fingerprint::Fingerprint;
 use crate::identity::Identity;
 use crate::verifier::{IdentityVerifier, NameVerifier, Trust, roots};
 
+/// What a connection speaks that carries a guest from one agent to another.
+pub const MIGRATION: &[u8] = b"hostler-migration/1";
+
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     #[error("an operator's own certificate cannot be used between server and agents")]
@@ -62,7 +65,7 @@ pub fn agent_server(credentials: &CredentialFile) -> Result<ServerConfig, TlsErr
         .with_protocol_versions(&[&TLS13])?
         .with_client_cert_verifier(clients)
         .with_cert_resolver(credentials.resolver());
-    config.alpn_protocols = vec![b"h2".to_vec()];
+    config.alpn_protocols = vec![b"h2".to_vec(), MIGRATION.to_vec()];
     // Each connection is verified anew: a resumed one would outlive a replaced certificate.
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
@@ -89,6 +92,20 @@ pub fn agent_client(
         .with_client_cert_resolver(credentials.resolver());
     config.alpn_protocols = vec![b"h2".to_vec()];
     config.resumption = Resumption::disabled();
+    Ok(config)
+}
+
+/// An agent's connection to another for a guest on its way: as [`agent_client`], but for bytes that
+/// nobody reads but QEMU.
+///
+/// # Errors
+/// The credentials are an operator's own.
+pub fn migration_client(
+    credentials: &CredentialFile,
+    expected: Identity,
+) -> Result<ClientConfig, TlsError> {
+    let mut config = agent_client(credentials, expected)?;
+    config.alpn_protocols = vec![MIGRATION.to_vec()];
     Ok(config)
 }
 

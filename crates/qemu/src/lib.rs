@@ -39,6 +39,7 @@
 //! * [`hotplug`]: what is changed in a running machine.
 //! * [`add_layers`], [`add_layers_and_save`], [`BlockJob`]: its disks' layers, put on and merged.
 //! * [`fork`]: other machines go on from where one is.
+//! * [`migrate`]: a guest goes on in a machine on another host.
 //! * [`power_off`], [`suspend_to`], [`resume_from`], [`screenshot`]: what a running machine can do.
 
 mod accel;
@@ -50,6 +51,7 @@ mod devices;
 pub mod fork;
 pub mod hotplug;
 mod machine;
+pub mod migrate;
 mod names;
 mod pace;
 mod plan;

@@ -177,12 +177,15 @@ async fn prepare_transfer(qmp: &Qmp) -> Result<(), MonitorError> {
 
 /// Sets what a transfer is like; what an earlier one has left set is taken back.
 pub(crate) async fn set_transfer(qmp: &Qmp, on: &[&'static str]) -> Result<(), MonitorError> {
-    const USED: [&str; 5] = [
+    const USED: [&str; 8] = [
         "events",
         "mapped-ram",
         "x-ignore-shared",
         "background-snapshot",
         "pause-before-switchover",
+        "return-path",
+        "late-block-activate",
+        "auto-converge",
     ];
     let state = |capability| MigrationCapability { capability, state: on.contains(&capability) };
     let capabilities = USED.into_iter().map(state).collect();

@@ -21,6 +21,7 @@ mod layer;
 mod lease;
 mod lifecycle;
 mod limits;
+mod migration;
 mod name;
 mod naming_rule;
 mod network;
@@ -88,6 +89,7 @@ pub use layer::{Layer, LayerFile, LayerFileError, LayerOwner};
 pub use lease::{Lease, LeaseStage};
 pub use lifecycle::{DeletionPlan, Dependent, PlannedDisk, PlannedNic, Recycled};
 pub use limits::{IoLimits, Millicpus};
+pub use migration::{DOWNTIME_MS, MigrationPolicy};
 pub use name::{Name, NameError, Ref, shorten};
 pub use naming_rule::{NamingRule, NamingRuleKind, NamingRuleSpec, NamingRuleStatus};
 pub use network::{

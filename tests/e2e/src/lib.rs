@@ -3,13 +3,17 @@
 //! Every [`Instance`] has its own directories and its own network namespace, so that many run at
 //! once and nothing outlives them. The command line under test is the one that users type.
 
+mod conversation;
 mod guest_image;
 mod instance;
+mod lab;
 mod leftovers;
 mod namespace;
 
+pub use conversation::Conversation;
 pub use guest_image::{appliance_dir, build_appliance, cache_dir, debian_image, tiny_image};
 pub use instance::{Instance, Settings};
+pub use lab::{Lab, Link};
 pub use leftovers::Leftovers;
 pub use namespace::Namespace;
 

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hostler_agent_api::{
     AgentEvent, DatastoreReport, FileOwner, FileUser, FoundFile, HostResources, Inventory,
-    VmDefinition, VmReport, code,
+    VmDefinition, VmMoved, VmReport, code,
 };
 use hostler_endpoint::Problem;
 use hostler_types::{
@@ -49,6 +49,10 @@ pub(crate) struct State {
     pub(crate) users: HashMap<FileOwner, Vec<FileUser>>,
     pub(crate) uploads: BTreeMap<ImageId, u64>,
     pub(crate) exports: BTreeSet<VmId>,
+    /// VMs that are awaited from other hosts.
+    pub(crate) awaited: BTreeMap<VmId, (VmDefinition, Epoch)>,
+    /// VMs that were given to other hosts.
+    pub(crate) given: BTreeMap<VmId, VmMoved>,
     pub(crate) datastores: BTreeMap<DatastoreId, (DatastoreReport, String)>,
     /// Directories with a marker, also those that other hosts have made.
     pub(crate) marked: BTreeMap<String, DatastoreId>,
@@ -161,6 +165,8 @@ impl SimHost {
             users: HashMap::new(),
             uploads: BTreeMap::new(),
             exports: BTreeSet::new(),
+            awaited: BTreeMap::new(),
+            given: BTreeMap::new(),
             datastores: BTreeMap::new(),
             marked: BTreeMap::new(),
             networks: BTreeSet::new(),
@@ -240,6 +246,16 @@ impl SimHost {
     /// VMs of which there is an archive.
     pub fn exports(&self) -> Vec<VmId> {
         self.lock().exports.iter().copied().collect()
+    }
+
+    /// VMs that are awaited from other hosts.
+    pub fn awaited(&self) -> Vec<VmId> {
+        self.lock().awaited.keys().copied().collect()
+    }
+
+    /// VMs that were given to other hosts and are not forgotten.
+    pub fn given(&self) -> Vec<VmId> {
+        self.lock().given.keys().copied().collect()
     }
 
     pub fn networks(&self) -> Vec<NetworkId> {

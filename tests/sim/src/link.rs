@@ -6,9 +6,10 @@ use hostler_agent_api::{
     AgentEvent, ConsoleKind, DatastoreCheck, DatastoreReport, FactsAnswer, FileOwner, FileUser,
     FoundFiles, HostResources, ImageContentAnswer, ImageImportRequest, ImageImportSource,
     ImageImported, ImageRemoveRequest, OperationProgress, RemoveFilesRequest, RemovedFile, VERSION,
-    VmCommand, VmCreateRequest, VmDefineRequest, VmDefinition, VmDiskTakeRequest, VmExportRequest,
-    VmFlattenRequest, VmForkAnswer, VmForkRequest, VmFreezeRequest, VmFrozen, VmRemoveRequest,
-    VmReport, VmRevertRequest, VmSnapshotDeleteRequest, VmSnapshotRequest, VmSnapshotUpdateRequest,
+    VmCommand, VmCreateRequest, VmDefineRequest, VmDefinition, VmDiskTakeRequest, VmEpoch,
+    VmExportRequest, VmFlattenRequest, VmForkAnswer, VmForkRequest, VmFreezeRequest, VmFrozen,
+    VmMigrateRequest, VmMigrationPrepareRequest, VmMoved, VmOffer, VmRemoveRequest, VmReport,
+    VmRevertRequest, VmSnapshotDeleteRequest, VmSnapshotRequest, VmSnapshotUpdateRequest,
     VmStopRequest, code,
 };
 use hostler_control::{AgentError, AgentLink};
@@ -347,6 +348,103 @@ impl AgentLink for SimHost {
         }
         let from = [PowerState::Stopped, PowerState::Suspended, PowerState::Failed];
         self.power("vm_start", vm, command, &from, PowerState::Running).await
+    }
+
+    async fn vm_migration_offer(
+        &self,
+        vm: VmId,
+        command: VmCommand,
+    ) -> Result<VmOffer, AgentError> {
+        // In no journal: it tells what is.
+        self.command("vm_migration_offer", None, |state| {
+            if let Some(moved) = state.given.get(&vm) {
+                let moved = Some(moved.clone());
+                return Ok(VmOffer { luggage: serde_json::Value::Null, moved });
+            }
+            let found = state.owned(vm, command.epoch)?;
+            if found.power != PowerState::Running {
+                return Err(Problem::new(409, code::WRONG_STATE, "the vm does not run"));
+            }
+            Ok(VmOffer { luggage: serde_json::json!({}), moved: None })
+        })
+        .await
+    }
+
+    async fn vm_migration_prepare(
+        &self,
+        vm: VmId,
+        request: VmMigrationPrepareRequest,
+    ) -> Result<(), AgentError> {
+        self.command("vm_migration_prepare", Some(request.command.op), |state| {
+            if state.vms.contains_key(&vm) {
+                return Err(Problem::new(409, code::WRONG_STATE, "the vm is here"));
+            }
+            state.given.remove(&vm);
+            state.awaited.insert(vm, (request.definition, request.command.epoch));
+            Ok(())
+        })
+        .await
+    }
+
+    /// The other host is not told; the server does it.
+    async fn vm_migrate(&self, vm: VmId, request: VmMigrateRequest) -> Result<VmMoved, AgentError> {
+        let (op, activity) = (request.command.op, "sending memory".to_owned());
+        self.tell(AgentEvent::Progress(OperationProgress { op, percent: Some(50), activity }));
+        self.command("vm_migrate", Some(op), |state| {
+            let found = state.owned(vm, request.command.epoch)?;
+            if found.power != PowerState::Running {
+                return Err(Problem::new(409, code::WRONG_STATE, "the vm does not run"));
+            }
+            state.vms.remove(&vm);
+            let moved = VmMoved {
+                to: request.to,
+                epoch: request.epoch,
+                taken: false,
+                paused_microseconds: 42_000,
+                total_microseconds: 1_000_000,
+                transferred: 100 << 20,
+            };
+            state.given.insert(vm, moved.clone());
+            Ok(moved)
+        })
+        .await
+    }
+
+    async fn vm_migration_take(&self, vm: VmId, epoch: VmEpoch) -> Result<VmReport, AgentError> {
+        self.command("vm_migration_take", None, |state| {
+            if let Some((definition, awaited)) = state.awaited.get(&vm).cloned() {
+                if awaited != epoch.epoch {
+                    return Err(Problem::new(409, code::STALE_EPOCH, "another epoch"));
+                }
+                state.awaited.remove(&vm);
+                state.place(definition, awaited, PowerState::Running);
+            }
+            Ok(state.owned(vm, epoch.epoch)?.report())
+        })
+        .await
+    }
+
+    async fn vm_migration_abandon(&self, vm: VmId, command: VmCommand) -> Result<(), AgentError> {
+        self.command("vm_migration_abandon", Some(command.op), |state| {
+            if state.vms.contains_key(&vm) {
+                return Err(Problem::new(409, code::WRONG_STATE, "the vm is here"));
+            }
+            state.awaited.remove(&vm);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn vm_migration_forget(&self, vm: VmId, command: VmCommand) -> Result<(), AgentError> {
+        self.command("vm_migration_forget", Some(command.op), |state| {
+            state.given.remove(&vm);
+            if state.vms.get(&vm).is_some_and(|found| found.epoch >= command.epoch) {
+                return Err(Problem::new(409, code::WRONG_STATE, "the vm is this host's"));
+            }
+            state.vms.remove(&vm);
+            Ok(())
+        })
+        .await
     }
 
     async fn vm_seal(&self, vm: VmId, command: VmCommand) -> Result<VmReport, AgentError> {

@@ -1,6 +1,7 @@
 //! The task that owns a VM: takes commands one after another, and reacts to QEMU in between.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use hostler_agent_api::{
     GuestDisk, VmCommand, VmDefinition, VmReport, VmSnapshotRequest, VmSnapshotUpdateRequest,
@@ -14,8 +15,9 @@ use tokio::time::Instant;
 use super::flatten::{Flattened, Flattening};
 use super::fork::{ForkOrder, ForkSeat, IdentityStep, Silent};
 use super::machine::{Live, Machine, MachineEvent};
+use super::migrate::{Claim, MigrateOrder, Migrating, PrepareOrder, Sent};
 use super::proof::Verdict;
-use super::record::VmRecord;
+use super::record::{RecordedState, VmRecord};
 use super::snapshot::{Merger, Thaw};
 use super::stop::Stopping;
 use super::take::TakeOrder;
@@ -43,6 +45,12 @@ pub(crate) enum Message {
     Cancel(OperationId),
     /// From who copies into a disk.
     Flattened(Flattened),
+    /// From who sends the guest to another host.
+    Sent(Result<Box<Sent>, Fault>),
+    /// The host that the VM was given to has answered.
+    Taken,
+    /// From the host that the VM comes from, or the server.
+    Claim(Claim),
     /// From who thaws the guest's file systems, if it does not say at once that they are.
     Thawing(Thaw),
 }
@@ -66,6 +74,13 @@ pub(crate) enum Action {
     Suspend,
     Seal,
     Fork(Box<ForkOrder>),
+    /// Nothing changes for a while.
+    Offer,
+    Migrate(Box<MigrateOrder>),
+    /// The first of a VM that comes from another host.
+    Prepare(Box<PrepareOrder>),
+    Abandon,
+    Disown,
     /// The first of an instant clone.
     BeForked(Box<ForkSeat>),
     Remove {
@@ -105,6 +120,8 @@ impl Action {
             | Self::Revert { .. }
             | Self::Freeze { .. }
             | Self::Fork(_)
+            | Self::Offer
+            | Self::Migrate(_)
             | Self::Flatten { .. } => true,
             // QEMU's end ends a merge by itself.
             Self::Create
@@ -112,6 +129,9 @@ impl Action {
             | Self::BeForked(_)
             | Self::Stop { .. }
             | Self::Reset
+            | Self::Prepare(_)
+            | Self::Abandon
+            | Self::Disown
             | Self::SnapshotUpdate(_)
             | Self::SnapshotDelete { .. } => false,
         }
@@ -146,6 +166,11 @@ pub(crate) struct Actor {
     pub(super) flattening: Option<Flattening>,
     /// It is an instant clone whose guest has not begun to take its identity.
     pub(super) silent: Option<Silent>,
+    pub(super) migrating: Option<Migrating>,
+    /// When another host was told what there is of the VM, if nothing has changed since.
+    pub(super) offered: Option<Instant>,
+    /// For who lists the VMs: it is another host's.
+    pub(super) elsewhere: Arc<AtomicBool>,
     pub(super) inbox: mpsc::Receiver<Message>,
     pub(super) to_self: mpsc::WeakSender<Message>,
     pub(super) report: watch::Sender<Arc<VmReport>>,
@@ -213,6 +238,18 @@ impl Actor {
                 self.flattened(flattened).await;
                 Next::Go
             }
+            Message::Sent(sent) => {
+                Box::pin(self.sent(sent)).await;
+                Next::Go
+            }
+            Message::Taken => {
+                self.owner_answered().await;
+                Next::Go
+            }
+            Message::Claim(claim) => {
+                Box::pin(self.claim(claim)).await;
+                Next::Go
+            }
             Message::Thawing(thaw) => {
                 self.thawing(thaw).await;
                 Next::Go
@@ -238,7 +275,10 @@ impl Actor {
             let _ = reply.send(answer.map(|()| self.report()));
             return Next::Go;
         }
-        self.record.epoch = self.record.epoch.max(command.epoch);
+        let stale = command.epoch > self.record.epoch;
+        if !matches!(action, Action::Disown) {
+            self.record.epoch = self.record.epoch.max(command.epoch);
+        }
         let op = command.op;
         if self.record.sealing.is_some_and(|by| by != op)
             && let Err(fault) = self.break_seal().await
@@ -253,9 +293,19 @@ impl Actor {
         if action.needs_disks() {
             self.halt_merge().await;
         }
+        if !matches!(action, Action::Offer | Action::Migrate(_)) {
+            self.offered = None;
+        }
         let result = match action {
             Action::Create => return self.create(op, reply).await,
             Action::Register => return self.register(op, reply).await,
+            Action::Migrate(order) => {
+                self.migrate(op, *order, reply).await;
+                return Next::Go;
+            }
+            Action::Prepare(order) => return Box::pin(self.prepare(op, *order, reply)).await,
+            Action::Abandon => return Box::pin(self.abandon(op, reply)).await,
+            Action::Disown => return Box::pin(self.disown(op, stale, reply)).await,
             Action::BeForked(seat) => return Box::pin(self.be_forked(op, *seat, reply)).await,
             Action::Remove { keep_files, force } => {
                 return self.remove(op, keep_files, force, reply).await;
@@ -274,6 +324,12 @@ impl Actor {
             }
             // Those that start a QEMU, or change much, hold much between their steps: on the heap, as
             // a thread's stack is small.
+            Action::Offer => {
+                // An answer of before would say what was then; so it is in no journal.
+                let offered = self.offer();
+                let _ = reply.send(offered.map(|()| self.report()).map_err(Problem::from));
+                return Next::Go;
+            }
             Action::DiskTake(order) => self.disk_take(*order).await,
             Action::Define { definition, force } => Box::pin(self.define(*definition, force)).await,
             Action::Snapshot(request) => Box::pin(self.snapshot(op, &request)).await,
@@ -293,6 +349,7 @@ impl Actor {
     /// While disks are made independent, the VM can be brought down, and little else. A template
     /// neither runs nor writes.
     fn require_possible(&self, action: &Action) -> Result<(), Fault> {
+        self.require_here(action)?;
         let runs = matches!(
             action,
             Action::Start
@@ -312,6 +369,9 @@ impl Actor {
             | Action::BeForked(_)
             | Action::Stop { .. }
             | Action::Reset
+            | Action::Prepare(_)
+            | Action::Abandon
+            | Action::Disown
             | Action::Flatten { .. } => Ok(()),
             Action::Remove { .. } => {
                 self.stop_flattening();
@@ -327,7 +387,34 @@ impl Actor {
             | Action::Snapshot(_)
             | Action::Revert { .. }
             | Action::Fork(_)
+            | Action::Offer
+            | Action::Migrate(_)
             | Action::Freeze { .. } => self.require_not_flattening(),
+        }
+    }
+
+    /// A VM that is another host's, or on its way, does nothing else.
+    fn require_here(&self, action: &Action) -> Result<(), Fault> {
+        match (&self.record.state, action) {
+            (_, Action::Disown) => Ok(()),
+            // It comes back.
+            (RecordedState::Given(given), Action::Prepare(order)) if order.is_later_than(given) => {
+                Ok(())
+            }
+            (RecordedState::Given(given), _) => Err(Fault::WrongState(format!(
+                "it was given to the host {}, and is not this host's any more",
+                given.moved.to
+            ))),
+            (RecordedState::Incoming { .. }, Action::Prepare(_) | Action::Abandon) => Ok(()),
+            (RecordedState::Incoming { .. }, _) => {
+                Err(Fault::WrongState("it is on its way here, and still another host's".to_owned()))
+            }
+            (_, Action::Migrate(_)) => Ok(()),
+            _ if self.migrating.is_some() => {
+                let text = "it is just being moved to another host; wait, or cancel that";
+                Err(Fault::InUse(text.to_owned()))
+            }
+            _ => Ok(()),
         }
     }
 

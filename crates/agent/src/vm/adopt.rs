@@ -6,6 +6,9 @@
 //! |             |                          | its datastore is away: `unknown` until it is back |
 //! | registering | -                        | forgotten; its files stay                         |
 //! | forking     | any                      | ended, taken back, forgotten                      |
+//! | incoming    | runs its guest           | it was taken over: `running`                      |
+//! | incoming    | waits, or is gone        | it waits on for a word of who owns the VM         |
+//! | given       | any                      | ended; the owner is told                          |
 //! | any other   | runs                     | taken over: `running`                             |
 //! | suspended   | stands still, memory saved | ended: the suspension had come this far         |
 //! | any         | has shut its guest down  | ended: `stopped`                                  |
@@ -55,6 +58,14 @@ impl Actor {
             RecordedState::Forking => {
                 Box::pin(self.undo_fork()).await;
                 return None;
+            }
+            RecordedState::Incoming { .. } => {
+                Box::pin(self.adopt_incoming()).await;
+                return Some(self);
+            }
+            RecordedState::Given(_) => {
+                Box::pin(self.adopt_given()).await;
+                return Some(self);
             }
             _ => {}
         }
@@ -219,6 +230,8 @@ impl Actor {
                 self.end(if panic { Ending::Panic } else { Ending::Guest }).await
             }
             RunState::Running => {
+                // It was being sent by an agent that is no more.
+                let _ = machine.live.qmp.execute(MigrateCancel).await;
                 self.running(machine);
                 self.record.layering.memory_of = None;
                 self.remove_state_file().await;
@@ -305,6 +318,8 @@ impl Actor {
             RecordedState::Stopped
             | RecordedState::Creating { .. }
             | RecordedState::Forking
+            | RecordedState::Incoming { .. }
+            | RecordedState::Given(_)
             | RecordedState::Registering => {
                 self.set_power(PowerState::Stopped, None);
             }

@@ -40,6 +40,12 @@ impl Actor {
                 self.react_to(&event);
                 self.hardware_event(&event).await;
             }
+            // It has nothing that could not be sent again.
+            MachineEvent::Lost | MachineEvent::Exited
+                if matches!(self.record.state, RecordedState::Incoming { .. }) =>
+            {
+                self.waiting_ended().await;
+            }
             MachineEvent::Lost => self.monitor_lost().await,
             MachineEvent::Exited => self.ended().await,
         }

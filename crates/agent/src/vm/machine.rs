@@ -207,6 +207,11 @@ impl Machine {
         self.expected_pauses += 1;
     }
 
+    /// What was expected does not come any more.
+    pub(super) fn forget_expected_pauses(&mut self) {
+        self.expected_pauses = 0;
+    }
+
     /// Whether the guest's standing still was expected.
     pub(super) fn is_expected_pause(&mut self) -> bool {
         let expected = self.expected_pauses > 0;

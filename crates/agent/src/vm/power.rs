@@ -30,6 +30,7 @@ use super::guest::watch_guest;
 use super::hardware::Running;
 use super::layers;
 use super::machine::{Bound, Launched, Machine, Sockets};
+use super::migrate::reclaim;
 use super::proof::prove;
 use super::record::{RecordedState, VmRecord};
 use crate::blocking::blocking;
@@ -99,6 +100,8 @@ impl Actor {
         self.finish_recovery().await;
         self.require_not_flattening()?;
         self.put_variables_back().await?;
+        let (host, record) = (self.host.clone(), self.record.clone());
+        blocking(move || reclaim(&host, &record)).await?;
         let disks = self.record.definition.vm.spec.disks.iter().map(|disk| disk.name.clone());
         self.own_active(disks.collect()).await?;
         if !resume {

@@ -8,11 +8,11 @@
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 
-use hostler_agent_api::VmDefinition;
+use hostler_agent_api::{VmDefinition, VmMoved};
 use hostler_endpoint::Problem;
 use hostler_host::{Replacement, VmUid};
 use hostler_types::{
-    CustomizationStatus, DatastoreId, Epoch, LayerFile, Name, OperationId, Seal, VmId,
+    CustomizationStatus, DatastoreId, Epoch, HostId, LayerFile, Name, OperationId, Seal, VmId,
 };
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -79,6 +79,9 @@ pub(crate) struct VmRecord {
     /// It is an instant clone whose guest still has to take its own identity.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) identity_due: bool,
+    /// The host that it came from, running.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) came_from: Option<HostId>,
 }
 
 /// What the VM should be doing, as far as the agent knows.
@@ -102,6 +105,31 @@ pub(crate) enum RecordedState {
     Failed {
         message: String,
     },
+    /// It is on its way here from another host, which owns it until that says otherwise. Nobody is
+    /// told of it.
+    Incoming {
+        op: OperationId,
+        from: HostId,
+        /// The user that the files belong to until then.
+        owner: VmUid,
+    },
+    /// It has gone to another host, for good. Nobody is told of it any more.
+    Given(Box<Given>),
+}
+
+/// Where a VM has gone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Given {
+    /// Where the agent listens that has it.
+    pub(crate) address: String,
+    pub(crate) moved: VmMoved,
+}
+
+impl RecordedState {
+    /// Whether the VM is another host's: it is in no list and no report.
+    pub(crate) fn is_elsewhere(&self) -> bool {
+        matches!(self, Self::Incoming { .. } | Self::Given(_))
+    }
 }
 
 /// A process that cannot be mistaken for a later one with the same number.

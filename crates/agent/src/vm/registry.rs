@@ -1,6 +1,7 @@
 //! All VMs of this host: who they are, and how to reach their actors.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use hostler_agent_api::{AgentEvent, VmCommand, VmCreateRequest, VmRemoveRequest, VmReport};
@@ -48,11 +49,18 @@ pub(crate) struct Handle {
     pub(super) datastore: DatastoreId,
     networks: watch::Receiver<Vec<NetworkId>>,
     uid: VmUid,
+    /// The VM is another host's.
+    elsewhere: Arc<AtomicBool>,
 }
 
 impl Handle {
     pub(crate) fn datastore(&self) -> DatastoreId {
         self.datastore
+    }
+
+    /// Tells its actor something; fails when that has ended.
+    pub(super) async fn tell(&self, message: Message) -> Result<(), ()> {
+        self.inbox.send(message).await.map_err(drop)
     }
 
     /// As last published.
@@ -93,7 +101,9 @@ impl Vms {
     }
 
     pub(crate) fn reports(&self) -> Vec<VmReport> {
-        self.lock().values().map(|handle| VmReport::clone(&handle.report.borrow())).collect()
+        let handles = self.lock();
+        let here = handles.values().filter(|handle| !handle.elsewhere.load(Ordering::Relaxed));
+        here.map(|handle| VmReport::clone(&handle.report.borrow())).collect()
     }
 
     /// Whether a VM that is not off is plugged into a network.
@@ -226,6 +236,15 @@ impl Vms {
         request: &VmCreateRequest,
         state: RecordedState,
     ) -> Result<Handle, Fault> {
+        self.handle_or(vm, |uid| fresh_record(request, state, uid))
+    }
+
+    /// The VM's handle; of a new one with the record that `make` makes for a free user.
+    pub(super) fn handle_or(
+        &self,
+        vm: VmId,
+        make: impl FnOnce(VmUid) -> VmRecord,
+    ) -> Result<Handle, Fault> {
         let mut handles = self.lock();
         if let Some(handle) = handles.get(&vm) {
             return Ok(handle.clone());
@@ -233,38 +252,12 @@ impl Vms {
         let uid = next_slot(handles.values().map(|handle| handle.uid)).ok_or_else(|| {
             Fault::WrongState("this host has as many VMs as it can have".to_owned())
         })?;
-        let mut definition = request.definition.clone();
-        definition.vm.status.disks.clear();
-        definition.vm.status.snapshots = SnapshotTree::default();
-        let detached = &definition.vm.spec.detached;
-        let record = VmRecord {
-            unmade: Some(detached.iter().map(|disk| disk.name.clone()).collect()),
-            definition,
-            epoch: request.command.epoch,
-            uid,
-            since: Timestamp::now(),
-            restarts: Vec::new(),
-            customization: None,
-            seal: None,
-            sealing: None,
-            journal: Journal::default(),
-            running: None,
-            plugs: Some(assign(&[], &request.definition)),
-            unsettled: false,
-            flattening: None,
-            layering: Layering::default(),
-            forking: Vec::new(),
-            taking: None,
-            identity_due: state == RecordedState::Forking,
-            state,
-        };
-        let (handle, actor) = self.actor(record);
+        let (handle, actor) = self.actor(make(uid));
         handles.insert(vm, handle.clone());
         drop(handles);
         self.run(actor);
         Ok(handle)
     }
-
     /// Runs an actor until its VM is gone.
     fn run(&self, actor: Actor) {
         let (vms, vm) = (self.clone(), actor.record.id());
@@ -277,8 +270,11 @@ impl Vms {
     }
 
     fn forget(&self, vm: VmId) {
-        self.lock().remove(&vm);
-        self.0.host.hub.tell(AgentEvent::VmGone { vm });
+        let removed = self.lock().remove(&vm);
+        // Of one that is another host's nobody knows that it was here, too.
+        if removed.is_none_or(|handle| !handle.elsewhere.load(Ordering::Relaxed)) {
+            self.0.host.hub.tell(AgentEvent::VmGone { vm });
+        }
     }
 
     fn actor(&self, mut record: VmRecord) -> (Handle, Actor) {
@@ -290,13 +286,16 @@ impl Vms {
         let power = match record.state {
             RecordedState::Creating { .. }
             | RecordedState::Registering
-            | RecordedState::Forking => PowerState::Creating,
+            | RecordedState::Forking
+            | RecordedState::Incoming { .. } => PowerState::Creating,
+            RecordedState::Given(_) => PowerState::Stopped,
             _ => PowerState::Unknown,
         };
         let first = VmReport { power, ..report::report(&host, &record, false) };
         let (report, report_seen) = watch::channel(Arc::new(first));
         let (live, live_seen) = watch::channel(None);
         let (networks, networks_seen) = watch::channel(record.networks());
+        let elsewhere = Arc::new(AtomicBool::new(record.state.is_elsewhere()));
         let handle = Handle {
             inbox: to_self.clone(),
             report: report_seen,
@@ -304,6 +303,7 @@ impl Vms {
             datastore: record.datastore(),
             networks: networks_seen,
             uid: record.uid,
+            elsewhere: elsewhere.clone(),
         };
         let actor = Actor {
             power,
@@ -318,6 +318,9 @@ impl Vms {
             retry_at: None,
             flattening: None,
             silent: None,
+            migrating: None,
+            offered: None,
+            elsewhere,
             inbox,
             to_self: to_self.downgrade(),
             report,
@@ -334,8 +337,38 @@ impl Vms {
     }
 }
 
+/// Of a VM that is just being made or taken in.
+fn fresh_record(request: &VmCreateRequest, state: RecordedState, uid: VmUid) -> VmRecord {
+    let mut definition = request.definition.clone();
+    definition.vm.status.disks.clear();
+    definition.vm.status.snapshots = SnapshotTree::default();
+    let detached = &definition.vm.spec.detached;
+    VmRecord {
+        unmade: Some(detached.iter().map(|disk| disk.name.clone()).collect()),
+        definition,
+        epoch: request.command.epoch,
+        uid,
+        since: Timestamp::now(),
+        restarts: Vec::new(),
+        customization: None,
+        seal: None,
+        sealing: None,
+        journal: Journal::default(),
+        running: None,
+        plugs: Some(assign(&[], &request.definition)),
+        unsettled: false,
+        flattening: None,
+        layering: Layering::default(),
+        forking: Vec::new(),
+        taking: None,
+        identity_due: state == RecordedState::Forking,
+        came_from: None,
+        state,
+    }
+}
+
 /// The actor's answer; `None` when it has ended without one.
-async fn send(
+pub(super) async fn send(
     handle: &Handle,
     command: VmCommand,
     action: Action,

@@ -1,6 +1,7 @@
 //! What the agent tells of a VM.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use hostler_agent_api::{AgentEvent, VmReport};
 use hostler_types::{NicSpec, NicStatus, PowerState};
@@ -44,7 +45,16 @@ impl Actor {
             std::mem::replace(networks, now.clone()) != now
         });
         let report = self.report();
-        if **self.report.borrow() == report {
+        let (elsewhere, id) = (self.record.state.is_elsewhere(), self.record.id());
+        let was_elsewhere = self.elsewhere.swap(elsewhere, Ordering::Relaxed);
+        if elsewhere {
+            self.report.send_replace(Arc::new(report));
+            if !was_elsewhere {
+                self.host.hub.tell(AgentEvent::VmGone { vm: id });
+            }
+            return;
+        }
+        if !was_elsewhere && **self.report.borrow() == report {
             return;
         }
         self.report.send_replace(Arc::new(report.clone()));

@@ -110,6 +110,17 @@ struct SavedHardware {
     variables: Option<bool>,
 }
 
+impl Layering {
+    /// Whether what is recorded of the layers is all that there is.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.taking.is_none()
+            && self.merging.is_none()
+            && self.reverting.is_none()
+            && self.memory_of.is_none()
+            && !self.frozen
+    }
+}
+
 impl VmRecord {
     pub(super) fn snapshots(&self) -> &SnapshotTree {
         &self.definition.vm.status.snapshots

@@ -18,6 +18,7 @@ mod joining;
 mod killed;
 mod killed_files;
 mod merges;
+mod migrate;
 mod peers;
 mod restarts;
 mod shared;

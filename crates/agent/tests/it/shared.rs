@@ -29,12 +29,12 @@ async fn ensure(world: &World, at: &str, create: bool) -> Result<DatastoreReport
 
 /// Two hosts with one datastore, which the test sees as the first one does: where the second one has
 /// it mounted there is nothing in the test's eyes.
-async fn two() -> (World, World, Small) {
+pub(crate) async fn two() -> (World, World, Small) {
     let mut one = World::prepare();
     let store = Small::mount(&one.path("store"), 1 << 30);
     one.spawn_agent().await;
     ensure(&one, "store", true).await.unwrap();
-    let mut two = World::beside();
+    let mut two = World::joined(&one);
     std::fs::create_dir(two.path("store")).unwrap();
     two.datastore = one.datastore;
     let mount = (one.path("store"), two.path("store"));

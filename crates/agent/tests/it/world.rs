@@ -65,8 +65,21 @@ impl World {
 
     /// Another host in the same network, that is in the one of the thread.
     pub(crate) fn beside() -> Self {
+        Self::of_ca(None)
+    }
+
+    /// As [`World::beside`], of the same server.
+    pub(crate) fn joined(other: &Self) -> Self {
+        Self::of_ca(Some(&other.path("ca")))
+    }
+
+    fn of_ca(authority: Option<&Path>) -> Self {
         // Short: the path of a Unix socket has at most 107 bytes.
         let folder = tempfile::Builder::new().prefix("ha-").tempdir().unwrap();
+        if let Some(authority) = authority {
+            let copied = Command::new("cp").arg("-a").arg(authority).arg(folder.path()).status();
+            assert!(copied.unwrap().success());
+        }
         let open = std::os::unix::fs::PermissionsExt::from_mode(0o711);
         std::fs::set_permissions(folder.path(), open).unwrap();
         let ca = Ca::create_or_open(&folder.path().join("ca")).unwrap();
@@ -156,6 +169,12 @@ impl World {
             None => {}
         }
         let _ = std::fs::remove_file(ready_path(&self.config().runtime_dir));
+    }
+
+    /// Of an agent in a process of its own.
+    pub(crate) fn agent_pid(&self) -> u32 {
+        let Some(Running::Process(child)) = &self.running else { panic!("it is no process") };
+        child.id()
     }
 
     async fn connect(&mut self) {

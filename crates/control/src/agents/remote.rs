@@ -205,6 +205,40 @@ impl AgentLink for Remote {
     async fn vm_seal(&self, vm: VmId, command: VmCommand) -> Result<VmReport, AgentError> {
         self.vm::<contract::VmSeal>(vm, command).await
     }
+    async fn vm_migration_offer(
+        &self,
+        vm: VmId,
+        command: VmCommand,
+    ) -> Result<contract::VmOffer, AgentError> {
+        self.vm::<contract::VmMigrationOffer>(vm, command).await
+    }
+    async fn vm_migration_prepare(
+        &self,
+        vm: VmId,
+        request: contract::VmMigrationPrepareRequest,
+    ) -> Result<(), AgentError> {
+        self.vm::<contract::VmMigrationPrepare>(vm, request).await
+    }
+    async fn vm_migrate(
+        &self,
+        vm: VmId,
+        request: contract::VmMigrateRequest,
+    ) -> Result<contract::VmMoved, AgentError> {
+        self.vm::<contract::VmMigrate>(vm, request).await
+    }
+    async fn vm_migration_take(
+        &self,
+        vm: VmId,
+        epoch: contract::VmEpoch,
+    ) -> Result<VmReport, AgentError> {
+        self.vm::<contract::VmMigrationTake>(vm, epoch).await
+    }
+    async fn vm_migration_abandon(&self, vm: VmId, command: VmCommand) -> Result<(), AgentError> {
+        self.vm::<contract::VmMigrationAbandon>(vm, command).await
+    }
+    async fn vm_migration_forget(&self, vm: VmId, command: VmCommand) -> Result<(), AgentError> {
+        self.vm::<contract::VmMigrationForget>(vm, command).await
+    }
     async fn vm_exec(&self, vm: VmId, request: ExecRequest) -> Result<ExecAnswer, AgentError> {
         self.vm::<contract::VmExec>(vm, request).await
     }

@@ -38,6 +38,7 @@ use crate::world::Core;
 use converge::Converger;
 
 mod converge;
+mod stale;
 mod sync;
 
 /// A host that comes back within this was never away.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use hostler_policy::cluster::{Cluster, ClusterSnapshot, ClusterVm};
 use hostler_policy::placement::{
-    BatchRefusal, Choosing, Obstacle, in_the_way, place_all, possible, told,
+    BatchRefusal, Choosing, Obstacle, elsewhere, in_the_way, place_all, possible, told,
 };
 use hostler_policy::record::Record;
 use hostler_types::{
@@ -283,11 +283,17 @@ impl Board {
         }
     }
 
-    pub(super) fn in_the_way(&mut self, vm: VmId, host: HostId) -> Vec<Obstacle> {
+    pub(crate) fn in_the_way(&mut self, vm: VmId, host: HostId) -> Vec<Obstacle> {
         match (self.cluster.vm(vm), self.cluster.host(host)) {
             (Some(vm), Some(host)) => in_the_way(&mut self.cluster, vm, host),
             _ => Vec::new(),
         }
+    }
+
+    /// The best of these hosts for a VM of the inventory that is to leave where it is.
+    pub(crate) fn elsewhere(&mut self, vm: VmId, among: &[HostId]) -> Option<HostId> {
+        let vm = self.cluster.vm(vm)?;
+        elsewhere(&mut self.cluster, vm, among)
     }
 
     /// The cluster and the inventory that it agrees with.

@@ -140,7 +140,13 @@ pub(super) fn vm(snapshot: &Snapshot, vm: &Vm) -> Option<ClusterVm> {
     }
     let asked = wish(snapshot, vm.id(), vm.name().as_str(), &vm.metadata.labels, &vm.spec);
     let datastore = Some(vm.status.datastore);
-    Some(ClusterVm { host: Some(vm.status.host), datastore, disks: Vec::new(), ..asked })
+    let here = ClusterVm { host: Some(vm.status.host), datastore, disks: Vec::new(), ..asked };
+    // What is reserved is set aside while it runs.
+    let (cpu_reservation, memory_reservation) = match vm.status.power.is_live() {
+        true => (here.cpu_reservation, here.memory_reservation),
+        false => (0, ByteSize(0)),
+    };
+    Some(ClusterVm { cpu_reservation, memory_reservation, ..here })
 }
 
 /// A VM that is to be placed, wherever it may be.

@@ -31,6 +31,7 @@ mod from_host;
 mod guest;
 mod lease;
 mod mac;
+mod migrate;
 mod resources;
 pub mod snapshot;
 mod template;
@@ -54,6 +55,7 @@ pub use from_host::{HostVm, VmRegisterFromHost, on_host, register_from_host};
 pub use guest::{exec, log, screenshot};
 pub use lease::{Renewal, renew};
 pub(crate) use mac::MacReservations;
+pub use migrate::{Migration, VmMigrate, migrate};
 pub(super) use template::copied;
 pub use update::{plan, rename, update};
 

@@ -246,6 +246,7 @@ async fn vm_services(w: &World, a: &Actor) -> Vec<(&'static str, Role, Said)> {
         ("vm::reset", Operator, said(vm::reset(w, a, vm, o).await)),
         ("vm::seal", Operator, said(vm::seal(w, a, vm, o).await)),
         ("vm::suspend", Operator, said(vm::suspend(w, a, vm, o).await)),
+        ("vm::migrate", Operator, said(vm::migrate(w, a, vm, &vm::VmMigrate::default(), o).await)),
         ("vm::resume", Operator, said(vm::resume(w, a, vm, o).await)),
         ("vm::unregister", Operator, said(vm::unregister(w, a, vm, o).await)),
         ("vm::register", Operator, said(vm::register(w, a, register, o).await)),

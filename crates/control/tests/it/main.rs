@@ -18,6 +18,7 @@ mod images;
 mod inventory;
 mod leases;
 mod lifecycle;
+mod migrate;
 mod naming_rules;
 mod placement;
 mod pools;

@@ -175,6 +175,10 @@ pub struct MigrationInfo {
     pub total_time: Option<u64>,
     /// How long the guest stood still, in milliseconds.
     pub downtime: Option<u64>,
+    /// How long it would, if it moved over now, in milliseconds.
+    pub expected_downtime: Option<u64>,
+    /// How much of their time the guest's CPUs are kept from running, in percent.
+    pub cpu_throttle_percentage: Option<u64>,
     /// Why it failed, for people.
     pub error_desc: Option<String>,
 }
@@ -189,6 +193,18 @@ pub struct MigrationRam {
     pub remaining: u64,
     /// Bytes in total.
     pub total: u64,
+    /// How often the guest's memory was looked through for what it has written meanwhile.
+    #[serde(default)]
+    pub dirty_sync_count: u64,
+    /// Pages that the guest writes a second, as of the last look.
+    #[serde(default)]
+    pub dirty_pages_rate: u64,
+    /// Bytes of a page.
+    #[serde(default)]
+    pub page_size: u64,
+    /// The speed, in millions of bits a second.
+    #[serde(default)]
+    pub mbps: f64,
 }
 
 /// A migration's state.
@@ -246,5 +262,28 @@ pub struct MigrateContinue {
 }
 impl Command for MigrateContinue {
     const NAME: &'static str = "migrate-continue";
+    type Return = Empty;
+}
+
+/// Lets the NICs tell the network where they are now.
+#[derive(Debug, Serialize)]
+pub struct AnnounceSelf {
+    /// The first pause between two announcements, in milliseconds.
+    pub initial: u64,
+    /// The longest.
+    pub max: u64,
+    /// How many there are.
+    pub rounds: u64,
+    /// By how much each pause is longer than the one before.
+    pub step: u64,
+}
+impl Default for AnnounceSelf {
+    /// As QEMU itself does it after a migration.
+    fn default() -> Self {
+        Self { initial: 50, max: 550, rounds: 5, step: 100 }
+    }
+}
+impl Command for AnnounceSelf {
+    const NAME: &'static str = "announce-self";
     type Return = Empty;
 }

@@ -1,9 +1,9 @@
 //! Virtual machines.
 
 use hostler_api::vm::{
-    ChangePlan, Clone, Create, Delete, Exec, Flatten, List, Log, Plan, PlanDeletion, Rename, Renew,
-    Reset, Resume, Screenshot, Seal, Show, Start, Stop, Suspend, Unregister, Update, VmCloned,
-    VmCreated, Why,
+    ChangePlan, Clone, Create, Delete, Exec, Flatten, List, Log, Migrate, MigrateRequest, Plan,
+    PlanDeletion, Rename, Renew, Reset, Resume, Screenshot, Seal, Show, Start, Stop, Suspend,
+    Unregister, Update, VmCloned, VmCreated, VmMigration, Why,
 };
 use hostler_control::services::vm::{self, Renewal, VmDelete, VmFilter, VmStop};
 use hostler_control::services::{Changed, Options, placement};
@@ -19,6 +19,7 @@ pub(crate) fn add(routes: Routes<App>) -> Routes<App> {
         .serve::<Create, _>(create)
         .serve::<Clone, _>(clone)
         .serve::<Flatten, _>(flatten)
+        .serve::<Migrate, _>(migrate)
         .serve::<Show, _>(show)
         .serve::<Update, _>(update)
         .serve::<Renew, _>(renew)
@@ -82,6 +83,16 @@ async fn flatten(app: App, call: Call<Flatten>) -> Result<Task, Problem> {
     let actor = actor(&call.extensions)?;
     let task = vm::flatten(&app.world, actor, &call.path.vm, &request, &options).await;
     task.map(shown).map_err(problem)
+}
+
+async fn migrate(app: App, call: Call<Migrate>) -> Result<VmMigration, Problem> {
+    let MigrateRequest { host, downtime_ms, max_bandwidth, policy } = call.body;
+    let request = vm::VmMigrate { host, downtime_ms, max_bandwidth, policy };
+    let options = Options { dry_run: call.query.dry_run, idempotency_key: call.idempotency_key };
+    let actor = actor(&call.extensions)?;
+    let moved = vm::migrate(&app.world, actor, &call.path.vm, &request, &options).await;
+    let vm::Migration { host, task, explanation } = moved.map_err(problem)?;
+    Ok(VmMigration { host, task: task.map(shown), explanation })
 }
 
 async fn show(app: App, call: Call<Show>) -> Result<Vm, Problem> {

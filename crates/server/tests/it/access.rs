@@ -50,7 +50,7 @@ fn body(id: &str) -> Option<Value> {
         "datastore_remove_orphans" => json!({"paths": ["vms/x"]}),
         "cluster_update" => json!({"vcpus_per_cpu": 1001}),
         "pool_create" => json!({"name": "p", "parent": "no-such-pool"}),
-        "pool_update" => json!({}),
+        "pool_update" | "vm_migrate" => json!({}),
         "rule_create" => {
             json!({"name": "r", "spec": {"relation": "run-on", "vms": {"names": ["no-such-vm"]}}})
         }
@@ -85,6 +85,8 @@ fn path(meta: &Meta) -> String {
         .replace("{rule}", "no-such-rule")
         .replace("{snapshot}", "no-such-snapshot")
         .replace("{pool}", "no-such-pool")
+        .replace("{group}", "no-such-group")
+        .replace("{decision}", &id)
         .replace("{policy}", "no-such-policy")
         .replace("{host}", "no-such-host")
         .replace("{task}", &id)

@@ -219,12 +219,14 @@ impl Actor {
     /// Goes on with what is to be merged, if anything is and nothing is being copied.
     pub(in crate::vm) async fn merge_on(&mut self) {
         let patient = self.merger.is_patient();
+        let away =
+            self.migrating.is_some() || self.is_offered() || self.record.state.is_elsewhere();
         let merger = &mut self.merger;
         if merger.waiting.is_empty() && !merger.wanted {
             merger.patient_since = None;
             return;
         }
-        if patient || merger.copying.is_some() || self.flattening.is_some() {
+        if away || patient || merger.copying.is_some() || self.flattening.is_some() {
             return;
         }
         // A QEMU whose end, or whose state, is not known yet has the files.

@@ -13,6 +13,7 @@ mod import;
 mod lease;
 mod list;
 mod log;
+mod migrate;
 mod nic;
 mod power;
 mod remove;
@@ -57,6 +58,7 @@ enum VmCommand {
     Create(Box<create::Create>),
     Clone(Box<clone::Clone>),
     Flatten(clone::Flatten),
+    Migrate(migrate::Migrate),
     List(list::List),
     Show(list::ShowVm),
     Start(power::Start),
@@ -111,6 +113,7 @@ impl VmArgs {
             VmCommand::Create(command) => command.run(session).await,
             VmCommand::Clone(command) => command.run(session).await,
             VmCommand::Flatten(command) => command.run(session).await,
+            VmCommand::Migrate(command) => command.run(session).await,
             VmCommand::List(command) => command.run(session).await,
             VmCommand::Show(command) => command.run(session).await,
             VmCommand::Start(command) => command.run(session).await,

@@ -14,6 +14,7 @@ use hostler_types::{
 use jiff::Timestamp;
 use tokio::sync::watch;
 
+use super::stale::forget_stale;
 use super::sync::Known;
 use crate::inventory::Snapshot;
 use crate::reports::{absorb, lose};
@@ -91,6 +92,7 @@ impl Converger {
     ) {
         self.connected = true;
         let reported: HashSet<VmId> = inventory.vms.iter().map(|report| report.vm).collect();
+        forget_stale(&self.core, self.host, &inventory.vms);
         self.core.reports.replace(self.host, &inventory.vms);
         let snapshot = self.core.snapshot();
         for orphan in reported.iter().filter(|vm| snapshot.get(**vm).is_none()) {
@@ -141,7 +143,7 @@ impl Converger {
                 self.core.reports.event(self.host, &report);
             }
             AgentEvent::VmGone { vm } => {
-                self.core.reports.forget(vm);
+                self.core.reports.forget_from(self.host, vm);
                 self.dirty.insert(vm);
             }
             AgentEvent::Datastore(report) => {

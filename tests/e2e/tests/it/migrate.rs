@@ -1,0 +1,207 @@
+//! Guests move between the hosts of a lab, as users move them, and who is connected stays so.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use hostler_e2e::{Conversation, Lab, Link, eventually, tiny_image};
+use serde_json::Value;
+
+/// A lab of one's own, which ends with it.
+struct Mine(Lab);
+
+impl Mine {
+    fn up(name: &str, hosts: usize) -> Self {
+        let folder = PathBuf::from(format!("/tmp/hlab-{name}"));
+        let own = std::env::current_exe().unwrap();
+        let binary = std::env::var_os("HOSTLER_BINARY").map_or_else(
+            || {
+                let folder = own.ancestors().find(|folder| folder.join("hostler").is_file());
+                folder.expect("the binary `hostler` is built").join("hostler")
+            },
+            PathBuf::from,
+        );
+        let lab = Lab::new(folder, name, binary);
+        lab.up(hosts).unwrap();
+        let lab = Self(lab);
+        lab.ok(&[
+            "image",
+            "import",
+            "tiny",
+            &tiny_image().to_string_lossy(),
+            "--datastore",
+            "shared",
+        ]);
+        lab
+    }
+
+    #[track_caller]
+    fn ok(&self, arguments: &[&str]) -> String {
+        self.0.ok(arguments).unwrap_or_else(|error| panic!("{error:#}"))
+    }
+
+    fn fails(&self, arguments: &[&str]) -> String {
+        let output = self.0.hostler(arguments).unwrap();
+        assert!(!output.status.success(), "{arguments:?}");
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    }
+
+    fn boot(&self, name: &str, host: &str) {
+        let create = ["vm", "create", name, "--image", "tiny", "--memory", "256MiB"];
+        let place = ["--host", host, "--network", "lab", "--set", "address=pool"];
+        self.ok(&[&create[..], &place, &["--start", "--wait=guest"]].concat());
+    }
+
+    fn show(&self, vm: &str) -> Value {
+        self.0.json(&["vm", "show", vm]).unwrap()
+    }
+
+    /// The name of the host that has it.
+    fn host_of(&self, vm: &str) -> String {
+        let hosts = self.0.json(&["host", "list"]).unwrap();
+        let hosts = hosts["items"].as_array().or(hosts.as_array()).cloned().unwrap();
+        let id = self.show(vm)["status"]["host"].clone();
+        let host = hosts.iter().find(|host| host["metadata"]["id"] == id).unwrap();
+        host["metadata"]["name"].as_str().unwrap().to_owned()
+    }
+
+    fn exec(&self, vm: &str, script: &str) -> String {
+        self.ok(&["vm", "exec", vm, "--", "/bin/sh", "-c", script])
+    }
+
+    fn talk(&self, vm: &str) -> Conversation {
+        Conversation::begin(&self.0, vm).unwrap_or_else(|error| panic!("{error:#}"))
+    }
+
+    /// QEMUs on all hosts.
+    fn guests(&self, hosts: usize) -> Vec<usize> {
+        (1..=hosts).map(|host| self.0.processes_of("qemu-system", host).len()).collect()
+    }
+}
+
+impl Drop for Mine {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            for log in ["server.log", "host1/agent.log", "host2/agent.log"] {
+                let text = std::fs::read_to_string(self.0.folder().join(log)).unwrap_or_default();
+                let tail: Vec<_> = text.lines().rev().take(30).collect();
+                let tail: Vec<_> = tail.into_iter().rev().collect();
+                let text = format!("--- {log} ---\n{}\n", tail.join("\n"));
+                let _ = std::io::Write::write_all(&mut std::io::stderr(), text.as_bytes());
+            }
+        }
+        self.0.down().unwrap();
+    }
+}
+
+#[test]
+fn qemu_a_guest_moves_with_an_open_connection() {
+    let lab = Mine::up("move", 2);
+    lab.boot("web01", "host1");
+    let talk = lab.talk("web01");
+    let boot = lab.exec("web01", "cat /proc/sys/kernel/random/boot_id");
+    talk.longest_gap();
+
+    let plan = lab.ok(&["vm", "migrate", "web01", "--dry-run"]);
+    assert!(plan.contains("it would go to host host2"), "{plan}");
+    assert_eq!(lab.guests(2), [1, 0]);
+    lab.ok(&["vm", "migrate", "web01"]);
+    talk.goes_on();
+    assert!(talk.longest_gap() < Duration::from_secs(5), "it was away only for a moment");
+    assert_eq!(lab.host_of("web01"), "host2");
+    assert_eq!(lab.guests(2), [0, 1]);
+    assert_eq!(lab.exec("web01", "cat /proc/sys/kernel/random/boot_id"), boot);
+    let task = lab.ok(&["task", "list"]);
+    assert!(task.contains("vm.migrate"), "{task}");
+
+    // Over a slow link, and back.
+    lab.0.link("host2", &Link::Rate("200mbit".to_owned())).unwrap();
+    lab.ok(&["vm", "migrate", "web01", "--host", "host1"]);
+    talk.goes_on();
+    assert!(talk.longest_gap() < Duration::from_secs(5), "it was away only for a moment");
+    assert_eq!((lab.host_of("web01").as_str(), lab.guests(2)), ("host1", vec![1, 0]));
+    lab.0.link("host2", &Link::Unlimited).unwrap();
+
+    // What is off moves as well, and starts there.
+    lab.ok(&["vm", "stop", "web01", "--power-off"]);
+    lab.ok(&["vm", "migrate", "web01", "--host", "host2"]);
+    assert_eq!(lab.host_of("web01"), "host2");
+    lab.ok(&["vm", "start", "web01", "--wait=guest"]);
+    assert_eq!(lab.guests(2), [0, 1]);
+}
+
+#[test]
+fn qemu_what_stands_in_the_way_is_told_at_once() {
+    let lab = Mine::up("refuse", 2);
+    let create = ["vm", "create", "own", "--image", "tiny-own", "--memory", "256MiB"];
+    let image = tiny_image();
+    lab.ok(&[
+        "image",
+        "import",
+        "tiny-own",
+        &image.to_string_lossy(),
+        "--datastore",
+        "local-host1",
+    ]);
+    lab.ok(&create);
+    let refused = lab.fails(&["vm", "migrate", "own", "--host", "host2"]);
+    assert!(refused.contains("datastore `local-host1` is not on it"), "{refused}");
+    let refused = lab.fails(&["vm", "migrate", "own"]);
+    assert!(refused.contains("can go to no other host"), "{refused}");
+    lab.boot("web01", "host1");
+    let refused = lab.fails(&["vm", "migrate", "web01", "--host", "host1"]);
+    assert!(refused.contains("is on host `host1` already"), "{refused}");
+    lab.fails(&["vm", "migrate", "web01", "--downtime", "2h"]);
+
+    // Both hosts are there, and do not reach each other.
+    lab.0.link("host2", &Link::Cut).unwrap();
+    let refused = lab.fails(&["vm", "migrate", "web01", "--host", "host2"]);
+    assert!(!refused.is_empty());
+    assert_eq!(lab.guests(2), [1, 0]);
+    lab.0.link("host2", &Link::Heal).unwrap();
+    eventually("host2 is back", Duration::from_secs(30), || {
+        lab.ok(&["host", "list"]).matches("connected").count() >= 2
+            && lab
+                .0
+                .hostler(&["vm", "migrate", "web01", "--host", "host2"])
+                .unwrap()
+                .status
+                .success()
+    });
+    assert_eq!(lab.guests(2), [0, 1]);
+}
+
+#[test]
+fn qemu_a_killed_server_finds_the_move_done() {
+    let lab = Mine::up("killed", 2);
+    lab.boot("web01", "host1");
+    let talk = lab.talk("web01");
+    let ordered = lab.0.json(&["vm", "migrate", "web01", "--rate", "20MiB", "--no-wait"]);
+    ordered.unwrap();
+    eventually("it is on its way", Duration::from_secs(30), || lab.guests(2) == [1, 1]);
+    std::thread::sleep(Duration::from_millis(1500));
+    lab.0.kill_server();
+    eventually("the agents end it without a server", Duration::from_secs(60), || {
+        lab.guests(2) == [0, 1]
+    });
+    talk.goes_on();
+    lab.0.start_server().unwrap();
+    eventually("the server knows where it is", Duration::from_secs(30), || {
+        lab.host_of("web01") == "host2" && lab.show("web01")["status"]["power"] == "running"
+    });
+    assert_eq!(lab.guests(2), [0, 1]);
+}
+
+#[test]
+fn a_lab_goes_wholly_whatever_was_killed() {
+    let lab = Mine::up("down", 1);
+    let before = lab.0.processes();
+    assert!(before.len() >= 2, "{before:?}");
+    // As if its maker had died in the middle.
+    let agent = lab.0.processes_of("hostler", 1)[0];
+    Command::new("kill").args(["-9", &agent.to_string()]).status().unwrap();
+    lab.0.down().unwrap();
+    assert!(lab.0.processes().is_empty() && lab.0.namespaces().is_empty());
+    assert!(!lab.0.folder().exists());
+    lab.0.down().unwrap();
+}
