@@ -83,7 +83,7 @@ impl Placement {
         let newest = inventory.snapshot();
         let board = match held.take() {
             Some(mut board) => {
-                board.follow(newest);
+                board.follow(&newest);
                 board
             }
             None => Board::build(newest),

@@ -131,22 +131,15 @@ impl Agents {
             tokio::spawn(change(agents, Duration::from_secs_f64(1.0 / changes_per_second)));
         }
         loop {
-            let (stream, _) = match listener.accept().await {
-                Ok(accepted) => accepted,
-                Err(error) => {
-                    // Out of file descriptors: some may be free again in a moment.
-                    eprintln!("cannot accept a connection: {error}");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                    continue;
-                }
+            let Ok((stream, _)) = listener.accept().await else {
+                // Out of file descriptors: some may be free again in a moment.
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
             };
             let Ok(std::net::SocketAddr::V4(called)) = stream.local_addr() else { continue };
             let Some(agent) = self.0.get(called.ip()).cloned() else { continue };
-            tokio::spawn(async move {
-                if let Err(error) = connection(stream, agent).await {
-                    eprintln!("{called}: {error:#}");
-                }
-            });
+            // Whoever calls notices by itself, and calls again.
+            tokio::spawn(async move { connection(stream, agent).await.ok() });
         }
     }
 }

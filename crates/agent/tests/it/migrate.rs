@@ -294,7 +294,6 @@ async fn qemu_a_guest_goes_on_on_another_host_and_back() {
     let moved = pair.migrate(None).await.unwrap();
     assert!(moved.taken && moved.paused_microseconds > 0, "{moved:?}");
     assert!(moved.paused_microseconds < 2_000_000, "{moved:?}");
-    println!("moved: {moved:?}");
     pair.assert_moved(&boot).await;
     assert!(count(two, vm).await > before, "it goes on counting");
     let report = two.report(vm).await.unwrap();

@@ -267,7 +267,7 @@ fn fields(rule: &Rule, names: &Names) -> Vec<(&'static str, Vec<Cell>)> {
         ("Description", one(rule.spec.description.clone())),
     ];
     fields.retain(|(name, values)| {
-        !values.is_empty() && !(*name == "Description" && rule.spec.description.is_empty())
+        !(values.is_empty() || *name == "Description" && rule.spec.description.is_empty())
     });
     fields
 }

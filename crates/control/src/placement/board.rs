@@ -100,14 +100,14 @@ impl Board {
     }
 
     /// Takes over what has changed since.
-    pub(super) fn follow(&mut self, newest: Arc<Snapshot>) {
+    pub(super) fn follow(&mut self, newest: &Arc<Snapshot>) {
         if newest.revision <= self.snapshot.revision {
             return;
         }
         let old = std::mem::replace(&mut self.snapshot, newest.clone());
-        let mut known = !is_changed::<RuleKind>(&old, &newest)
-            && !is_changed::<GroupKind>(&old, &newest)
-            && view::settings(&old) == view::settings(&newest);
+        let mut known = !is_changed::<RuleKind>(&old, newest)
+            && !is_changed::<GroupKind>(&old, newest)
+            && view::settings(&old) == view::settings(newest);
         let ruled = !newest.all::<RuleKind>().is_empty();
         let mut stores = BTreeSet::new();
         for Step { old: before, new: after } in old.all::<VmKind>().steps_to(newest.all()) {
@@ -120,7 +120,7 @@ impl Board {
                 stores.insert(vm.status.datastore);
             }
             let of = |snapshot, vm: Option<&Arc<_>>| vm.and_then(|vm| view::vm(snapshot, vm));
-            let (before, after) = (of(&old, before), of(&newest, after));
+            let (before, after) = (of(&old, before), of(newest, after));
             let claimed = after.as_ref().is_some_and(|vm| self.claims.remove(&vm.id).is_some());
             known &= after.as_ref().is_none_or(|vm| self.returning.remove(&vm.id).is_none());
             if before == after && !claimed {
@@ -137,7 +137,7 @@ impl Board {
                 self.insert(vm);
             }
         }
-        known = known && self.follow_hosts(&old, &newest, &mut stores);
+        known = known && self.follow_hosts(&old, newest, &mut stores);
         known = known && stores.into_iter().all(|store| self.refresh_store(store));
         let most = 2 * newest.all::<VmKind>().len() + SLACK;
         if !known || self.cluster.positions() > most {

@@ -192,7 +192,7 @@ fn require_possible(snapshot: &Snapshot, name: &Name, spec: &RuleSpec) -> Result
     }
     let rule = placement::rule_for_policy(snapshot, name, spec);
     let found = conflicts_with(&placement::whole(snapshot), &rule);
-    refuse(found.map_err(|error| ServiceError::invalid("spec", error.to_string()))?)
+    refuse(&found.map_err(|error| ServiceError::invalid("spec", error.to_string()))?)
 }
 
 /// Refuses a change of the inventory that makes rules impossible that name a group.
@@ -220,10 +220,10 @@ pub(super) fn require_possible_with(
     let all = conflicts(&whole);
     let all = all.map_err(|error| ServiceError::invalid("members", error.to_string()))?;
     let comes = |conflict: &Conflict| conflict.rules.iter().any(|rule| rules.contains(rule));
-    refuse(all.into_iter().filter(comes).collect())
+    refuse(&all.into_iter().filter(comes).collect::<Vec<_>>())
 }
 
-fn refuse(conflicts: Vec<Conflict>) -> Result<(), ServiceError> {
+fn refuse(conflicts: &[Conflict]) -> Result<(), ServiceError> {
     if conflicts.is_empty() {
         return Ok(());
     }
