@@ -119,7 +119,7 @@ pub struct ReplayDecision;
 
 impl Endpoint for ReplayDecision {
     const ID: &'static str = "decision_replay";
-    const METHOD: Method = Method::Post;
+    const METHOD: Method = Method::Get;
     const PATH: &'static str = "/v1/decisions/{decision}/replay";
     const SUMMARY: &'static str = "Make a decision again from its record";
     const TAG: &'static str = "placement";

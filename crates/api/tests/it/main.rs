@@ -57,7 +57,9 @@ fn every_endpoint_keeps_the_rules() {
         assert!(ids.insert(meta.id), "{} twice", meta.id);
         assert!(meta.path.starts_with("/v1/"), "{}", meta.path);
         assert!(["", "viewer", "operator", "admin"].contains(&meta.access), "{}", meta.id);
-        let changing = meta.method != Method::Get && meta.id != "user_set_password";
+        // A question that is too long for an address.
+        let asking = meta.id == "simulate";
+        let changing = meta.method != Method::Get && meta.id != "user_set_password" && !asking;
         let own = ["logout", "token_create", "token_delete"].contains(&meta.id);
         // A request makes nothing until those agree whom the approval rules name; who may agree,
         // cancel and retry is decided per request (ADR 15).

@@ -96,7 +96,7 @@ fn typing_errors_get_a_proposal() {
     expect![[r#"
         error: unrecognized subcommand 'crate'
 
-          tip: some similar subcommands exist: 'rename', 'create'
+          tip: some similar subcommands exist: 'rename', 'migrate', 'create'
 
         Usage: hostler vm [OPTIONS] <COMMAND>
 

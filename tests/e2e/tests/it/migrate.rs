@@ -143,7 +143,7 @@ fn qemu_what_stands_in_the_way_is_told_at_once() {
         "--datastore",
         "local-host1",
     ]);
-    lab.ok(&create);
+    lab.ok(&[&create[..], &["--network", "lab"]].concat());
     let refused = lab.fails(&["vm", "migrate", "own", "--host", "host2"]);
     assert!(refused.contains("datastore `local-host1` is not on it"), "{refused}");
     let refused = lab.fails(&["vm", "migrate", "own"]);

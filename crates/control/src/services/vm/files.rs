@@ -5,7 +5,7 @@ use std::sync::Arc;
 use hostler_store::Write;
 use hostler_types::{
     DatastoreId, DatastoreKind, Epoch, HostId, HostKind, ImageKind, Name, NetworkKind, PowerState,
-    Ref, Role, Task, Vm, VmKind,
+    Ref, Role, Task, Vm, VmId, VmKind,
 };
 use jiff::Timestamp;
 use serde::Serialize;
@@ -112,8 +112,16 @@ pub async fn register(
         Ref::Name(name) => vm.name() == name,
     });
     let ordered = order_with(world, actor, options, "vm.register", &request, |snapshot| {
+        let owners = owners.as_ref().map_err(Clone::clone)?;
+        // What a host has is left out of what it finds.
+        if let (None, Ref::Id(id)) = (found, &request.vm) {
+            let id = VmId::from_uuid(*id);
+            if snapshot.get::<VmKind>(id).is_none() {
+                require_ownerless(id, &id.to_string(), owners)?;
+            }
+        }
         let mut vm = adopted(snapshot, &request, found.map(|vm| Vm::clone(vm)))?;
-        require_ownerless(&vm, owners.as_ref().map_err(Clone::clone)?)?;
+        require_ownerless(vm.id(), vm.name().as_str(), owners)?;
         customize::seal(&world.vault, vm.spec.customization.as_mut());
         let mut order = vm_register::order(&vm);
         order.writes.push(Write::create(&vm));
@@ -139,14 +147,12 @@ pub async fn register(
 }
 
 /// Refuses a VM that a host has: it may run there.
-fn require_ownerless(vm: &Vm, owners: &Owners) -> Result<(), ServiceError> {
-    let Some(host) = owners.host_of(vm.id()) else { return Ok(()) };
-    let message =
-        format!("vm `{}` is not registered: host `{host}` has it, and may run it", vm.name());
+fn require_ownerless(vm: VmId, name: &str, owners: &Owners) -> Result<(), ServiceError> {
+    let Some(host) = owners.host_of(vm) else { return Ok(()) };
+    let message = format!("vm `{name}` is not registered: host `{host}` has it, and may run it");
     Err(ServiceError::conflict("in_use", message).hint(format!(
         "perhaps the store was restored from a backup older than the VM: take it back as it is \
-             with `hostler vm register --from-host {host} {}`",
-        vm.id()
+             with `hostler vm register --from-host {host} {vm}`"
     )))
 }
 
