@@ -30,7 +30,7 @@ use crate::inventory::{Inventory, Snapshot};
 use board::Board;
 
 pub(crate) use told::{explanation, violation, why_not};
-pub(crate) use view::{group_for_policy, rule_for_policy, whole, wish};
+pub(crate) use view::{at_rest, group_for_policy, rule_for_policy, whole, wish};
 
 /// The board of one world.
 #[derive(Debug, Default)]

@@ -141,15 +141,15 @@ pub(super) fn vm(snapshot: &Snapshot, vm: &Vm) -> Option<ClusterVm> {
     let asked = wish(snapshot, vm.id(), vm.name().as_str(), &vm.metadata.labels, &vm.spec);
     let datastore = Some(vm.status.datastore);
     let here = ClusterVm { host: Some(vm.status.host), datastore, disks: Vec::new(), ..asked };
-    // What is reserved is set aside while it runs.
-    let (cpu_reservation, memory_reservation) = match vm.status.power.is_live() {
-        true => (here.cpu_reservation, here.memory_reservation),
-        false => (0, ByteSize(0)),
-    };
-    Some(ClusterVm { cpu_reservation, memory_reservation, ..here })
+    Some(if vm.status.power.is_live() { here } else { at_rest(here) })
 }
 
-/// A VM that is to be placed, wherever it may be.
+/// One that does not run: what it reserves is set aside only while it does.
+pub(crate) fn at_rest(vm: ClusterVm) -> ClusterVm {
+    ClusterVm { cpu_reservation: 0, memory_reservation: ByteSize(0), ..vm }
+}
+
+/// A VM that is to be placed, wherever it may be, and to run.
 pub(crate) fn wish(
     snapshot: &Snapshot,
     id: VmId,

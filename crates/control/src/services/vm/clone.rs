@@ -421,6 +421,9 @@ impl Plan<'_, '_> {
         let status = &self.parent.status;
         let mut wish =
             placement::wish(self.snapshot, id, name.as_str(), &self.request.labels, spec);
+        if !self.request.start && self.request.mode != CloneMode::Instant {
+            wish = placement::at_rest(wish);
+        }
         wish.datastore = Some(status.datastore);
         wish.wanted = match self.request.mode {
             CloneMode::Linked => None,

@@ -222,6 +222,9 @@ fn plan(
     let (vm, spec) = specified(snapshot, taking.macs, taking.customizing, request, over)?;
     let (name, labels) = (request.name.clone(), request.labels.clone());
     let mut wish = placement::wish(snapshot, vm, name.as_str(), &labels, &spec);
+    if !request.start {
+        wish = placement::at_rest(wish);
+    }
     let (host, datastore) = (request.host.as_ref(), request.datastore.as_ref());
     wish.wanted = host.map(|host| snapshot.find::<HostKind>(host)).transpose()?.map(|it| it.id());
     let datastore = datastore.map(|r| snapshot.find::<DatastoreKind>(r)).transpose()?;

@@ -157,6 +157,7 @@ pub async fn undelete(
         // Its files are where they are: that host must have room for it, and no rule against it.
         let mut wish =
             placement::wish(snapshot, vm.id(), name.as_str(), &vm.metadata.labels, &vm.spec);
+        wish = placement::at_rest(wish);
         wish.wanted = Some(vm.status.host);
         (wish.datastore, wish.disks) = (Some(vm.status.datastore), Vec::new());
         let decided = placing.place(vec![wish])?;
