@@ -35,8 +35,11 @@ pub(crate) enum Message {
         action: Action,
         reply: Reply,
     },
-    /// From the guest watcher.
-    Guest(GuestReport),
+    /// From the guest watcher, who began to ask at `asked`.
+    Guest {
+        asked: Instant,
+        report: GuestReport,
+    },
     /// From who asks the guest for proof of its customization.
     Customization(Verdict),
     /// From who gives the guest of an instant clone its own identity: what it is about to do next.
@@ -154,6 +157,8 @@ pub(crate) struct Actor {
     pub(super) since: Timestamp,
     pub(super) message: Option<String>,
     pub(super) guest: Option<GuestReport>,
+    /// When the actor itself last asked the guest, past its watcher: what that asked before is older.
+    pub(super) guest_asked: Option<Instant>,
     /// What the guest has said of its disks, for who has just changed them.
     pub(super) guest_disks: Option<Vec<GuestDisk>>,
     pub(super) machine: Option<Machine>,
@@ -214,8 +219,9 @@ impl Actor {
             Message::Command { command, action, reply } => {
                 self.command(command, action, reply).await
             }
-            Message::Guest(report) => {
-                if self.machine.is_some() {
+            Message::Guest { asked, report } => {
+                let newest = self.guest_asked.is_none_or(|own| own < asked);
+                if self.machine.is_some() && newest {
                     self.guest = Some(report);
                     self.publish();
                 }

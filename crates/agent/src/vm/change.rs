@@ -104,6 +104,7 @@ impl Actor {
         let Some(agent) = agent else { return };
         let deadline = Instant::now() + REPORT;
         loop {
+            self.guest_asked = Some(Instant::now());
             self.guest = guest::ask(agent, self.guest.take()).await;
             if disks {
                 self.guest_disks = self.ask_of_disks(qmp, agent).await;

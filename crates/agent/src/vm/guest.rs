@@ -64,9 +64,10 @@ pub(crate) async fn watch_guest(
     }
     loop {
         let Port { open, becoming, .. } = *port.borrow_and_update();
+        let asked = Instant::now();
         if open == Some(false) {
             answered = false;
-            report = tell(&actor, report, None).await;
+            report = tell(&actor, asked, report, None).await;
             if port.changed().await.is_err() {
                 return;
             }
@@ -78,7 +79,7 @@ pub(crate) async fn watch_guest(
             came = Instant::now();
         }
         answered = read.is_some();
-        report = tell(&actor, report, read).await;
+        report = tell(&actor, asked, report, read).await;
         if answered {
             first.take().map(|first| first.send(()));
         }
@@ -177,6 +178,7 @@ fn total_memory(meminfo: &str) -> Option<ByteSize> {
 /// Tells the actor if there is news; what it knows now.
 async fn tell(
     actor: &mpsc::Sender<Message>,
+    asked: Instant,
     before: Option<GuestReport>,
     answers: Option<Answers>,
 ) -> Option<GuestReport> {
@@ -184,7 +186,7 @@ async fn tell(
     if now != before
         && let Some(now) = &now
     {
-        let _ = actor.send(Message::Guest(now.clone())).await;
+        let _ = actor.send(Message::Guest { asked, report: now.clone() }).await;
     }
     now
 }
@@ -308,7 +310,7 @@ mod tests {
         watching.abort();
         guest.abort();
         match heard.ok().flatten() {
-            Some(Message::Guest(report)) => Some(report),
+            Some(Message::Guest { report, .. }) => Some(report),
             _ => None,
         }
     }

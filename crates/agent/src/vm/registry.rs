@@ -310,6 +310,7 @@ impl Vms {
             since: record.since,
             message: None,
             guest: None,
+            guest_asked: None,
             guest_disks: None,
             machine: None,
             stopping: Stopping::default(),
