@@ -18,7 +18,7 @@ mod windows;
 
 use std::time::Duration;
 
-use hostler_qmp::guest::{ExecRequest, FsfreezeFreeze, GetOsinfo, GuestAgent};
+use hostler_qmp::guest::{ExecRequest, FsfreezeFreeze, FsfreezeThaw, GetOsinfo, GuestAgent};
 use hostler_types::{OperationId, PowerState, SealWay};
 use jiff::Timestamp;
 
@@ -71,6 +71,10 @@ impl Actor {
         let machine =
             self.machine.as_ref().ok_or_else(|| Fault::Qemu("QEMU is gone".to_owned()))?;
         let agent = machine.live.agent.clone();
+        if self.record.layering.frozen {
+            // By who began this, and died before the plug was pulled.
+            let _it_says_so_below = agent.execute(FsfreezeThaw).await;
+        }
         // Asked again after a crash, a Windows guest is about to shut down; another may have made anew
         // what went.
         let begun = self.record.seal.take();
@@ -89,6 +93,9 @@ impl Actor {
         };
         self.record.seal = Some(seal);
         self.record.sealing = Some(op);
+        // Whoever comes after an agent that dies from here on thaws the guest.
+        let freezes = !self.record.seal.as_ref().is_some_and(windows::ends_by_itself);
+        self.record.layering.frozen |= freezes;
         self.save().await?;
         if self.record.seal.as_ref().is_some_and(windows::ends_by_itself) {
             self.ended_by_itself().await?;
@@ -98,7 +105,10 @@ impl Actor {
         // All is on the disks, and nothing more gets there: a guest that shut down in its own way
         // would write logs, a random seed and more.
         let _not_every_guest_can = agent.execute(FsfreezeFreeze).await;
-        self.power_off().await?;
+        if let Err(fault) = self.power_off().await {
+            self.thaw_again(agent);
+            return Err(fault);
+        }
         self.record.sealing = None;
         Ok(())
     }

@@ -62,7 +62,7 @@ pub(crate) struct Layering {
     variables_of: Option<SnapshotId>,
     /// The guest was frozen, or may have been, and has not said that it is thawed.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
-    frozen: bool,
+    pub(super) frozen: bool,
 }
 
 /// A snapshot that is being taken.

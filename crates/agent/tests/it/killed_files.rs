@@ -1,5 +1,5 @@
-//! SIGKILL of the agent in the middle of what it makes of a VM's or an image's files while no guest runs:
-//! an archive, an image, a sealed disk. What was there is as it was, the same operation, asked for again,
+//! SIGKILL of the agent in the middle of what it makes of a VM's or an image's files: an archive, an image,
+//! a sealed disk. What was there is as it was, the same operation, asked for again,
 //! comes to an end, and nothing is left over.
 //!
 //! `HOSTLER_KILLS` sets how often each is cut off, at even distances of its time.
@@ -20,6 +20,7 @@ use hostler_types::{
 };
 
 use crate::clones::{disk0, fill, shows};
+use crate::killed::kill_qemu;
 use crate::snapshots::place;
 use crate::templates::{check, has_secret, machine_id, seal_as};
 use crate::world::{World, build_appliance, command, long, problem};
@@ -225,6 +226,58 @@ async fn qemu_an_agent_killed_in_the_middle_of_sealing_a_disk_seals_it_or_has_no
         let own = names(&world.path("store/vms").join(vm.to_string()));
         let layers = own.iter().filter(|name| name.ends_with(".qcow2")).count();
         assert_eq!(layers, 2, "{place_}: {own:?}");
+        assert_ne!(machine_id(&world, vm).await, first, "{place_}: it boots, as another one");
+        world.remove(vm, false, true).await.unwrap();
+        world.assert_nothing_left();
+    }
+}
+
+/// The guest cleans itself. When its agent dies, the guest runs on, and what it makes anew goes the second
+/// time; when QEMU dies, the disk is cleaned as that of a guest that is off.
+#[tokio::test]
+async fn qemu_sealing_a_guest_that_runs_comes_to_its_end_whoever_is_killed() {
+    build_appliance();
+    let mut world = World::start_process().await;
+    let image = world.tiny_image().await;
+    let rounds: u32 = std::env::var("HOSTLER_KILLS").map_or(1, |rounds| rounds.parse().unwrap());
+    let mut whole = Duration::ZERO;
+    // Of two rounds one kills the agent, and one QEMU.
+    for number in 0..=2 * rounds {
+        let definition = world.vm(DiskSource::Image(image));
+        let vm = definition.vm.id();
+        world.create(&definition).await.unwrap();
+        let first = machine_id(&world, vm).await;
+        let qemu = number % 2 == 0;
+        let (op, place_) = (command(1), format!("round {number}, sealing takes {whole:?}"));
+        if number == 0 {
+            let begin = Instant::now();
+            seal_as(&world, vm, op).await.unwrap();
+            whole = begin.elapsed();
+        } else {
+            let client = world.client.clone();
+            let asking = tokio::spawn(async move {
+                let path = VmPath { vm };
+                client.call_with::<api::VmSeal>(&path, &NoParams {}, op, long()).await
+            });
+            tokio::time::sleep(whole * (2 * number.div_ceil(2) - 1) / (2 * rounds)).await;
+            if qemu {
+                kill_qemu(&world);
+            } else {
+                world.end_agent().await;
+            }
+            let _ = asking.await.unwrap();
+            if !qemu {
+                world.spawn_agent().await;
+            }
+            let report = world.found(vm).await;
+            let sealed = report.seal.is_some() && report.power == PowerState::Stopped;
+            assert!(!sealed || !has_secret(&world, &report), "{place_}: {report:?}");
+        }
+        let sealed = seal_as(&world, vm, op).await.unwrap_or_else(|e| panic!("{place_}: {e:?}"));
+        assert!(sealed.seal.is_some(), "{place_}: {sealed:?}");
+        assert_eq!(sealed.power, PowerState::Stopped, "{place_}: {sealed:?}");
+        assert!(!has_secret(&world, &sealed), "{place_}");
+        assert_eq!(world.qemu_pids(), Vec::<u32>::new(), "{place_}");
         assert_ne!(machine_id(&world, vm).await, first, "{place_}: it boots, as another one");
         world.remove(vm, false, true).await.unwrap();
         world.assert_nothing_left();

@@ -233,7 +233,7 @@ impl Puzzle {
             let Free { item, allowed, .. } = &self.free[at];
             let whole = &planner.cluster.room[self.hosts[to]];
             let fits = item.size.iter().zip(self.room[to]).all(|(size, room)| *size <= room.max(0));
-            let large = item.cpus > whole.cpus || item.memory > whole.memory;
+            let large = item.cpus > whole.widest || item.memory > whole.memory;
             if to != home && (!allowed[to] || !fits || large) {
                 continue;
             }

@@ -125,7 +125,16 @@ impl Cluster {
             });
             self.room.push(Room::of(host, &self.settings));
         }
+        self.settle_widest();
         Ok(())
+    }
+
+    /// How many CPUs a VM may have on each host, which depends on all of them.
+    pub(super) fn settle_widest(&mut self) {
+        let most = self.room.iter().map(|room| room.cpus).max().unwrap_or(0);
+        for room in &mut self.room {
+            room.widest = if room.cpus == most { UNLIMITED } else { room.cpus };
+        }
     }
 
     fn store(
@@ -355,6 +364,7 @@ impl Room {
                 scale(most[3], 1),
             ],
             cpus: i64::from(host.cpus),
+            widest: i64::from(host.cpus),
             memory,
             promised_cpus,
             promised_memory,

@@ -45,11 +45,17 @@ impl Cluster {
             stores,
             link,
         };
-        let mut room = Room::of(host, &self.settings);
+        let mut now = Room::of(host, &self.settings);
         for vm in &self.vms_on[at as usize] {
-            room.take(&self.vms[*vm as usize].item);
+            now.take(&self.vms[*vm as usize].item);
         }
-        self.room[at as usize] = room;
+        let room = &mut self.room[at as usize];
+        let before = std::mem::replace(room, now);
+        if before.cpus == room.cpus {
+            room.widest = before.widest;
+        } else {
+            self.settle_widest();
+        }
         self.forget_found();
         true
     }

@@ -80,8 +80,13 @@ pub(crate) struct Room {
     pub(crate) free: Size,
     /// Denominators of the score: physical where any may be promised.
     pub(crate) scale: [f64; 4],
-    /// Logical CPUs, and memory in bytes: no VM is larger.
+    /// Logical CPUs.
     pub(crate) cpus: i64,
+    /// How many CPUs a VM may have here: as many as there are, so that all of them can run at once. On a
+    /// host that no other surpasses any: it would fit nowhere better, and guests of more CPUs than
+    /// there are run all the same.
+    pub(crate) widest: i64,
+    /// In bytes: no VM is larger.
     pub(crate) memory: i64,
     pub(crate) promised_cpus: i64,
     pub(crate) promised_memory: i64,
@@ -253,7 +258,7 @@ impl Room {
     /// Whether there is room. What takes nothing of a resource needs none, even if too much of it
     /// has been promised.
     pub(crate) fn fits(&self, item: &Item) -> bool {
-        item.cpus <= self.cpus
+        item.cpus <= self.widest
             && item.memory <= self.memory
             && self.free.iter().zip(item.size).all(|(free, size)| size <= (*free).max(0))
     }

@@ -227,7 +227,7 @@ impl Cluster {
         let mut obstacles = self.static_obstacles(item, host);
         let room = &self.room[host];
         let (has, asked) = (room.cpus, item.cpus);
-        if asked > has {
+        if asked > room.widest {
             obstacles.push(Obstacle::TooFewCpus { has, asked });
         }
         if item.memory > room.memory {

@@ -105,7 +105,6 @@ fn each_refusal_tells_the_numbers() {
     away.hosts[0].condition = HostCondition::Disconnected;
     refused(&away, &wish(), "host `a` does not answer");
     let check = |vm: ClusterVm, expected| refused(&one(), &vm, expected);
-    check(ClusterVm { cpus: 3, ..wish() }, "host `a` has 2 CPUs, 3 are asked for");
     let memory = ByteSize::gib(5);
     check(ClusterVm { memory, ..wish() }, "host `a` has 4GiB of memory, 5GiB are asked for");
     let networks = vec!["br9".to_owned()];
@@ -115,6 +114,28 @@ fn each_refusal_tells_the_numbers() {
         ClusterVm { disks, ..wish() },
         "host `a` has no room: its datastore `local` holds 100GiB, 101GiB more are asked for",
     );
+}
+
+#[test]
+fn a_vm_of_more_cpus_than_a_host_has_goes_to_the_widest_one_only() {
+    let wide = |cpus| ClusterVm { cpus, ..wish() };
+    let two = cluster(&[("narrow", 2, 64), ("wide", 4, 4)]);
+    let name = |vm| {
+        let (placed, _) = placed(&two, &vm).unwrap();
+        two.hosts.iter().find(|host| host.id == placed.host).unwrap().name.clone()
+    };
+    assert_eq!([2, 3, 9].map(|cpus| name(wide(cpus))), ["narrow", "wide", "wide"]);
+    let mut away = two.clone();
+    away.hosts[1].condition = HostCondition::Disconnected;
+    let expected = "no host can take vm `new`: size: host `narrow` has 2 CPUs, 3 are asked for (1 of \
+                    2 hosts); state: host `wide` does not answer (1 of 2 hosts)";
+    let refusal = placed(&away, &wide(3)).unwrap_err();
+    assert_eq!(refusal.to_string(), expected);
+    // What a host is may change.
+    let mut cluster = Cluster::build(&away).unwrap();
+    away.hosts[1].cpus = 2;
+    assert!(cluster.refresh_host(&away.hosts[1]));
+    assert!(place_all(&mut cluster, &[wide(3)], Choosing::thorough()).is_ok());
 }
 
 #[test]
@@ -131,7 +152,7 @@ fn a_full_or_missing_datastore_takes_nothing() {
 
 #[test]
 fn wishes_for_host_and_datastore_are_followed() {
-    let mut snapshot = cluster(&[("a", 4, 64), ("b", 4, 8)]);
+    let mut snapshot = cluster(&[("a", 8, 64), ("b", 4, 8)]);
     let small = store("small", 20, 20);
     snapshot.hosts[1].datastores.push(HostDatastore { id: small.id, ready: true });
     let (host, datastore) = (snapshot.hosts[1].id, Some(small.id));

@@ -100,7 +100,8 @@ impl Actor {
         }
     }
 
-    fn thaw_again(&self, agent: GuestAgent) {
+    /// Asks the guest to thaw until it says that it is.
+    pub(in crate::vm) fn thaw_again(&self, agent: GuestAgent) {
         let to_self = self.to_self.clone();
         tokio::spawn(async move { thaw(&agent, Some(&to_self)).await });
     }

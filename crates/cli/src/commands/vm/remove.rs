@@ -176,3 +176,49 @@ async fn list_host(session: &Session, host: Ref) -> Result<(), CliError> {
         },
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Cli {
+        #[command(flatten)]
+        register: Register,
+    }
+
+    const ID: &str = "01a21fbd-20ba-7221-bfe8-d97726c90ab2";
+
+    /// What is registered, or why not.
+    fn place(arguments: &[&str]) -> String {
+        let arguments = [&["register"], arguments].concat();
+        let register = match Cli::try_parse_from(arguments) {
+            Ok(cli) => cli.register,
+            Err(error) => return error.kind().to_string(),
+        };
+        match register.place() {
+            Ok((Place::Datastore(from), id)) => format!("files on {from}: {}", id.is_some()),
+            Ok((Place::Host(from), id)) => format!("at host {from}: {}", id.is_some()),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    #[test]
+    fn a_vm_is_named_by_where_it_is_and_its_id() {
+        assert_eq!(place(&["local"]), "files on local: false");
+        assert_eq!(place(&["local", ID, "--name", "web01"]), "files on local: true");
+        assert_eq!(place(&["--from-host", "h1"]), "at host h1: false");
+        for order in [["--from-host", "h1", ID], [ID, "--from-host", "h1"]] {
+            assert_eq!(place(&order), "at host h1: true");
+        }
+        assert!(place(&[]).contains("required"), "{}", place(&[]));
+        let named = "with --from-host a VM is named by its id";
+        assert_eq!(place(&["--from-host", "h1", "web01"]), named);
+        let both = "name either a datastore or a host, not both";
+        assert_eq!(place(&["local", ID, "--from-host", "h1"]), both);
+        let which = "--name is for one VM: give its id";
+        assert_eq!(place(&["--from-host", "h1", "--name", "web01"]), which);
+    }
+}

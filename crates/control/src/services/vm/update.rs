@@ -8,14 +8,14 @@ use std::sync::Arc;
 
 use hostler_store::Write;
 use hostler_types::{
-    AddressPool, ByteSize, Customization, CustomizationState, Hardware, HostKind, Name,
-    NetworkKind, NicAddressing, NicSpec, PowerState, Ref, Revision, Role, Vm, VmChange, VmKind,
-    VmSpec, VmUpdate, counted, plan_changes, validate_labels,
+    AddressPool, ByteSize, Customization, CustomizationState, Hardware, Host, HostKind, Name,
+    NetworkKind, NicAddressing, NicSpec, PoolKind, PowerState, Ref, Revision, Role, Vm, VmChange,
+    VmKind, VmSpec, VmUpdate, counted, plan_changes, validate_labels,
 };
 
 use super::create::{first_cdrom, name_taken, nics, validate};
 use super::mac::ReservedMacs;
-use super::resources::resources;
+use super::resources::{resource_changes, resources};
 use super::{require_host, require_idle};
 use crate::actor::{Actor, authorize};
 use crate::customize::{self, Customizing, GuestWish};
@@ -87,7 +87,11 @@ pub fn plan(
     let new = changed(world, &snapshot, &mut macs, old, request)?;
     require_changeable(old, &new)?;
     let hardware = old.status.hardware.filter(|_| old.status.power.is_live());
-    let plan = asked_changes(&old.spec, &new.spec, hardware.as_ref());
+    let mut plan = asked_changes(&old.spec, &new.spec, hardware.as_ref());
+    plan.extend(resource_changes(&old.spec.resources, &new.spec.resources, |pool| {
+        let pool = pool.and_then(|pool| snapshot.get::<PoolKind>(pool));
+        pool.map_or("the cluster itself".to_owned(), |pool| pool.name().to_string())
+    }));
     Ok(plan.into_iter().map(|change| named_change(&snapshot, change)).collect())
 }
 
@@ -345,13 +349,16 @@ fn fits(snapshot: &Snapshot, vm: &Vm) -> Result<(), ServiceError> {
     let too_much = |message: String| {
         Err(ServiceError::new(Class::NoCapacity, "no_capacity", message).hint("ask for less"))
     };
-    if vm.spec.cpus.count() > facts.cpus {
-        let (has, asked) = (facts.cpus, vm.spec.cpus);
-        return too_much(format!(
-            "host `{}` has {}, {asked} are asked for",
-            host.name(),
-            counted(has, "CPU")
-        ));
+    // As in placement: on a host that no other surpasses a VM may be wider than it.
+    if vm.spec.cpus.count() > facts.cpus
+        && let Some(wider) = wider_than(snapshot, facts.cpus)
+    {
+        let (has, asked) = (counted(facts.cpus, "CPU"), vm.spec.cpus);
+        let refused = format!("host `{}` has {has}, {asked} are asked for", host.name());
+        return Err(ServiceError::new(Class::NoCapacity, "no_capacity", refused).hint(format!(
+            "ask for less, or move it first, such as to host `{}` (`hostler vm migrate`)",
+            wider.name()
+        )));
     }
     if vm.spec.memory > facts.memory {
         let (has, asked) = (facts.memory, vm.spec.memory);
@@ -361,6 +368,13 @@ fn fits(snapshot: &Snapshot, vm: &Vm) -> Result<(), ServiceError> {
         ));
     }
     Ok(())
+}
+
+/// The host with the most CPUs, if it has more than these.
+fn wider_than(snapshot: &Snapshot, cpus: u32) -> Option<&Arc<Host>> {
+    let hosts = snapshot.all::<HostKind>();
+    let cpus_of = |host: &&Arc<Host>| host.status.facts.as_ref().map_or(0, |facts| facts.cpus);
+    hosts.iter().max_by_key(cpus_of).filter(|host| cpus_of(host) > cpus)
 }
 
 #[cfg(test)]

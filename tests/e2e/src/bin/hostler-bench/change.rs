@@ -4,13 +4,16 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use hostler_e2e::Instance;
 
 use crate::figure::Figure;
 
 /// What each must reach, in milliseconds.
 const MOST: f64 = 1500.0;
+/// Of the guest, which had one: whatever this machine has, a host runs guests of more CPUs than its own
+/// if no other has more.
+const CPUS: &str = "4";
 const SMALL: [&str; 4] = ["vm", "set", "web01", "--cpus"];
 
 pub(crate) fn measure(runs: usize) -> Result<Vec<Figure>> {
@@ -18,14 +21,11 @@ pub(crate) fn measure(runs: usize) -> Result<Vec<Figure>> {
     instance.import_tiny();
     let create = ["vm", "create", "web01", "--image", "tiny", "--memory", "256MiB"];
     instance.ok(&[&create[..], &["--max-memory", "2GiB", "--start", "--wait=guest"]].concat());
-    // A VM has at most as many CPUs as its host.
-    let host = instance.json(&["host", "list"]);
-    let cpus = host[0]["status"]["facts"]["cpus"].as_u64().context("the host has CPUs")?.min(4);
 
     let (mut cpu, mut memory, mut disk, mut nic) = (vec![], vec![], vec![], vec![]);
     for _ in 0..runs.min(5) {
-        cpu.push(timed(&instance, &[&SMALL[..], &[&cpus.to_string()]].concat(), || {
-            in_guest(&instance, "nproc") == cpus.to_string()
+        cpu.push(timed(&instance, &[&SMALL[..], &[CPUS]].concat(), || {
+            in_guest(&instance, "nproc") == CPUS
         })?);
         memory.push(timed(&instance, &["vm", "set", "web01", "--memory", "1280MiB"], || {
             let total = in_guest(&instance, "awk '/MemTotal/ { print $2 }' /proc/meminfo");
@@ -46,7 +46,7 @@ pub(crate) fn measure(runs: usize) -> Result<Vec<Figure>> {
         instance.ok(&["vm", "start", "web01", "--wait=guest"]);
     }
     Ok(vec![
-        Figure::time(&format!("hot add: {} more CPUs", cpus - 1), &cpu, MOST),
+        Figure::time("hot add: 3 more CPUs", &cpu, MOST),
         Figure::time("hot add: 1 GiB", &memory, MOST),
         Figure::time("hot add: disk", &disk, MOST),
         Figure::time("hot add: NIC", &nic, MOST),
