@@ -34,7 +34,7 @@ fn id(hostler: &Instance, name: &str) -> String {
 fn measured(ids: &[String]) -> Vec<u64> {
     let read = || ids.iter().map(|id| used(id)).collect::<Vec<_>>();
     let (before, begin) = (read(), Instant::now());
-    std::thread::sleep(Duration::from_secs(20));
+    std::thread::sleep(Duration::from_secs(10));
     let (after, span) = (read(), begin.elapsed().as_nanos());
     let rate = |(before, after): (u64, u64)| {
         u64::try_from(u128::from(after - before) * 1000 / span).unwrap()
