@@ -1,7 +1,7 @@
 //! What the agent knows of its host, and how it tells of changes.
 
 use hostler_endpoint::{Empty, Endpoint, Events, Json, Method, NoParams};
-use hostler_types::{HostFacts, HostId, OperationId};
+use hostler_types::{HostFacts, HostId, HostUse, OperationId};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
@@ -53,6 +53,12 @@ impl Endpoint for HostInventory {
 pub struct Inventory {
     pub vms: Vec<VmReport>,
     pub datastores: Vec<DatastoreReport>,
+    /// What the VMs that run were last measured to use; later events tell only what changes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub used: Vec<VmUse>,
+    /// The same of the host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_used: Option<HostUse>,
 }
 
 /// `GET /agent/v1/events`: first the whole inventory, then each change as it happens. A reader
@@ -85,9 +91,13 @@ pub enum AgentEvent {
     },
     Datastore(DatastoreReport),
     Progress(OperationProgress),
-    /// What the VMs that run used since the last time, every few seconds.
+    /// What VMs and the host use now: of those for which it has become something else. What was told
+    /// before holds for all others.
     Usage {
         vms: Vec<VmUse>,
+        /// Absent: as before.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        host: Option<HostUse>,
     },
     /// From a newer agent.
     #[serde(other)]

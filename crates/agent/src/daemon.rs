@@ -24,9 +24,10 @@ use crate::facts::FactsSource;
 use crate::fault::Fault;
 use crate::image::Images;
 use crate::listener::Listener;
+use crate::measure::{self, Measured};
 use crate::networks::Networks;
 use crate::peers::Peers;
-use crate::resources::{self, Resources};
+use crate::resources::Resources;
 use crate::routes::{Service, router};
 use crate::seats::Seats;
 use crate::vm::{Records, Vms};
@@ -107,7 +108,8 @@ pub async fn run(config: AgentConfig, until: impl Future<Output = ()>) -> Result
     let service = prepare(&config, id, Peers::new(credentials), stop.clone()).await?;
     let datastores = tokio::spawn(service.host.datastores.clone().watch(stop.clone()));
     let hub = service.host.hub.clone();
-    let measuring = resources::measure(service.resources.clone(), hub, stop.clone());
+    let measured = (service.resources.clone(), service.vms.clone(), service.measured.clone());
+    let measuring = measure::run(measured, hub, stop.clone());
     let measuring = tokio::spawn(measuring);
     let networks = service.host.networks.clone();
     let networks = tokio::spawn(async move { networks.ensure_all().await });
@@ -208,7 +210,8 @@ async fn prepare(
     }
     let images = Images::new(config.image_records(), datastores, hub, qemu_img);
     let exports = Exports::new(host.clone(), vms.clone());
-    Ok(Service { host, vms, images, exports, resources })
+    let measured = Measured::default();
+    Ok(Service { host, vms, images, exports, resources, measured })
 }
 
 /// Tells whoever waits that the agent can be called, and where.

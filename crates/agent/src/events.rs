@@ -72,7 +72,7 @@ mod tests {
     use hostler_types::VmId;
 
     fn empty() -> Inventory {
-        Inventory { vms: Vec::new(), datastores: Vec::new() }
+        Inventory { vms: Vec::new(), datastores: Vec::new(), used: Vec::new(), host_used: None }
     }
 
     #[tokio::test]

@@ -23,6 +23,7 @@ mod files;
 mod image;
 mod join;
 mod listener;
+mod measure;
 mod networks;
 mod operations;
 mod peers;

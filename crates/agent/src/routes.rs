@@ -18,6 +18,7 @@ use crate::context::HostContext;
 use crate::export::Exports;
 use crate::image::Images;
 use crate::listener::Peer;
+use crate::measure::Measured;
 use crate::resources::Resources;
 use crate::vm::Vms;
 
@@ -29,6 +30,7 @@ pub(crate) struct Service {
     pub(crate) images: Images,
     pub(crate) exports: Exports,
     pub(crate) resources: Resources,
+    pub(crate) measured: Measured,
 }
 
 pub(crate) fn router(service: Service) -> Router {

@@ -32,6 +32,7 @@ mod hardware;
 mod layers;
 mod lend;
 mod machine;
+mod measure;
 mod migrate;
 mod nics;
 mod power;

@@ -2,7 +2,8 @@
 
 use hostler_endpoint::{Empty, Endpoint, Json, Method, NoParams, Page};
 use hostler_types::{
-    ByteSize, Epoch, Host, HostState, Join, JoinAnswer, Labels, Name, PowerState, Ref, Task, VmId,
+    ByteSize, Epoch, Host, HostState, HostStats, Join, JoinAnswer, Labels, Name, PowerState, Ref,
+    Task, VmId,
 };
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -104,6 +105,23 @@ impl Endpoint for Show {
     fn revision(answer: &Host) -> Option<u64> {
         Some(answer.metadata.revision.0)
     }
+}
+/// Tell what a host and its VMs use now, and what they have to do without.
+#[derive(Debug)]
+pub struct Stats;
+
+impl Endpoint for Stats {
+    const ID: &'static str = "host_stats";
+    const METHOD: Method = Method::Get;
+    const PATH: &'static str = "/v1/hosts/{host}/stats";
+    const SUMMARY: &'static str =
+        "Tell what a host and its VMs use now, and what they have to do without";
+    const TAG: &'static str = "host";
+    const ACCESS: &'static str = "viewer";
+    type Path = HostPath;
+    type Query = NoParams;
+    type Body = Empty;
+    type Answer = Json<HostStats>;
 }
 /// Changes to a host. An absent field stays as it is.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

@@ -3,7 +3,7 @@
 use hostler_endpoint::{Empty, Endpoint, Json, Method, NoParams, Page, Stream};
 use hostler_types::{
     ExecAnswer, ExecRequest, MigrationPolicy, Name, PlacementExplanation, PlacementWhy, PowerState,
-    Ref, StopMode, Task, Vm, VmChange, VmClone,
+    Ref, StopMode, Task, Vm, VmChange, VmClone, VmStats,
 };
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -583,6 +583,22 @@ impl Endpoint for Screenshot {
     type Query = NoParams;
     type Body = Empty;
     type Answer = Stream;
+}
+/// Tell what a VM uses now, and what it has to do without.
+#[derive(Debug)]
+pub struct Stats;
+
+impl Endpoint for Stats {
+    const ID: &'static str = "vm_stats";
+    const METHOD: Method = Method::Get;
+    const PATH: &'static str = "/v1/vms/{vm}/stats";
+    const SUMMARY: &'static str = "Tell what a VM uses now, and what it has to do without";
+    const TAG: &'static str = "vm";
+    const ACCESS: &'static str = "viewer";
+    type Path = VmPath;
+    type Query = NoParams;
+    type Body = Empty;
+    type Answer = Json<VmStats>;
 }
 /// Explain why a VM is where it is.
 #[derive(Debug)]

@@ -11,6 +11,7 @@ use crate::world::Core;
 mod deadlines;
 mod hosts;
 mod housekeeping;
+mod placement;
 mod pools;
 mod requests;
 mod snapshots;
@@ -32,6 +33,11 @@ impl Controllers {
         let requests = requests::run(core.clone(), engine.clone());
         let snapshots = snapshots::run(core.clone(), engine.clone());
         let pools = pools::run(core.clone());
+        let (placement, until) = (placement::run(core.clone()), stopping.clone());
+        tracker.spawn(async move {
+            // Cancel-safe: it writes nothing.
+            let _stopped = until.run_until_cancelled(placement).await;
+        });
         let until = stopping.clone();
         tracker.spawn(async move {
             // Cancel-safe: what a host was not told, it is told after the next start.

@@ -27,14 +27,21 @@ use hostler_types::{DatastoreId, DecidedVm, DecisionId, HostId, HostKind, Revisi
 
 use crate::error::{Class, ServiceError};
 use crate::inventory::{Inventory, Snapshot};
+use crate::pools::demand::Demands;
 use board::Board;
 
 pub(crate) use told::{explanation, violation, why_not};
-pub(crate) use view::{at_rest, group_for_policy, rule_for_policy, whole, wish};
+pub(crate) use view::{at_rest, group_for_policy, measured, rule_for_policy, whole, wish};
+
+/// Hosts whose VMs' measurements are taken over at a time, while no decision can be made.
+const HOSTS_AT_ONCE: usize = 64;
 
 /// The board of one world.
-#[derive(Debug, Default)]
-pub(crate) struct Placement(Mutex<Option<Board>>);
+#[derive(Debug)]
+pub(crate) struct Placement {
+    board: Mutex<Option<Board>>,
+    demands: Arc<Demands>,
+}
 
 /// Decisions of one request, whose claims hold for as long as this lives.
 #[derive(Debug)]
@@ -64,12 +71,16 @@ pub(crate) struct Decided {
 }
 
 impl Placement {
+    pub(crate) fn new(demands: Arc<Demands>) -> Self {
+        Self { board: Mutex::default(), demands }
+    }
+
     pub(crate) fn begin<'a>(&'a self, inventory: &'a Inventory) -> Placing<'a> {
         Placing { placement: self, inventory, claimed: Vec::new() }
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Board>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.board.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Works on the board as the inventory is now.
@@ -86,9 +97,36 @@ impl Placement {
                 board.follow(&newest);
                 board
             }
-            None => Board::build(newest),
+            None => self.first(newest),
         };
         work(held.insert(board))
+    }
+
+    fn first(&self, newest: Arc<Snapshot>) -> Board {
+        let mut board = Board::build(newest.clone());
+        for host in self.demands.known() {
+            board.measure(host, &self.demands.lately(&newest, host));
+        }
+        board
+    }
+
+    /// Keeps the board, if there is one, near the inventory and takes over what was measured since. A
+    /// board that nobody asks would hold on to everything of the inventory that has changed since it
+    /// was asked last. Blocks for as long as there are VMs.
+    pub(crate) fn refresh(&self, inventory: &Inventory) {
+        let hosts = self.demands.known();
+        for hosts in hosts.chunks(HOSTS_AT_ONCE) {
+            let snapshot = inventory.snapshot();
+            let lately = hosts.iter().map(|host| (*host, self.demands.lately(&snapshot, *host)));
+            let lately: Vec<_> = lately.collect();
+            let mut held = self.lock();
+            let Some(board) = held.as_mut() else { return };
+            lately.iter().for_each(|(host, vms)| board.measure(*host, vms));
+        }
+        let newest = inventory.snapshot();
+        if let Some(board) = self.lock().as_mut() {
+            board.follow(&newest);
+        }
     }
 
     /// Refuses to start a VM where a rule or its host does not want it.

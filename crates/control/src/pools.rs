@@ -4,7 +4,7 @@
 //!  inventory ─> hierarchy ─> ledger (admission.rs): may this VM be powered on?
 //!      │            └──────> division.rs: what is everyone entitled to?
 //!      │                          └─────> slices.rs: what each host does about it
-//!      └ demand.rs: what the hosts measured
+//!      └ demand.rs: what the hosts measured (kept.rs: of one VM)
 //! ```
 //!
 //! Nothing of it is stored: what is reserved follows from the VMs that run, so it is right again as
@@ -24,6 +24,7 @@ use crate::inventory::Snapshot;
 pub(crate) mod admission;
 pub(crate) mod demand;
 pub(crate) mod division;
+mod kept;
 pub(crate) mod slices;
 
 /// What the connected hosts have together.

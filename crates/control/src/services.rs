@@ -31,6 +31,7 @@ pub mod pool;
 pub mod request;
 pub mod rule;
 pub mod snapshot_policy;
+pub mod stats;
 pub mod task;
 pub mod template;
 pub mod token;

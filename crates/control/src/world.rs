@@ -90,7 +90,7 @@ pub struct Core {
     pub(crate) settings: Settings,
     pub(crate) macs: MacReservations,
     pub(crate) admissions: Admissions,
-    pub(crate) demands: Demands,
+    pub(crate) demands: Arc<Demands>,
     pub(crate) customizing: Reservations,
     pub(crate) placement: Placement,
     /// Who makes something that refers to another object (a VM to its network) holds it shared
@@ -201,6 +201,7 @@ impl Core {
     ) -> Result<Arc<Self>, StoreError> {
         let inventory = Arc::new(Inventory::load(store.as_ref()).await?);
         let follower = tokio::spawn(follow(inventory.clone(), store.clone()));
+        let demands = Arc::new(Demands::default());
         Ok(Arc::new(Self {
             store,
             inventory,
@@ -213,9 +214,9 @@ impl Core {
             settings,
             macs: MacReservations::default(),
             admissions: Admissions::default(),
-            demands: Demands::default(),
+            demands: demands.clone(),
             customizing: Reservations::default(),
-            placement: Placement::default(),
+            placement: Placement::new(demands),
             references: RwLock::new(()),
             follower,
         }))

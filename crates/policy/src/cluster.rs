@@ -8,6 +8,7 @@
 mod bits;
 mod build;
 mod classes;
+mod measured;
 mod part;
 mod refresh;
 mod state;
@@ -19,6 +20,7 @@ use serde::{Deserialize, Serialize};
 pub(crate) use bits::Bits;
 pub use build::SnapshotError;
 pub(crate) use classes::{Class, ClassIndex, Filter, StoreNeed};
+pub use measured::Measured;
 pub use part::Concerned;
 pub(crate) use state::{CPU, Item, Load, MEMORY, Size, Spot, StoreIndex, UNLIMITED};
 pub use state::{Cluster, HostIndex, VmIndex};

@@ -43,6 +43,7 @@ mod snapshot_policy;
 mod snapshot_views;
 mod task;
 mod template;
+mod usage;
 mod user;
 mod vm;
 mod vm_change;
@@ -107,9 +108,7 @@ pub use pool::{
     Pool, PoolCpu, PoolCpuUpdate, PoolCreate, PoolKind, PoolMemory, PoolMemoryUpdate, PoolSpec,
     PoolStatus, PoolUpdate, VmResources, VmResourcesUpdate,
 };
-pub use pool_views::{
-    PoolExplanation, PoolNode, PoolNodeKind, PoolTree, ResourceStand, ResourceUse,
-};
+pub use pool_views::{PoolExplanation, PoolNode, PoolNodeKind, PoolTree, ResourceStand};
 pub use request::{
     Approval, IllegalRequestEvent, OnFailure, Request, RequestEvent, RequestImage, RequestKind,
     RequestNetwork, RequestOrder, RequestProgress, RequestSpec, RequestState, RequestStatus,
@@ -139,6 +138,7 @@ pub use template::{
     Template, TemplateCreate, TemplateKind, TemplateRef, TemplateRefError, TemplateSpec,
     TemplateStatus, TemplateUpdate, TemplateVersion, VersionOf,
 };
+pub use usage::{DiskUse, HostStats, HostUse, MeanDemand, ResourceUse, VmStats};
 pub use user::{Token, TokenKind, TokenSpec, TokenStatus, User, UserKind, UserSpec, UserStatus};
 pub use vm::{
     BootDevice, CdromSpec, CopySource, Cores, DiskBus, DiskSource, DiskSpec, DiskStatus, Firmware,

@@ -69,14 +69,3 @@ pub struct PoolExplanation {
     /// From the cluster down to it, first of CPU, then of memory.
     pub sentences: Vec<String>,
 }
-
-/// What a VM or a host's guests used over the last few seconds.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct ResourceUse {
-    /// CPU time, in thousandths of a CPU.
-    pub cpu_millicpus: u64,
-    /// CPU time that it was ready to use and did not get, in thousandths of a CPU.
-    pub cpu_ready_millicpus: u64,
-    /// Memory that its processes hold, in bytes.
-    pub memory: u64,
-}

@@ -133,7 +133,7 @@ impl SimHost {
     pub fn measured(&self, vm: VmId, used: hostler_types::ResourceUse) {
         let vms = vec![hostler_agent_api::VmUse { vm, used }];
         // Nobody listens: nobody needs to know.
-        let _ = self.events.send(AgentEvent::Usage { vms });
+        let _ = self.events.send(AgentEvent::Usage { vms, host: None });
     }
 
     /// A connected host with 8 CPUs and 64 GiB.
@@ -351,6 +351,8 @@ impl State {
         Inventory {
             vms: self.vms.values().map(SimVm::report).collect(),
             datastores: self.datastores.values().map(|(report, _)| report.clone()).collect(),
+            used: Vec::new(),
+            host_used: None,
         }
     }
 

@@ -14,10 +14,10 @@ use anyhow::{Context, Result};
 use axum::Router;
 use futures::StreamExt;
 use hostler_agent_api as api;
-use hostler_agent_api::{AgentEvent, DatastoreReport, FactsAnswer, Inventory, VmReport};
+use hostler_agent_api::{AgentEvent, DatastoreReport, FactsAnswer, Inventory, VmReport, VmUse};
 use hostler_endpoint::{EventStream, Item, Problem, Routes};
 use hostler_pki::{Ca, CredentialFile, KeyRequest, tls};
-use hostler_types::{ByteSize, DatastoreState, HostFacts, VmId};
+use hostler_types::{ByteSize, DatastoreState, DiskUse, HostFacts, HostUse, ResourceUse, VmId};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use jiff::Timestamp;
@@ -67,8 +67,11 @@ impl Agent {
     }
 
     fn inventory(&self) -> Inventory {
-        let vms = self.host.vms.iter().map(|vm| self.report(*vm, None)).collect();
-        Inventory { vms, datastores: vec![self.datastore()] }
+        let vms: Vec<_> = self.host.vms.iter().map(|vm| self.report(*vm, None)).collect();
+        let running = vms.iter().filter(|report| report.power.is_live());
+        let used = running.map(|report| VmUse { vm: report.vm, used: used() }).collect();
+        let host_used = Some(HostUse { cpu_millicpus: 4000, ..HostUse::default() });
+        Inventory { vms, datastores: vec![self.datastore()], used, host_used }
     }
 
     fn stream(self: Arc<Self>) -> EventStream<AgentEvent> {
@@ -82,6 +85,20 @@ impl Agent {
             Err(_) => Err(Problem::new(503, "slow_reader", "the reader is too slow")),
         });
         futures::stream::once(async { Ok(first) }).chain(changes).boxed()
+    }
+}
+
+/// Of a guest with something to do.
+fn used() -> ResourceUse {
+    let disk = DiskUse { per_second: 10, bytes_per_second: 1 << 20, latency_us: 900 };
+    ResourceUse {
+        cpu_millicpus: 120,
+        cpu_ready_millicpus: 10,
+        memory: 700 << 20,
+        memory_active: 500 << 20,
+        reads: disk,
+        writes: disk,
+        ..ResourceUse::default()
     }
 }
 

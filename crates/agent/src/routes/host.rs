@@ -17,7 +17,9 @@ use crate::references::users;
 
 impl Service {
     fn current_inventory(&self) -> Inventory {
-        Inventory { vms: self.vms.reports(), datastores: self.host.datastores.reports() }
+        let (used, host_used) = self.measured.all();
+        let datastores = self.host.datastores.reports();
+        Inventory { vms: self.vms.reports(), datastores, used, host_used }
     }
 }
 

@@ -333,7 +333,7 @@ impl Vms {
         (handle, actor)
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<VmId, Handle>> {
+    pub(super) fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<VmId, Handle>> {
         self.0.handles.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

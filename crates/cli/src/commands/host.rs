@@ -41,6 +41,16 @@ enum HostCommand {
     #[command(after_help = "Examples:\n  hostler host show host01")]
     Show(Which),
 
+    /// Show what a host and its VMs use now, and what they have to do without
+    #[command(after_help = "\
+Examples:
+  hostler host stats host01
+  hostler host stats host01 -o json
+
+Pressure is the part of the time for which something on the host had to wait; VMs that waited most for
+a CPU come first. Measured every 5 seconds by the host's agent.")]
+    Stats(Which),
+
     Set(Set),
 
     JoinToken(JoinToken),
@@ -111,6 +121,11 @@ impl HostArgs {
                 if session.output.is_table() && host.status.state == HostState::Connected {
                     remark_unregistered(session, &path, &host).await;
                 }
+            }
+            HostCommand::Stats(which) => {
+                let path = HostPath { host: which.host };
+                let told = session.call::<host::Stats>(&path, &NoParams {}, ()).await?;
+                super::stats::print_host(session, &told)?;
             }
             HostCommand::Set(set) => set.run(session).await?,
             HostCommand::JoinToken(token) => token.run(session).await?,

@@ -27,6 +27,7 @@ mod rule;
 mod server;
 mod simulate;
 mod snapshot_policy;
+mod stats;
 mod task;
 mod template;
 mod token;

@@ -58,9 +58,10 @@ async fn pass(core: &Core, told: &mut Told) -> Result<(), ServiceError> {
     };
     told.retain(|host, (at, _)| connected(*host) && at.elapsed() < AGAIN);
     // Of many VMs it takes longer than others should have to wait.
-    let (divided, measured) = (snapshot.clone(), core.demands.all());
-    let dividing =
-        tokio::task::spawn_blocking(move || slices(&divided, &Division::of(&divided, &measured)?));
+    let (divided, demands) = (snapshot.clone(), core.demands.clone());
+    let dividing = tokio::task::spawn_blocking(move || {
+        slices(&divided, &Division::of(&divided, &demands.wanted(&divided))?)
+    });
     let slices = dividing.await;
     let mut slices =
         slices.map_err(|error| ServiceError::internal("the division was cut off", error))??;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use hostler_policy::cluster::{Cluster, ClusterSnapshot, ClusterVm};
+use hostler_policy::cluster::{Cluster, ClusterHost, ClusterSnapshot, ClusterVm, Demand};
 use hostler_policy::placement::{
     BatchRefusal, Choosing, Obstacle, elsewhere, in_the_way, place_all, possible, told,
 };
@@ -15,6 +15,7 @@ use hostler_types::{
 use super::view::Returning;
 use super::{Decided, Refused, view};
 use crate::inventory::{Snapshot, Step};
+use crate::pools::demand::{Lately, deficit};
 
 /// Positions that may be wasted before the cluster is built anew.
 const SLACK: usize = 1_024;
@@ -31,6 +32,9 @@ pub(crate) struct Board {
     /// Of those, VMs that rules list and that come out of the recycle bin, by the name that they get:
     /// in the bin they are no members.
     returning: Returning,
+    /// What the VMs of a host want and do not get: measured, not in the inventory. What each VM wants
+    /// is kept in the cluster only.
+    deficits: HashMap<HostId, Demand>,
 }
 
 #[derive(Debug)]
@@ -49,6 +53,7 @@ impl Board {
             provisioned,
             claims: BTreeMap::new(),
             returning: Returning::new(),
+            deficits: HashMap::new(),
         };
         board.build_cluster();
         board
@@ -56,23 +61,49 @@ impl Board {
 
     fn build_cluster(&mut self) {
         let frame = self.frame();
-        self.cluster = Cluster::build(&frame).unwrap_or_else(|error| {
+        let cluster = Cluster::build(&frame).unwrap_or_else(|error| {
             // The services keep all that could be wrong out; without rules decisions go on.
             tracing::error!(%error, "the rules cannot be kept: they are passed over");
             let plain = ClusterSnapshot { rules: Vec::new(), ..frame };
             Cluster::build(&plain).expect("hosts and datastores are there once each")
         });
+        let before = std::mem::replace(&mut self.cluster, cluster);
         let snapshot = self.snapshot.clone();
         for vm in snapshot.all::<VmKind>().iter().filter_map(|vm| view::vm(&snapshot, vm)) {
             self.insert(&vm);
         }
         let claimed: Vec<_> = self.claims.values().map(|claim| claim.vm.clone()).collect();
         claimed.iter().for_each(|vm| self.insert(vm));
+        self.cluster.inherit_measured(&before);
     }
 
     /// Hosts, datastores and rules; what is claimed on datastores counts there.
     fn frame(&self) -> ClusterSnapshot {
-        view::frame(&self.snapshot, &self.returning, |id| Some(self.provisioned(id)))
+        let provisioned = |id| Some(self.provisioned(id));
+        let mut frame = view::frame(&self.snapshot, &self.returning, provisioned);
+        for host in &mut frame.hosts {
+            host.deficit = self.deficit_of(host.id);
+        }
+        frame
+    }
+
+    fn deficit_of(&self, host: HostId) -> Demand {
+        self.deficits.get(&host).copied().unwrap_or_default()
+    }
+
+    /// Takes over what the VMs of a host were measured to want.
+    pub(super) fn measure(&mut self, host: HostId, vms: &[(VmId, Lately)]) {
+        let deficit = deficit(vms);
+        self.deficits.insert(host, deficit);
+        if let Some(host) = self.cluster.host(host) {
+            self.cluster.set_deficit(host, deficit);
+        }
+        for (vm, lately) in vms {
+            // A claim that moves a VM has put it elsewhere by now, or it is new: the next time.
+            let Some(vm) = self.cluster.vm(*vm) else { continue };
+            let demand = (lately.demand, lately.demand_hour);
+            self.cluster.measure(vm, demand, lately.contention);
+        }
     }
 
     fn provisioned(&self, datastore: DatastoreId) -> u64 {
@@ -130,11 +161,16 @@ impl Board {
             let (was, is) = (before.as_ref().map(|vm| &vm.name), after.as_ref().map(|vm| &vm.name));
             let listed = |vm: &ClusterVm| self.is_listed(vm.id);
             known &= !ruled || was == is || !before.iter().chain(&after).any(listed);
-            if let Some(vm) = before.as_ref().or(after.as_ref()) {
-                self.remove(vm.id);
-            }
-            if let Some(vm) = &after {
-                self.insert(vm);
+            let id = before.as_ref().or(after.as_ref()).map(|vm| vm.id);
+            let own = id.and_then(|id| self.cluster.vm(id));
+            let measured = own.map(|vm| self.cluster.measured(vm));
+            id.into_iter().for_each(|id| self.remove(id));
+            let Some(vm) = &after else { continue };
+            self.insert(vm);
+            // What stands still wants nothing.
+            let is_live = newest.get::<VmKind>(vm.id).is_some_and(|vm| vm.status.power.is_live());
+            if let Some((measured, vm)) = measured.filter(|_| is_live).zip(self.cluster.vm(vm.id)) {
+                self.cluster.set_measured(vm, measured);
             }
         }
         known = known && self.follow_hosts(&old, newest, &mut stores);
@@ -178,11 +214,13 @@ impl Board {
         }
         hosts.into_iter().all(|id: HostId| {
             let Some(host) = newest.get::<HostKind>(id) else { return false };
-            let (seen, sees) = (
-                old.get::<HostKind>(id).map(|host| view::host(old, host)),
-                view::host(newest, host),
-            );
-            seen.as_ref() == Some(&sees) || self.cluster.refresh_host(&sees)
+            let seen = old.get::<HostKind>(id).map(|host| view::host(old, host));
+            let sees = view::host(newest, host);
+            if seen.as_ref() == Some(&sees) {
+                return true;
+            }
+            let sees = ClusterHost { deficit: self.deficit_of(id), ..sees };
+            self.cluster.refresh_host(&sees)
         })
     }
 

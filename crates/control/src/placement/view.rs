@@ -15,6 +15,7 @@ use hostler_types::{
 };
 
 use crate::inventory::Snapshot;
+use crate::pools::demand::{Demands, Lately, deficit};
 
 /// VMs that come out of the recycle bin, by the name that they get.
 pub(super) type Returning = BTreeMap<VmId, String>;
@@ -37,6 +38,24 @@ pub(crate) fn whole(snapshot: &Snapshot) -> ClusterSnapshot {
     let vms = snapshot.all::<VmKind>().iter().filter_map(|own| vm(snapshot, own));
     let frame = frame(snapshot, &Returning::new(), |id| provisioned.get(&id).copied());
     ClusterSnapshot { vms: vms.collect(), ..frame }
+}
+
+/// Everything, with what VMs were measured to want and to miss.
+pub(crate) fn measured(snapshot: &Snapshot, demands: &Demands) -> ClusterSnapshot {
+    let mut whole = whole(snapshot);
+    let mut lately: HashMap<VmId, Lately> = HashMap::new();
+    for host in &mut whole.hosts {
+        let vms = demands.lately(snapshot, host.id);
+        host.deficit = deficit(&vms);
+        lately.extend(vms);
+    }
+    for vm in &mut whole.vms {
+        let Some(lately) = lately.get(&vm.id) else { continue };
+        vm.demand = lately.demand;
+        vm.demand_hour = Some(lately.demand_hour);
+        vm.contention = lately.contention;
+    }
+    whole
 }
 
 /// Everything but the VMs. `provisioned` are the disks on a datastore, together.

@@ -8,10 +8,11 @@ use hostler_policy::entitlement::{
 };
 use hostler_policy::pools::{Hierarchy, Ledger, PerResource, Resource};
 use hostler_types::{
-    ObjectId, PoolExplanation, PoolNode, PoolNodeKind, PoolTree, ResourceStand, ResourceUse,
-    Shares, Vm, VmId, VmKind,
+    ObjectId, PoolExplanation, PoolNode, PoolNodeKind, PoolTree, ResourceStand, Shares, Vm, VmId,
+    VmKind,
 };
 
+use super::demand::Wanted;
 use super::{capacity, child, hierarchy, mhz_of};
 use crate::error::ServiceError;
 use crate::inventory::Snapshot;
@@ -31,7 +32,7 @@ impl Division {
     /// There is no cluster yet.
     pub(crate) fn of(
         snapshot: &Snapshot,
-        measured: &HashMap<VmId, ResourceUse>,
+        measured: &HashMap<VmId, Wanted>,
     ) -> Result<Self, ServiceError> {
         let hierarchy = hierarchy(snapshot, None)?;
         let mut vms = Vec::new();
@@ -212,11 +213,10 @@ fn sum(amounts: impl Iterator<Item = Option<u64>>) -> Option<u64> {
 }
 
 /// What was used, and what was wanted: CPU time that was waited for is wanted as well.
-fn measure(used: &ResourceUse, mhz: u64) -> (PerResource<u64>, PerResource<u64>) {
-    let mhz_of = |millicpus: u64| millicpus.saturating_mul(mhz) / 1000;
-    let wanted = used.cpu_millicpus.saturating_add(used.cpu_ready_millicpus);
+fn measure(used: &Wanted, mhz: u64) -> (PerResource<u64>, PerResource<u64>) {
+    let mhz_of = |millicpus: u32| u64::from(millicpus).saturating_mul(mhz) / 1000;
     (
-        PerResource { cpu: mhz_of(used.cpu_millicpus), memory: used.memory },
-        PerResource { cpu: mhz_of(wanted), memory: used.memory },
+        PerResource { cpu: mhz_of(used.used), memory: used.memory },
+        PerResource { cpu: mhz_of(used.wanted), memory: used.memory },
     )
 }

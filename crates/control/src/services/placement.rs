@@ -115,7 +115,7 @@ pub fn export(world: &World, actor: &Actor) -> Result<InventoryExport, ServiceEr
         format: FORMAT,
         revision: snapshot.revision,
         exported_at: Timestamp::now(),
-        snapshot: json(&placement::whole(&snapshot))?,
+        snapshot: json(&placement::measured(&snapshot, &world.demands))?,
     })
 }
 
@@ -131,7 +131,7 @@ pub async fn simulate(
     authorize(actor, Role::Viewer, "simulate")?;
     let balance = request.balance.map(|balance| read("balance", balance)).transpose()?;
     let question = Question {
-        snapshot: placement::whole(&world.snapshot()),
+        snapshot: placement::measured(&world.snapshot(), &world.demands),
         edits: read_all::<Edit>("edits", request.edits)?,
         balance: balance.unwrap_or_default(),
         headroom: read_all::<ClusterVm>("headroom", request.headroom)?,

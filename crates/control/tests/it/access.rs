@@ -12,7 +12,7 @@ use hostler_control::services::user::{UserCreate, UserUpdate};
 use hostler_control::services::vm::{VmDelete, VmFilter, VmRegister, VmStop, snapshot};
 use hostler_control::services::{
     Options, PageRequest, approval_rule, cluster, console, datastore, event, group, host, image,
-    join_token, naming_rule, network, placement, pool, request, rule, snapshot_policy, task,
+    join_token, naming_rule, network, placement, pool, request, rule, snapshot_policy, stats, task,
     template, token, user, vm, watch,
 };
 use hostler_control::{Actor, ServiceError, World, authenticate};
@@ -232,6 +232,7 @@ async fn vm_services(w: &World, a: &Actor) -> Vec<(&'static str, Role, Said)> {
     vec![
         ("vm::list", Viewer, said(vm::list(w, a, &VmFilter::default(), &page))),
         ("vm::show", Viewer, said(vm::show(w, a, vm))),
+        ("stats::vm", Viewer, said(stats::vm(w, a, vm))),
         ("vm::create", Operator, said(vm::create(w, a, request, o).await)),
         ("vm::update", Operator, said(vm::update(w, a, vm, update, None, o).await)),
         ("vm::rename", Operator, said(vm::rename(w, a, vm, name, None, o).await)),
@@ -371,6 +372,7 @@ async fn host_services(w: &World, a: &Actor) -> Vec<(&'static str, Role, Said)> 
     vec![
         ("host::list", Viewer, said(host::list(w, a, &hosts, &page))),
         ("host::show", Viewer, said(host::show(w, a, it))),
+        ("stats::host", Viewer, said(stats::host(w, a, it))),
         (
             "host::update",
             Admin,
@@ -496,8 +498,8 @@ async fn pool_services(w: &World, a: &Actor) -> Vec<(&'static str, Role, Said)> 
         ("pool::create", Admin, said(pool::create(w, a, wrong).await)),
         ("pool::update", Admin, said(pool::update(w, a, it, update, None).await)),
         ("pool::delete", Admin, said(pool::delete(w, a, it).await)),
-        ("pool::tree", Viewer, said(pool::tree(w, a))),
-        ("pool::explain", Viewer, said(pool::explain(w, a, &what))),
+        ("pool::tree", Viewer, said(pool::tree(w, a).await)),
+        ("pool::explain", Viewer, said(pool::explain(w, a, what).await)),
     ]
 }
 

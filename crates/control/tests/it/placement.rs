@@ -8,12 +8,13 @@ use hostler_control::services::group::{self, GroupCreate, GroupUpdate};
 use hostler_control::services::host::{self, HostUpdate};
 use hostler_control::services::placement;
 use hostler_control::services::rule::{self, RuleCreate, RuleUpdate};
-use hostler_control::services::{Options, vm};
+use hostler_control::services::{Options, stats, vm};
 use hostler_control::{Actor, ServiceError};
 use hostler_sim::{Fleet, SimHost, vm_request};
 use hostler_types::{
-    DatastoreKind, DatastoreLimits, GroupKind, GroupOf, GroupSpec, HostKind, Labels, Ref, RuleKind,
-    RuleRelation, RuleSpec, RuleStrength, Selector, Simulation, StorageKind, VmCreate, VmKind,
+    DatastoreKind, DatastoreLimits, GroupKind, GroupOf, GroupSpec, HostKind, Labels, Ref,
+    ResourceUse, RuleKind, RuleRelation, RuleSpec, RuleStrength, Selector, Simulation, StorageKind,
+    VmCreate, VmKind,
 };
 use serde_json::json;
 
@@ -518,4 +519,88 @@ async fn an_export_holds_no_secret_and_answers_the_same() {
     let snapshot: Arc<_> = fleet.snapshot();
     assert_eq!(export.revision, snapshot.revision);
     let _ = vm_request("unused");
+}
+
+/// A VM that runs on the first host.
+async fn running(fleet: &Fleet, name: &str) -> hostler_types::VmId {
+    let request = VmCreate { host: Some(by_name("sim")), ..wish(name, &[("tier", "db")]) };
+    made(fleet, request).await.unwrap();
+    let task = vm::start(&fleet.world, &root(), &by_name(name), &plain()).await.unwrap();
+    fleet.done(&task).await;
+    fleet.show(name).id()
+}
+
+/// What its VMs used and waited for makes a host one that others should leave; and the decisions that
+/// were made with it are made again with it.
+#[tokio::test]
+async fn what_vms_were_measured_to_want_is_what_balancing_and_placement_see() {
+    let (fleet, hosts) = several(&["two"]).await;
+    let far = Some("rack");
+    let soft = RuleSpec { strength: RuleStrength::Should, ..apart(labelled("tier", "db"), far) };
+    ruled(&fleet, "racks", soft).await.unwrap();
+    let used = ResourceUse {
+        cpu_millicpus: 1000,
+        cpu_ready_millicpus: 1000,
+        memory: 64 << 20,
+        ..ResourceUse::default()
+    };
+    for number in 0..4 {
+        let vm = running(&fleet, &format!("busy{number}")).await;
+        hosts[0].measured(vm, used);
+    }
+    let (world, mut steps) = (&fleet.world, Vec::new());
+    for _ in 0..300 {
+        steps = placement::recommendations(world, &root()).await.unwrap().steps;
+        if !steps.is_empty() {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    let first = steps.first().expect("a host on which all wait is left alone");
+    assert_eq!((first.why.as_str(), first.moves[0].to.as_str()), ("load", "two"), "{first:?}");
+    // 2,000 MHz in half of the time it could run.
+    assert!(first.reason.contains("4000 MHz, 1GiB, 50 % ready"), "{}", first.reason);
+
+    // What is exported says the same.
+    let export = placement::export(world, &root()).unwrap();
+    let busy = &export.snapshot["vms"][0];
+    assert_eq!(busy["demand"], json!({"cpu": 2000, "memory": 64 << 20}), "{busy}");
+    assert_eq!(busy["contention"]["cpu_ready_permille"], 500);
+    assert_eq!(
+        export.snapshot["hosts"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|host| host["deficit"]["cpu"].as_u64().unwrap())
+            .max(),
+        Some(8000)
+    );
+
+    // Nor is what is known lost when the board is built anew, or a VM changes.
+    label(&fleet, "two", "rack", "r1").await;
+    let update = hostler_types::VmUpdate {
+        description: Some("other".to_owned()),
+        ..hostler_types::VmUpdate::default()
+    };
+    vm::update(world, &root(), &by_name("busy0"), update, None, &plain()).await.unwrap();
+    assert_eq!(made(&fleet, wish("new", &[("tier", "db")])).await.unwrap(), "two");
+    let again = placement::recommendations(world, &root()).await.unwrap();
+    assert!(!again.steps.is_empty());
+    assert_eq!(all_replay(&fleet).await, 5);
+
+    // Who is away is not asked any more, and what stops wants nothing.
+    let stats = stats::vm(world, &root(), &by_name("busy0")).unwrap();
+    assert_eq!((stats.used, stats.cpu_ready_permille), (Some(used), Some(500)));
+    let power_off = vm::VmStop { mode: hostler_types::StopMode::PowerOff, timeout_seconds: None };
+    let stop = vm::stop(world, &root(), &by_name("busy0"), power_off, &plain()).await.unwrap();
+    fleet.done(&stop).await;
+    assert_eq!(stats::vm(world, &root(), &by_name("busy0")).unwrap().used, None);
+    assert_eq!(stats::host(world, &root(), &by_name("sim")).unwrap().vms.len(), 3);
+    hosts[0].disconnect();
+    let is_gone = |snapshot: &hostler_control::Snapshot| {
+        let sim = snapshot.find::<HostKind>(&by_name("sim")).unwrap();
+        sim.status.state == hostler_types::HostState::Disconnected
+    };
+    fleet.until("a host is gone", is_gone).await;
+    assert!(stats::host(world, &root(), &by_name("sim")).unwrap().vms.is_empty());
 }

@@ -270,7 +270,7 @@ async fn the_tree_tells_what_everyone_is_entitled_to_and_explains_it() {
     reserving(&fleet, "lab01", Some("test"), 1000).await;
     start(&fleet, "web01").await.unwrap();
     start(&fleet, "lab01").await.unwrap();
-    let tree = pool::tree(&fleet.world, &root()).unwrap();
+    let tree = pool::tree(&fleet.world, &root()).await.unwrap();
     let lines: Vec<_> = tree
         .nodes
         .iter()
@@ -290,7 +290,7 @@ async fn the_tree_tells_what_everyone_is_entitled_to_and_explains_it() {
     );
 
     let explained =
-        pool::explain(&fleet.world, &root(), &Explained::Either(named("lab01"))).unwrap();
+        pool::explain(&fleet.world, &root(), Explained::Either(named("lab01"))).await.unwrap();
     assert_eq!(explained.sentences.len(), 6, "three levels, two resources");
     assert!(
         explained.sentences[2].starts_with("vm `lab01` is entitled to 3200MHz of CPU: "),
@@ -298,10 +298,10 @@ async fn the_tree_tells_what_everyone_is_entitled_to_and_explains_it() {
         explained.sentences[2]
     );
     make(&fleet, serde_json::json!({"name": "lab01"})).await.unwrap();
-    let error = pool::explain(&fleet.world, &root(), &Explained::Either(named("lab01")));
+    let error = pool::explain(&fleet.world, &root(), Explained::Either(named("lab01"))).await;
     assert_eq!(error.unwrap_err().code, "ambiguous");
     stop(&fleet, "lab01").await;
-    let error = pool::explain(&fleet.world, &root(), &Explained::Vm(named("lab01")));
+    let error = pool::explain(&fleet.world, &root(), Explained::Vm(named("lab01"))).await;
     assert_eq!(error.unwrap_err().code, "wrong_state");
 }
 
@@ -375,10 +375,15 @@ async fn what_a_vm_was_measured_to_want_is_what_it_demands() {
     reserving(&fleet, "web02", None, 0).await;
     start(&fleet, "web01").await.unwrap();
     start(&fleet, "web02").await.unwrap();
-    let used = ResourceUse { cpu_millicpus: 1000, cpu_ready_millicpus: 500, memory: 1 << 28 };
+    let used = ResourceUse {
+        cpu_millicpus: 1000,
+        cpu_ready_millicpus: 500,
+        memory: 1 << 28,
+        ..ResourceUse::default()
+    };
     fleet.host.measured(vm.id(), used);
     for _ in 0..200 {
-        let tree = pool::tree(&fleet.world, &root()).unwrap();
+        let tree = pool::tree(&fleet.world, &root()).await.unwrap();
         let node = tree.nodes.iter().find(|node| node.name == "web01").unwrap();
         if node.cpu.used.is_some() {
             // A CPU has 2,000 MHz, and half of one was waited for.

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use hostler_types::ByteSize;
 
 use super::layout::copy_setting;
-use super::usage::sum_of;
 use super::{Backend, CgroupError, Context, CpuLimits, Share, Usage, make_directory, write};
+use crate::stat::Stat;
 
 /// Controllers in whose trees a VM gets a group, if they are there.
 const USED: [&str; 6] = ["cpu", "cpuacct", "memory", "blkio", "pids", "freezer"];
@@ -147,11 +147,15 @@ impl Backend for V1 {
 
     fn usage(&self, group: &str) -> Option<Usage> {
         let cpu = fs::read_to_string(self.setting("cpuacct", group, "cpuacct.usage")).ok()?;
-        let stat = self.setting("memory", group, "memory.stat");
+        let memory = Stat::read(&self.setting("memory", group, "memory.stat"))?;
+        let limited = Stat::read(&self.setting("cpu", group, "cpu.stat"));
         Some(Usage {
             cpu_ns: cpu.trim().parse().ok()?,
-            ready_ns: 0,
-            memory: sum_of(&stat, &["total_rss", "total_shmem"])?,
+            limited_ns: limited.map_or(0, |stat| stat.sum(&["throttled_time"])),
+            memory: memory.sum(&["total_rss", "total_shmem"]),
+            active: memory.sum(&["total_active_anon"]),
+            swapped: memory.sum(&["total_swap"]),
+            ..Usage::default()
         })
     }
 }

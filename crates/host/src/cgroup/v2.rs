@@ -11,8 +11,9 @@ use std::path::{Path, PathBuf};
 use hostler_types::ByteSize;
 
 use super::layout::copy_setting;
-use super::usage::sum_of;
 use super::{Backend, CgroupError, Context, CpuLimits, Share, Usage, make_directory, write};
+use crate::pressure::Pressure;
+use crate::stat::Stat;
 
 const USED: [&str; 4] = ["cpu", "memory", "io", "pids"];
 const PERIOD: u64 = 100_000;
@@ -135,11 +136,19 @@ impl Backend for V2 {
 
     fn usage(&self, group: &str) -> Option<Usage> {
         let group = self.group(group);
-        let cpu = sum_of(&group.join("cpu.stat"), &["usage_usec"])?;
+        let cpu = Stat::read(&group.join("cpu.stat"))?;
+        let memory = Stat::read(&group.join("memory.stat"));
+        let memory = |names: &[&str]| memory.as_ref().map_or(0, |stat| stat.sum(names));
+        let swapped = fs::read_to_string(group.join("memory.swap.current")).ok();
+        let stalled = fs::read_to_string(group.join("memory.pressure")).unwrap_or_default();
         Some(Usage {
-            cpu_ns: cpu.saturating_mul(1000),
+            cpu_ns: cpu.sum(&["usage_usec"]).saturating_mul(1000),
             ready_ns: 0,
-            memory: sum_of(&group.join("memory.stat"), &["anon", "shmem"]).unwrap_or(0),
+            limited_ns: cpu.sum(&["throttled_usec"]).saturating_mul(1000),
+            memory: memory(&["anon", "shmem"]),
+            active: memory(&["active_anon"]),
+            swapped: swapped.and_then(|text| text.trim().parse().ok()).unwrap_or(0),
+            stalled_ns: Pressure::parse(&stalled).full_ns,
         })
     }
 }
@@ -241,6 +250,32 @@ mod tests {
         v2.set_memory("x", None).unwrap();
         assert_eq!((read("cpu.max"), read("memory.max")), ("max 100000".into(), "max".into()));
         assert_eq!((weight(2), weight(262_144)), (1, 10_000));
+    }
+
+    #[test]
+    fn what_a_group_used_is_read_in_the_words_of_v2() {
+        let root = tempfile::tempdir().unwrap();
+        let v2 = V2::new(root.path(), "0::/\n");
+        let group = root.path().join("hostler/x");
+        fs::create_dir_all(&group).unwrap();
+        assert_eq!(v2.usage("x"), None);
+        let files = [
+            ("cpu.stat", "usage_usec 7\nuser_usec 4\nnr_throttled 1\nthrottled_usec 3\n"),
+            ("memory.stat", "anon 10\nfile 1000\nshmem 5\nactive_anon 9\n"),
+            ("memory.swap.current", "12\n"),
+            ("memory.pressure", "some avg10=0 total=9\nfull avg10=0.00 avg60=0.00 total=6\n"),
+        ];
+        files.iter().for_each(|(file, text)| fs::write(group.join(file), text).unwrap());
+        let expected = Usage {
+            cpu_ns: 7000,
+            ready_ns: 0,
+            limited_ns: 3000,
+            memory: 15,
+            active: 9,
+            swapped: 12,
+            stalled_ns: 6000,
+        };
+        assert_eq!(v2.usage("x"), Some(expected));
     }
 
     #[test]

@@ -309,10 +309,18 @@ impl Cluster {
 /// CPU: what it used is what is left of what it wanted after the part of the time it waited, so
 /// wanted = used / (1 − ready). Memory: what was taken from it by swap and balloon is wanted too,
 /// and it is asked for more by as much as it stands still; never more than it is configured with.
-fn load(vm: &ClusterVm) -> Load {
-    let Contention { cpu_ready_permille, memory_stall_permille, swapped, ballooned } =
-        vm.contention;
-    let most_memory = vm.memory.0 as f64;
+pub(super) fn load(vm: &ClusterVm) -> Load {
+    load_of(vm.memory.0 as f64, vm.demand, vm.demand_hour, vm.contention)
+}
+
+/// `most_memory` is what it is configured with, in bytes.
+pub(super) fn load_of(
+    most_memory: f64,
+    demand: Demand,
+    demand_hour: Option<Demand>,
+    contention: Contention,
+) -> Load {
+    let Contention { cpu_ready_permille, memory_stall_permille, swapped, ballooned } = contention;
     let of = |demand: Demand, ready: u16, stall: u16, taken: u64| {
         let ready = f64::from(ready.min(900)) / 1_000.0;
         let stall = f64::from(stall.min(500)) / 1_000.0;
@@ -320,8 +328,8 @@ fn load(vm: &ClusterVm) -> Load {
         [(demand.cpu as f64 / (1.0 - ready)).round(), memory.round().min(most_memory)]
     };
     let taken = swapped.0.saturating_add(ballooned.0);
-    let [cpu, memory] = of(vm.demand, cpu_ready_permille, memory_stall_permille, taken);
-    match vm.demand_hour {
+    let [cpu, memory] = of(demand, cpu_ready_permille, memory_stall_permille, taken);
+    match demand_hour {
         None => [cpu, memory, cpu, memory],
         Some(hour) => {
             let [cpu_hour, memory_hour] = of(hour, 0, 0, 0);
@@ -352,8 +360,7 @@ impl Room {
             (if most == UNLIMITED { physical } else { most }).max(1) as f64
         };
         let capacity = [cpu.max(1) as f64, memory.max(1) as f64];
-        let deficit =
-            host.deficit.cpu as f64 / capacity[0] + host.deficit.memory.0 as f64 / capacity[1];
+        let deficit = deficit_of(host.deficit, capacity);
         Self {
             most,
             free,
@@ -373,6 +380,11 @@ impl Room {
             deficit,
         }
     }
+}
+
+/// In parts of the capacity.
+pub(super) fn deficit_of(deficit: Demand, capacity: [f64; 2]) -> f64 {
+    deficit.cpu as f64 / capacity[0] + deficit.memory.0 as f64 / capacity[1]
 }
 
 impl StoreRoom {

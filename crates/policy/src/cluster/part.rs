@@ -86,13 +86,16 @@ impl Cluster {
         whole
     }
 
-    /// Loads are whole numbers, so that nothing is lost on the way.
+    /// All that is not said of the VMs that are listed themselves: so the host's load is the same
+    /// when they are counted with what is said there. Loads are whole numbers, so that nothing is lost
+    /// on the way.
     fn load_of_others(&self, host: u32, listed: &[ClusterVm]) -> [u64; 4] {
         let mut load = self.room[host as usize].load;
-        for vm in listed.iter().filter_map(|vm| self.vm_of.get(&vm.id)) {
-            let facts = &self.vms[*vm as usize];
-            if facts.host == Some(host) {
-                load.iter_mut().zip(facts.item.load).for_each(|(sum, own)| *sum -= own);
+        for vm in listed {
+            let facts = self.vm_of.get(&vm.id).map(|at| &self.vms[*at as usize]);
+            if facts.is_some_and(|facts| facts.host == Some(host)) {
+                let said = super::build::load(vm);
+                load.iter_mut().zip(said).for_each(|(sum, own)| *sum -= own);
             }
         }
         load.map(whole_number)

@@ -3,15 +3,16 @@
 use std::time::Instant;
 
 use hostler_api::host::{
-    CreateJoinToken, Delete, HostVm, JoinHost, JoinTokenCreated, List, Register, Show,
+    CreateJoinToken, Delete, HostVm, JoinHost, JoinTokenCreated, List, Register, Show, Stats,
     Unregistered, Update,
 };
 use hostler_control::Class;
 use hostler_control::services::host::{self, HostFilter, HostUpdate};
 use hostler_control::services::join_token;
+use hostler_control::services::stats;
 use hostler_control::services::vm::{self, VmRegisterFromHost};
 use hostler_endpoint::{Call, Page, Problem, Routes};
-use hostler_types::{Host, JoinAnswer, Revision, Task};
+use hostler_types::{Host, HostStats, JoinAnswer, Revision, Task};
 use jiff::SignedDuration;
 
 use crate::app::{App, actor, keyed, page, paged, shown, task_of};
@@ -22,6 +23,7 @@ pub(crate) fn add(routes: Routes<App>) -> Routes<App> {
     routes
         .serve::<List, _>(list)
         .serve::<Show, _>(show)
+        .serve::<Stats, _>(host_stats)
         .serve::<Update, _>(update)
         .serve::<Delete, _>(delete)
         .serve::<Unregistered, _>(unregistered)
@@ -41,6 +43,11 @@ async fn list(app: App, call: Call<List>) -> Result<Page<Host>, Problem> {
 async fn show(app: App, call: Call<Show>) -> Result<Host, Problem> {
     let actor = actor(&call.extensions)?;
     host::show(&app.world, actor, &call.path.host).map(shown).map_err(problem)
+}
+
+async fn host_stats(app: App, call: Call<Stats>) -> Result<HostStats, Problem> {
+    let actor = actor(&call.extensions)?;
+    stats::host(&app.world, actor, &call.path.host).map_err(problem)
 }
 
 async fn update(app: App, call: Call<Update>) -> Result<Host, Problem> {

@@ -50,7 +50,7 @@ async fn delete(app: App, call: Call<Delete>) -> Result<(), Problem> {
 
 async fn tree(app: App, call: Call<Tree>) -> Result<PoolTree, Problem> {
     let actor = actor(&call.extensions)?;
-    pool::tree(&app.world, actor).map_err(problem)
+    pool::tree(&app.world, actor).await.map_err(problem)
 }
 
 async fn explain(app: App, call: Call<Explain>) -> Result<PoolExplanation, Problem> {
@@ -61,5 +61,5 @@ async fn explain(app: App, call: Call<Explain>) -> Result<PoolExplanation, Probl
         ExplainQuery { pool: None, vm: None, name: Some(name) } => Explained::Either(name),
         _ => return Err(code::INVALID.problem("say one of `pool`, `vm` and `name`")),
     };
-    pool::explain(&app.world, actor, &what).map_err(problem)
+    pool::explain(&app.world, actor, what).await.map_err(problem)
 }

@@ -52,6 +52,7 @@ async fn features(_: App, _: Call<ListFeatures>) -> Result<Features, Problem> {
             "placement-rules",
             "decisions",
             "simulate",
+            "stats",
         ]
         .map(str::to_owned)
         .to_vec(),

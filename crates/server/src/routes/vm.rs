@@ -2,13 +2,13 @@
 
 use hostler_api::vm::{
     ChangePlan, Clone, Create, Delete, Exec, Flatten, List, Log, Migrate, MigrateRequest, Plan,
-    PlanDeletion, Rename, Renew, Reset, Resume, Screenshot, Seal, Show, Start, Stop, Suspend,
-    Unregister, Update, VmCloned, VmCreated, VmMigration, Why,
+    PlanDeletion, Rename, Renew, Reset, Resume, Screenshot, Seal, Show, Start, Stats, Stop,
+    Suspend, Unregister, Update, VmCloned, VmCreated, VmMigration, Why,
 };
 use hostler_control::services::vm::{self, Renewal, VmDelete, VmFilter, VmStop};
-use hostler_control::services::{Changed, Options, placement};
+use hostler_control::services::{Changed, Options, placement, stats};
 use hostler_endpoint::{ByteStream, Call, Page, Problem, Routes};
-use hostler_types::{DeletionPlan, ExecAnswer, PlacementWhy, Revision, Task, Vm};
+use hostler_types::{DeletionPlan, ExecAnswer, PlacementWhy, Revision, Task, Vm, VmStats};
 
 use crate::app::{App, actor, keyed, page, paged, shown, task_of};
 use crate::problem::problem;
@@ -37,6 +37,7 @@ pub(crate) fn add(routes: Routes<App>) -> Routes<App> {
         .serve::<Exec, _>(exec)
         .serve::<Log, _>(log)
         .serve::<Screenshot, _>(screenshot)
+        .serve::<Stats, _>(vm_stats)
         .serve::<Why, _>(why)
 }
 
@@ -207,6 +208,11 @@ async fn log(app: App, call: Call<Log>) -> Result<ByteStream, Problem> {
 async fn screenshot(app: App, call: Call<Screenshot>) -> Result<ByteStream, Problem> {
     let actor = actor(&call.extensions)?;
     vm::screenshot(&app.world, actor, &call.path.vm).await.map_err(problem)
+}
+
+async fn vm_stats(app: App, call: Call<Stats>) -> Result<VmStats, Problem> {
+    let actor = actor(&call.extensions)?;
+    stats::vm(&app.world, actor, &call.path.vm).map_err(problem)
 }
 
 async fn why(app: App, call: Call<Why>) -> Result<PlacementWhy, Problem> {

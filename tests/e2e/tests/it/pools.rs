@@ -149,6 +149,60 @@ fn qemu_busy_guests_get_cpu_by_shares_limits_and_reservations() {
     hostler.ok(&["vm", "start", "late"]);
 }
 
+/// Two guests that want a whole CPU each, and there is one: both use about half of it and wait for as
+/// long, and each is known to want about one.
+#[test]
+fn qemu_guests_that_wait_for_a_cpu_are_known_to_wait() {
+    let hostler = Instance::start();
+    hostler.import_tiny();
+    let names = ["busy01", "busy02"];
+    for vm in names {
+        let size = ["--image", "tiny", "--memory", "128MiB", "--cpus", "1", "--no-network"];
+        let create = ["vm", "create", vm];
+        hostler.ok(&[&create[..], &size, &["--start", "--wait=guest"]].concat());
+        let spin = "(while :; do :; done) >/dev/null 2>&1 & dd if=/dev/vda of=/dev/null bs=64k &";
+        hostler.ok(&["vm", "exec", vm, "--", "sh", "-c", spin]);
+    }
+    for pid in hostler.qemu_pids() {
+        let pinned = std::process::Command::new("taskset")
+            .args(["-acp", "0", &pid.to_string()])
+            .output()
+            .unwrap();
+        assert!(pinned.status.success(), "{pinned:?}");
+    }
+    let stats = |name: &str| hostler.json(&["vm", "stats", name]);
+    let number = |value: &Value| value.as_u64().unwrap_or(0);
+    eventually("both use a part of a CPU and want about one", PATIENCE, || {
+        names.iter().all(|name| {
+            let used = &stats(name)["used"];
+            let (cpu, ready) =
+                (number(&used["cpu_millicpus"]), number(&used["cpu_ready_millicpus"]));
+            // Others use that CPU as well.
+            cpu >= 150 && ready >= 250 && (700..=1300).contains(&(cpu + ready))
+        })
+    });
+    let text = hostler.ok(&["-o", "table", "vm", "stats", "busy01"]);
+    assert!(text.contains("CPU ready") && text.contains("of the time it could run"), "{text}");
+    let shown = hostler.json(&["vm", "show", "busy01"]);
+    let of_host = &hostler.json(&["host", "stats", shown["status"]["host"].as_str().unwrap()]);
+    assert!(number(&of_host["used"]["cpu_millicpus"]) > 500, "{of_host}");
+    assert!(
+        number(&of_host["used"]["memory"]) > 0 && of_host["vms"].as_array().unwrap().len() == 2
+    );
+
+    // The limit of its own is not taken for others' doing.
+    hostler.ok(&["vm", "stop", "busy02", "--power-off"]);
+    assert!(stats("busy02")["used"].is_null());
+    hostler.ok(&["vm", "set", "busy01", "--cpu-limit", "0.2"]);
+    eventually("it is kept back, and not by others", PATIENCE, || {
+        let used = &stats("busy01")["used"];
+        let of = |field: &str| number(&used[field]);
+        of("cpu_millicpus") < 300
+            && of("cpu_limited_millicpus") > 400
+            && of("cpu_ready_millicpus") < of("cpu_limited_millicpus")
+    });
+}
+
 #[test]
 fn qemu_an_agent_that_comes_back_keeps_pools_as_they_were() {
     let mut hostler = Instance::start();

@@ -22,6 +22,7 @@ mod seal;
 mod set;
 mod snapshot;
 mod ssh;
+mod stats;
 mod tell;
 mod why;
 
@@ -88,6 +89,7 @@ enum VmCommand {
     Register(remove::Register),
     Delete(delete::Delete),
     Undelete(delete::Undelete),
+    Stats(stats::Stats),
     Why(why::Why),
     WhyNot(why::WhyNot),
     History(tell::History),
@@ -142,6 +144,7 @@ impl VmArgs {
             VmCommand::Register(command) => command.run(session).await,
             VmCommand::Delete(command) => command.run(session).await,
             VmCommand::Undelete(command) => command.run(session).await,
+            VmCommand::Stats(command) => command.run(session).await,
             VmCommand::Why(command) => command.run(session).await,
             VmCommand::WhyNot(command) => command.run(session).await,
             VmCommand::History(command) => command.run(session).await,

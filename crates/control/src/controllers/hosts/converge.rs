@@ -94,6 +94,8 @@ impl Converger {
         let reported: HashSet<VmId> = inventory.vms.iter().map(|report| report.vm).collect();
         forget_stale(&self.core, self.host, &inventory.vms);
         self.core.reports.replace(self.host, &inventory.vms);
+        let used = inventory.used.iter().map(|it| (it.vm, it.used)).collect();
+        self.core.demands.replace(self.host, used, inventory.host_used);
         let snapshot = self.core.snapshot();
         for orphan in reported.iter().filter(|vm| snapshot.get(**vm).is_none()) {
             tracing::warn!(host = self.name, vm = %orphan, "the host has a VM that is not in the inventory; it is left alone");
@@ -120,6 +122,7 @@ impl Converger {
     pub(super) async fn away(&mut self) {
         self.connected = false;
         self.core.reports.forget_host(self.host);
+        self.core.demands.forget_host(self.host);
         self.datastores.clear();
         let message = "its agent does not answer";
         self.write_host(|status| {
@@ -140,18 +143,22 @@ impl Converger {
         match event {
             AgentEvent::Vm(report) => {
                 self.dirty.insert(report.vm);
+                if !report.power.is_live() {
+                    self.core.demands.forget(self.host, report.vm);
+                }
                 self.core.reports.event(self.host, &report);
             }
             AgentEvent::VmGone { vm } => {
                 self.core.reports.forget_from(self.host, vm);
+                self.core.demands.forget(self.host, vm);
                 self.dirty.insert(vm);
             }
             AgentEvent::Datastore(report) => {
                 self.datastores.insert(report.datastore, report);
             }
             AgentEvent::Progress(progress) => self.core.progress.tell(progress),
-            AgentEvent::Usage { vms } => {
-                self.core.demands.note(vms.into_iter().map(|it| (it.vm, it.used)));
+            AgentEvent::Usage { vms, host } => {
+                self.core.demands.note(self.host, vms.into_iter().map(|it| (it.vm, it.used)), host);
             }
             AgentEvent::Inventory(_) | AgentEvent::Unknown => {}
         }
