@@ -35,6 +35,8 @@ pub struct SimHost {
 pub(crate) struct State {
     pub(crate) reachable: bool,
     pub(crate) facts: HostFacts,
+    /// The version of the contract that its agent speaks.
+    pub(crate) contract: u32,
     pub(crate) vms: BTreeMap<VmId, SimVm>,
     /// What lies on the datastores: survives `remove` with `keep_files`.
     pub(crate) files: BTreeMap<(DatastoreId, VmId), Vm>,
@@ -156,6 +158,7 @@ impl SimHost {
         let state = State {
             reachable: true,
             facts,
+            contract: hostler_agent_api::VERSION,
             vms: BTreeMap::new(),
             files: BTreeMap::new(),
             unregistered: BTreeSet::new(),
@@ -185,6 +188,11 @@ impl SimHost {
     }
 
     /// What it tells of itself.
+    /// Its agent is of another version from the next connection on.
+    pub fn speak(&self, contract: u32) {
+        self.lock().contract = contract;
+    }
+
     pub fn facts(&self) -> HostFacts {
         self.lock().facts.clone()
     }

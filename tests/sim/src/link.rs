@@ -5,7 +5,7 @@ use futures::StreamExt as _;
 use hostler_agent_api::{
     AgentEvent, ConsoleKind, DatastoreCheck, DatastoreReport, FactsAnswer, FileOwner, FileUser,
     FoundFiles, HostResources, ImageContentAnswer, ImageImportRequest, ImageImportSource,
-    ImageImported, ImageRemoveRequest, OperationProgress, RemoveFilesRequest, RemovedFile, VERSION,
+    ImageImported, ImageRemoveRequest, OperationProgress, RemoveFilesRequest, RemovedFile,
     VmCommand, VmCreateRequest, VmDefineRequest, VmDefinition, VmDiskTakeRequest, VmEpoch,
     VmExportRequest, VmFlattenRequest, VmForkAnswer, VmForkRequest, VmFreezeRequest, VmFrozen,
     VmMigrateRequest, VmMigrationPrepareRequest, VmMoved, VmOffer, VmRemoveRequest, VmReport,
@@ -231,7 +231,8 @@ impl AgentLink for SimHost {
     async fn facts(&self) -> Result<FactsAnswer, AgentError> {
         let host = self.id;
         self.command("facts", None, |state| {
-            Ok(FactsAnswer { host, contract: VERSION, facts: state.facts.clone() })
+            let contract = state.contract;
+            Ok(FactsAnswer { host, contract, facts: state.facts.clone() })
         })
         .await
     }

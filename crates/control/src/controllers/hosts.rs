@@ -144,6 +144,8 @@ impl Follower {
 
     async fn run(mut self) {
         let (mut wait, mut lost, mut known_away) = (SHORTEST_WAIT, Instant::now(), false);
+        // Why an agent that answers was not taken.
+        let (mut unfit, mut told): (Option<String>, Option<String>) = (None, None);
         loop {
             let patience = if known_away { PATIENCE } else { FIRST_PATIENCE };
             let places = if known_away { &self.connecting.away } else { &self.connecting.there };
@@ -159,6 +161,9 @@ impl Follower {
                     let reason = self.follow(stream, before).await;
                     if self.converger.is_connected() {
                         (wait, lost, known_away) = (SHORTEST_WAIT, Instant::now(), false);
+                        (unfit, told) = (None, None);
+                    } else {
+                        unfit = Some(reason.clone());
                     }
                     tracing::warn!(host = %self.host.name(), reason, "the host was lost");
                 }
@@ -169,9 +174,11 @@ impl Follower {
                     tracing::debug!(host = %self.host.name(), "the host does not answer in time");
                 }
             }
-            if !known_away && lost.elapsed() >= GRACE {
+            let is_news = known_away && unfit.is_some() && unfit != told;
+            if is_news || (!known_away && lost.elapsed() >= GRACE) {
                 known_away = true;
-                self.converger.away().await;
+                self.converger.away(unfit.as_deref()).await;
+                told = unfit.clone();
             }
             self.idle(wait).await;
             wait = (wait * 2).min(if known_away { LONGEST_WAIT } else { GRACE / 4 });

@@ -169,3 +169,42 @@ async fn a_task_waits_for_a_host_that_comes_back() {
     assert_eq!(ended.status.state, TaskState::Done, "{:?}", ended.status.error);
     power(&fleet, &vm.reference(), PowerState::Running).await;
 }
+
+#[tokio::test]
+async fn an_agent_of_the_version_before_is_taken_and_a_more_distant_one_is_told_why_not() {
+    use hostler_agent_api::VERSION;
+    let fleet = Fleet::new().await;
+    let id = fleet.host.id();
+    let is = |state: HostState, part: &'static str| {
+        move |snapshot: &hostler_control::Snapshot| {
+            let status = &snapshot.get::<HostKind>(id).unwrap().status;
+            let message = status.message.as_deref().unwrap_or_default();
+            status.state == state && message.contains(part)
+        }
+    };
+    for distant in [VERSION + 1, VERSION + 2] {
+        fleet.host.speak(distant);
+        fleet.host.disconnect();
+        fleet.until("it is away", is(HostState::Disconnected, "does not answer")).await;
+        fleet.host.reconnect();
+        fleet.until("it is told why", is(HostState::Disconnected, "of the contract")).await;
+        let snapshot = fleet.snapshot();
+        let message = snapshot.get::<HostKind>(id).unwrap().status.message.clone().unwrap();
+        assert_eq!(
+            message,
+            format!(
+                "its agent speaks version {distant} of the contract, this server {VERSION}; \
+                 install the same version of Hostler on both"
+            )
+        );
+        fleet.host.speak(VERSION);
+        fleet.host.disconnect();
+        fleet.host.reconnect();
+        fleet.until("it is back", is(HostState::Connected, "")).await;
+    }
+    fleet.host.speak(VERSION - 1);
+    fleet.host.disconnect();
+    fleet.until("it is away", is(HostState::Disconnected, "does not answer")).await;
+    fleet.host.reconnect();
+    fleet.until("the version before is taken", is(HostState::Connected, "")).await;
+}

@@ -118,13 +118,13 @@ impl Converger {
         tracing::info!(host = self.name, "the host is connected");
     }
 
-    /// The host does not answer: nobody knows what its VMs do.
-    pub(super) async fn away(&mut self) {
+    /// The host does not answer, or answers and is unfit, and why: nobody knows what its VMs do.
+    pub(super) async fn away(&mut self, unfit: Option<&str>) {
         self.connected = false;
         self.core.reports.forget_host(self.host);
         self.core.demands.forget_host(self.host);
         self.datastores.clear();
-        let message = "its agent does not answer";
+        let message = unfit.unwrap_or("its agent does not answer");
         self.write_host(|status| {
             // A host that has never been seen is still only expected.
             if status.state == HostState::Connected {
