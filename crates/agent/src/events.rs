@@ -72,7 +72,7 @@ mod tests {
     use hostler_types::VmId;
 
     fn empty() -> Inventory {
-        Inventory { vms: Vec::new(), datastores: Vec::new() }
+        Inventory { vms: Vec::new(), datastores: Vec::new(), elsewhere: Vec::new() }
     }
 
     #[tokio::test]

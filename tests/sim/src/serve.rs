@@ -68,7 +68,7 @@ impl Agent {
 
     fn inventory(&self) -> Inventory {
         let vms = self.host.vms.iter().map(|vm| self.report(*vm, None)).collect();
-        Inventory { vms, datastores: vec![self.datastore()] }
+        Inventory { vms, datastores: vec![self.datastore()], elsewhere: Vec::new() }
     }
 
     fn stream(self: Arc<Self>) -> EventStream<AgentEvent> {

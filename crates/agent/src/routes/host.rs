@@ -17,7 +17,9 @@ use crate::references::users;
 
 impl Service {
     fn current_inventory(&self) -> Inventory {
-        Inventory { vms: self.vms.reports(), datastores: self.host.datastores.reports() }
+        // First of all, so that one that comes here meanwhile is told of once at least.
+        let elsewhere = self.vms.elsewhere();
+        Inventory { vms: self.vms.reports(), datastores: self.host.datastores.reports(), elsewhere }
     }
 }
 
