@@ -115,7 +115,7 @@ async fn tell(core: &Core, host: HostId, vm: VmId, word: Word) {
     let Ok(link) = core.agents.link(&known) else { return };
     match said(link.as_ref(), vm, word).await {
         Ok(()) => {
-            tracing::info!(%host, %vm, ?word, "a VM that is not the host's was settled there")
+            tracing::info!(%host, %vm, ?word, "a VM that is not the host's was settled there");
         }
         Err(error) => {
             tracing::warn!(%host, %vm, ?word, %error, "the host keeps something of a VM of another");
