@@ -1,7 +1,7 @@
 //! What the agent knows of its host, and how it tells of changes.
 
 use hostler_endpoint::{Empty, Endpoint, Events, Json, Method, NoParams};
-use hostler_types::{HostFacts, HostId, HostUse, OperationId};
+use hostler_types::{Epoch, HostFacts, HostId, HostUse, OperationId, VmId};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
@@ -59,6 +59,20 @@ pub struct Inventory {
     /// The same of the host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host_used: Option<HostUse>,
+    /// What it still has of VMs that are other hosts'. An agent of before says nothing of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub elsewhere: Vec<VmElsewhere>,
+}
+
+/// A VM that is another host's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct VmElsewhere {
+    #[schema(value_type = String)]
+    pub vm: VmId,
+    /// Under which it is awaited here, or the other host has it.
+    pub epoch: Epoch,
+    /// It was to come here, and has not been taken; otherwise it has gone from here.
+    pub awaited: bool,
 }
 
 /// `GET /agent/v1/events`: first the whole inventory, then each change as it happens. A reader
@@ -87,7 +101,7 @@ pub enum AgentEvent {
     Vm(Box<VmReport>),
     /// The agent no longer has this VM.
     VmGone {
-        vm: hostler_types::VmId,
+        vm: VmId,
     },
     Datastore(DatastoreReport),
     Progress(OperationProgress),

@@ -35,7 +35,7 @@ pub use export::{VmExport, VmExportContent, VmExportRemove, VmExportRequest};
 pub use fork::{VmFork, VmForkAnswer, VmForkRequest};
 pub use host::{
     AgentEvent, Facts, FactsAnswer, HostEvents, HostInventory, Inventory, OperationCancel,
-    OperationPath, OperationProgress, SERVER_IDENTITY, host_identity,
+    OperationPath, OperationProgress, SERVER_IDENTITY, VmElsewhere, host_identity,
 };
 pub use image::{
     ImageContent, ImageContentAnswer, ImageContentQuery, ImageImport, ImageImportRequest,

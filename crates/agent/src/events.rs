@@ -72,7 +72,13 @@ mod tests {
     use hostler_types::VmId;
 
     fn empty() -> Inventory {
-        Inventory { vms: Vec::new(), datastores: Vec::new(), used: Vec::new(), host_used: None }
+        Inventory {
+            vms: Vec::new(),
+            datastores: Vec::new(),
+            used: Vec::new(),
+            host_used: None,
+            elsewhere: Vec::new(),
+        }
     }
 
     #[tokio::test]

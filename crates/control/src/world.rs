@@ -62,6 +62,8 @@ pub struct Settings {
     pub approval_wait: SignedDuration,
     /// Where requests may make the server call.
     pub webhooks: WebhookRules,
+    /// A host that does not answer for so long does not get a VM that was to move there.
+    pub migration_patience: Duration,
 }
 
 impl Default for Settings {
@@ -72,6 +74,8 @@ impl Default for Settings {
             approval: ApprovalNeed::default(),
             approval_wait: SignedDuration::from_hours(7 * 24),
             webhooks: WebhookRules::default(),
+            // Long enough for its agent to be started anew.
+            migration_patience: Duration::from_secs(30),
         }
     }
 }

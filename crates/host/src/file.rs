@@ -29,8 +29,7 @@ impl Access {
 /// # Errors
 /// The path's directory does not exist or cannot be written; the old file is untouched.
 pub fn write_atomic(path: &Path, bytes: &[u8], access: Access) -> io::Result<()> {
-    Replacement::new(path, bytes, access)?.put()?;
-    sync_directory(parent(path)?)
+    Replacement::new(path, bytes, access)?.put_durably()
 }
 
 /// A file's next content, already on the disk under another name.
@@ -51,6 +50,16 @@ impl Replacement {
         set_access(temporary.as_file(), access)?;
         temporary.as_file().sync_all()?;
         Ok(Self { temporary, path: path.to_owned() })
+    }
+
+    /// Takes the file's place, and is on the disk when the call returns. Blocks for a flush.
+    ///
+    /// # Errors
+    /// Those of the file system; which content is there is not known.
+    pub fn put_durably(self) -> io::Result<()> {
+        let path = self.path.clone();
+        self.put()?;
+        sync_directory(parent(&path)?)
     }
 
     /// Takes the file's place at once, without waiting for the disk: every process sees it from now

@@ -126,7 +126,8 @@ fn settings(options: &ServerOptions) -> Result<Settings> {
     let approval = ApprovalNeed { approvals: options.approvals, ..ApprovalNeed::default() };
     let (plain_http, networks) = (options.webhook_http, options.webhook_networks.clone());
     let webhooks = WebhookRules { plain_http, networks };
-    Ok(Settings { retention, lease_grace, approval, approval_wait, webhooks })
+    let others = Settings::default();
+    Ok(Settings { retention, lease_grace, approval, approval_wait, webhooks, ..others })
 }
 
 /// What clients may call this machine.

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hostler_agent_api::{
     AgentEvent, DatastoreReport, FileOwner, FileUser, FoundFile, HostResources, Inventory,
-    VmDefinition, VmMoved, VmReport, code,
+    VmDefinition, VmElsewhere, VmMoved, VmReport, code,
 };
 use hostler_endpoint::Problem;
 use hostler_types::{
@@ -361,7 +361,15 @@ impl State {
             datastores: self.datastores.values().map(|(report, _)| report.clone()).collect(),
             used: Vec::new(),
             host_used: None,
+            elsewhere: self.elsewhere(),
         }
+    }
+
+    fn elsewhere(&self) -> Vec<VmElsewhere> {
+        let awaited = self.awaited.iter().map(|(vm, (_, epoch))| (*vm, *epoch, true));
+        let given = self.given.iter().map(|(vm, moved)| (*vm, moved.epoch, false));
+        let told = awaited.chain(given);
+        told.map(|(vm, epoch, awaited)| VmElsewhere { vm, epoch, awaited }).collect()
     }
 
     /// The VM, if `epoch` is not that of an earlier owner; remembers a newer one.

@@ -17,9 +17,11 @@ use crate::references::users;
 
 impl Service {
     fn current_inventory(&self) -> Inventory {
+        // First of all, so that one that comes here meanwhile is told of once at least.
+        let elsewhere = self.vms.elsewhere();
         let (used, host_used) = self.measured.all();
         let datastores = self.host.datastores.reports();
-        Inventory { vms: self.vms.reports(), datastores, used, host_used }
+        Inventory { vms: self.vms.reports(), datastores, used, host_used, elsewhere }
     }
 }
 

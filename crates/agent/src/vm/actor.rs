@@ -1,10 +1,10 @@
 //! The task that owns a VM: takes commands one after another, and reacts to QEMU in between.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use hostler_agent_api::{
-    GuestDisk, VmCommand, VmDefinition, VmReport, VmSnapshotRequest, VmSnapshotUpdateRequest,
+    GuestDisk, VmCommand, VmDefinition, VmElsewhere, VmReport, VmSnapshotRequest,
+    VmSnapshotUpdateRequest,
 };
 use hostler_endpoint::Problem;
 use hostler_types::{GuestReport, Name, NetworkId, OperationId, PowerState, SnapshotId, StopMode};
@@ -175,7 +175,7 @@ pub(crate) struct Actor {
     /// When another host was told what there is of the VM, if nothing has changed since.
     pub(super) offered: Option<Instant>,
     /// For who lists the VMs: it is another host's.
-    pub(super) elsewhere: Arc<AtomicBool>,
+    pub(super) elsewhere: watch::Sender<Option<VmElsewhere>>,
     pub(super) inbox: mpsc::Receiver<Message>,
     pub(super) to_self: mpsc::WeakSender<Message>,
     pub(super) report: watch::Sender<Arc<VmReport>>,

@@ -8,7 +8,7 @@
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 
-use hostler_agent_api::{VmDefinition, VmMoved};
+use hostler_agent_api::{VmDefinition, VmElsewhere, VmMoved};
 use hostler_endpoint::Problem;
 use hostler_host::{Replacement, VmUid};
 use hostler_types::{
@@ -178,6 +178,16 @@ impl VmRecord {
 
     pub(crate) fn datastore(&self) -> DatastoreId {
         self.definition.vm.status.datastore
+    }
+
+    /// What is to be told of it when it is another host's.
+    pub(crate) fn elsewhere(&self) -> Option<VmElsewhere> {
+        let (epoch, awaited) = match &self.state {
+            RecordedState::Incoming { .. } => (self.epoch, true),
+            RecordedState::Given(given) => (given.moved.epoch, false),
+            _ => return None,
+        };
+        Some(VmElsewhere { vm: self.id(), epoch, awaited })
     }
 
     /// Whether a disk may lack its file.

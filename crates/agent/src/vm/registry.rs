@@ -1,10 +1,11 @@
 //! All VMs of this host: who they are, and how to reach their actors.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use hostler_agent_api::{AgentEvent, VmCommand, VmCreateRequest, VmRemoveRequest, VmReport};
+use hostler_agent_api::{
+    AgentEvent, VmCommand, VmCreateRequest, VmElsewhere, VmRemoveRequest, VmReport,
+};
 use hostler_endpoint::Problem;
 use hostler_host::VmUid;
 use hostler_host::uid::next_slot;
@@ -50,7 +51,7 @@ pub(crate) struct Handle {
     networks: watch::Receiver<Vec<NetworkId>>,
     uid: VmUid,
     /// The VM is another host's.
-    elsewhere: Arc<AtomicBool>,
+    elsewhere: watch::Receiver<Option<VmElsewhere>>,
 }
 
 impl Handle {
@@ -102,8 +103,13 @@ impl Vms {
 
     pub(crate) fn reports(&self) -> Vec<VmReport> {
         let handles = self.lock();
-        let here = handles.values().filter(|handle| !handle.elsewhere.load(Ordering::Relaxed));
+        let here = handles.values().filter(|handle| handle.elsewhere.borrow().is_none());
         here.map(|handle| VmReport::clone(&handle.report.borrow())).collect()
+    }
+
+    /// Those that are other hosts', and of which something is here.
+    pub(crate) fn elsewhere(&self) -> Vec<VmElsewhere> {
+        self.lock().values().filter_map(|handle| *handle.elsewhere.borrow()).collect()
     }
 
     /// Whether a VM that is not off is plugged into a network.
@@ -272,7 +278,7 @@ impl Vms {
     fn forget(&self, vm: VmId) {
         let removed = self.lock().remove(&vm);
         // Of one that is another host's nobody knows that it was here, too.
-        if removed.is_none_or(|handle| !handle.elsewhere.load(Ordering::Relaxed)) {
+        if removed.is_none_or(|handle| handle.elsewhere.borrow().is_none()) {
             self.0.host.hub.tell(AgentEvent::VmGone { vm });
         }
     }
@@ -295,7 +301,7 @@ impl Vms {
         let (report, report_seen) = watch::channel(Arc::new(first));
         let (live, live_seen) = watch::channel(None);
         let (networks, networks_seen) = watch::channel(record.networks());
-        let elsewhere = Arc::new(AtomicBool::new(record.state.is_elsewhere()));
+        let (elsewhere, elsewhere_seen) = watch::channel(record.elsewhere());
         let handle = Handle {
             inbox: to_self.clone(),
             report: report_seen,
@@ -303,7 +309,7 @@ impl Vms {
             datastore: record.datastore(),
             networks: networks_seen,
             uid: record.uid,
-            elsewhere: elsewhere.clone(),
+            elsewhere: elsewhere_seen,
         };
         let actor = Actor {
             power,

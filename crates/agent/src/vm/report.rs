@@ -1,7 +1,6 @@
 //! What the agent tells of a VM.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use hostler_agent_api::{AgentEvent, VmReport};
 use hostler_types::{NicSpec, NicStatus, PowerState};
@@ -45,9 +44,9 @@ impl Actor {
             std::mem::replace(networks, now.clone()) != now
         });
         let report = self.report();
-        let (elsewhere, id) = (self.record.state.is_elsewhere(), self.record.id());
-        let was_elsewhere = self.elsewhere.swap(elsewhere, Ordering::Relaxed);
-        if elsewhere {
+        let (elsewhere, id) = (self.record.elsewhere(), self.record.id());
+        let was_elsewhere = self.elsewhere.send_replace(elsewhere).is_some();
+        if elsewhere.is_some() {
             self.report.send_replace(Arc::new(report));
             if !was_elsewhere {
                 self.host.hub.tell(AgentEvent::VmGone { vm: id });

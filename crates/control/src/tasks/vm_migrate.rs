@@ -8,29 +8,37 @@
 //! 2. `forget`: the source's record goes. No way back.
 //!
 //! The server only asks: that exactly one host has the guest is between the two agents (ADR 0019).
+//!
+//! A target that does not answer is not waited for: the VM stays where it is. What the target has of it
+//! then goes when it comes back (`controllers/hosts/stale.rs`).
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use futures::future::BoxFuture;
 use hostler_agent_api::{
-    VmCommand, VmCreateRequest, VmEpoch, VmMigrateRequest, VmMigrationPrepareRequest, VmMoved, code,
+    VmCommand, VmCreateRequest, VmDefinition, VmEpoch, VmMigrateRequest, VmMigrationPrepareRequest,
+    VmMoved, VmReport, code,
 };
 use hostler_store::Write;
 use hostler_tasks::{Definition, Outcome, Step as TaskStep, StepError, StepResult};
 use hostler_types::{Epoch, HostId, HostKind, MigrationPolicy, Task, Vm, VmId};
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::command::{
     Step, ask, ask_for, definition as define, from_service, linked, operation_for, vm, vm_if_there,
 };
 use crate::agents::{AgentError, AgentLink};
-use crate::reports::absorb;
+use crate::reports::{absorb, lose};
 use crate::services::Order;
 use crate::tasks::naming::named_report;
 use crate::world::Core;
 
 /// The wait before something is looked at again.
 const AGAIN: Duration = Duration::from_secs(1);
+/// The code of a move whose target has not answered.
+const UNREACHABLE: &str = "host_unreachable";
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Input {
@@ -86,17 +94,17 @@ impl Input {
 }
 
 async fn send(step: &Step, input: &Input, vm: Vm) -> StepResult {
-    let (source, target) = (linked(step, input.from)?, linked(step, input.to)?);
+    let source = linked(step, input.from)?;
     let _turn = step.world().migrations.turn(step, [input.from, input.to]).await?;
     let offer = input.command(step, "offer", input.epoch);
     let call = source.vm_migration_offer(vm.id(), offer);
     let offered = ask_for(step, "offer", step.cancelled(), &source, offer.op, call).await?;
     let moved = match offered.moved {
         Some(moved) => moved,
-        None => sent(step, input, &vm, (&source, &target), offered.luggage).await?,
+        None => sent(step, input, &vm, &source, offered.luggage).await?,
     };
     tell(step, &vm, &moved);
-    settled(step, input, vm, &target, Some(moved)).await
+    settled(step, input, vm, Some(moved)).await
 }
 
 /// Prepares the target, and lets the source send the guest there.
@@ -104,15 +112,21 @@ async fn sent(
     step: &Step,
     input: &Input,
     vm: &Vm,
-    (source, target): (&Arc<dyn AgentLink>, &Arc<dyn AgentLink>),
+    source: &Arc<dyn AgentLink>,
     luggage: serde_json::Value,
 ) -> Result<VmMoved, StepError> {
     step.progress(None, "starting QEMU on the other host");
     let command = input.command(step, "prepare", input.next());
     let definition = define(step, vm)?;
     let request = VmMigrationPrepareRequest { command, definition, from: input.from, luggage };
-    let call = target.vm_migration_prepare(vm.id(), request);
-    ask_for(step, "prepare", step.cancelled(), target, command.op, call).await?;
+    of_target(step, input.to, patience(step), |target| {
+        let request = request.clone();
+        Box::pin(async move {
+            let call = target.vm_migration_prepare(vm.id(), request);
+            ask_for(step, "prepare", step.cancelled(), &target, command.op, call).await
+        })
+    })
+    .await?;
     let command = input.command(step, "migrate", input.epoch);
     let reporting = step.clone();
     let _listening = step.world().progress.listen(command.op, move |progress| {
@@ -129,6 +143,43 @@ async fn sent(
     };
     let call = source.vm_migrate(vm.id(), request);
     ask_for(step, "migrate", step.cancelled(), source, command.op, call).await
+}
+
+fn patience(step: &Step) -> Duration {
+    step.world().settings.migration_patience
+}
+
+/// Asks the target until it answers, but no longer than `patience`: what is asked fails then.
+async fn of_target<'a, T>(
+    step: &Step,
+    host: HostId,
+    patience: Duration,
+    ask: impl Fn(Arc<dyn AgentLink>) -> BoxFuture<'a, Result<T, StepError>> + Send + Sync,
+) -> Result<T, StepError> {
+    let begun = Instant::now();
+    loop {
+        let answer = match linked(step, host) {
+            Ok(target) => ask(target).await,
+            Err(error) => Err(error),
+        };
+        let (after, message) = match answer {
+            Err(StepError::Retry { after, message }) => (after, message),
+            ended => return ended,
+        };
+        if begun.elapsed() >= patience {
+            let seconds = patience.as_secs();
+            let message = format!(
+                "the host that the VM was to go to has not answered for {seconds} s ({message}); the VM \
+                 stays where it is"
+            );
+            return Err(StepError::failed(UNREACHABLE, message));
+        }
+        step.progress(None, format!("waiting for the other host: {message}"));
+        tokio::select! {
+            () = step.cancelled().cancelled() => return Err(StepError::cancelled()),
+            () = tokio::time::sleep(after) => {}
+        }
+    }
 }
 
 fn address(step: &Step, host: HostId) -> Result<String, StepError> {
@@ -156,44 +207,43 @@ fn tenths(microseconds: u64) -> String {
 }
 
 /// The source has given the guest away: lets the target take it, if it has not, and records it.
-async fn settled(
-    step: &Step,
-    input: &Input,
-    mut vm: Vm,
-    target: &Arc<dyn AgentLink>,
-    moved: Option<VmMoved>,
-) -> StepResult {
+async fn settled(step: &Step, input: &Input, mut vm: Vm, moved: Option<VmMoved>) -> StepResult {
     let epoch = input.next();
-    let taken = target.vm_migration_take(vm.id(), VmEpoch { epoch }).await;
-    let report = match taken {
-        Ok(report) => report,
-        // Nobody else can have the guest any more. Whatever is in the way has to go.
-        Err(AgentError::Refused(problem)) => {
-            return Err(StepError::retry(AGAIN, problem.to_string()));
+    let taken = match linked(step, input.to) {
+        Ok(target) => target.vm_migration_take(vm.id(), VmEpoch { epoch }).await,
+        Err(error) => {
+            Err(AgentError::Unreachable { host: input.to.to_string(), reason: error.to_string() })
         }
-        Err(error) => return Err(StepError::retry(AGAIN, error.to_string())),
     };
     vm.status.host = input.to;
     vm.status.epoch = epoch;
-    step.world().reports.answer(input.to, &report);
-    absorb(&mut vm.status, &named_report(&step.world().snapshot(), &report));
+    match taken {
+        Ok(report) => {
+            step.world().reports.answer(input.to, &report);
+            absorb(&mut vm.status, &named_report(&step.world().snapshot(), &report));
+        }
+        // It has told the source that the guest runs there; what has become of it since is not known.
+        Err(AgentError::Unreachable { host, .. }) if moved.as_ref().is_some_and(|m| m.taken) => {
+            step.message(
+                "the guest runs on the other host, which does not answer the server just now",
+            );
+            lose(&mut vm.status, Timestamp::now(), &host);
+        }
+        // Nobody else can have the guest any more. Whatever is in the way has to go.
+        Err(error) => return Err(StepError::retry(AGAIN, error.to_string())),
+    }
     Ok(Outcome::of(&Told { moved }).with(Write::update(&vm)))
 }
 
 /// Of a VM that is off only the owner changes.
 async fn hand_over(step: &Step, input: &Input, mut vm: Vm) -> StepResult {
-    let target = linked(step, input.to)?;
-    // It may still have what is left of the VM from before it went from there. What it has under this
-    // epoch is this step's own, and is not forgotten.
-    let command = input.command(step, "forget", input.next());
-    match target.vm_migration_forget(vm.id(), command).await {
-        Ok(()) | Err(AgentError::Refused(_)) => {}
-        Err(error) => return Err(StepError::retry(AGAIN, error.to_string())),
-    }
-    let command = input.command(step, "register", input.next());
-    let request = VmCreateRequest { command, definition: define(step, &vm)? };
-    let call = target.vm_register(vm.id(), request);
-    let report = ask_for(step, "register", step.cancelled(), &target, command.op, call).await?;
+    let definition = define(step, &vm)?;
+    let id = vm.id();
+    let report = of_target(step, input.to, patience(step), |target| {
+        let definition = definition.clone();
+        Box::pin(taken_in(step, input, id, definition, target))
+    })
+    .await?;
     vm.status.host = input.to;
     vm.status.epoch = input.next();
     step.world().reports.answer(input.to, &report);
@@ -201,16 +251,42 @@ async fn hand_over(step: &Step, input: &Input, mut vm: Vm) -> StepResult {
     Ok(Outcome::of(&Told { moved: None }).with(Write::update(&vm)))
 }
 
+async fn taken_in(
+    step: &Step,
+    input: &Input,
+    vm: VmId,
+    definition: VmDefinition,
+    target: Arc<dyn AgentLink>,
+) -> Result<VmReport, StepError> {
+    // It may still have what is left of the VM from before it went from there. What it has under this
+    // epoch is this step's own, and is not forgotten.
+    let command = input.command(step, "forget", input.next());
+    match target.vm_migration_forget(vm, command).await {
+        Ok(()) | Err(AgentError::Refused(_)) => {}
+        Err(error) => return Err(StepError::retry(AGAIN, error.to_string())),
+    }
+    let command = input.command(step, "register", input.next());
+    let call = target.vm_register(vm, VmCreateRequest { command, definition });
+    ask_for(step, "register", step.cancelled(), &target, command.op, call).await
+}
+
 /// What was prepared is ended; or the move comes to its end.
 async fn stay(step: Step) -> StepResult {
     let input: Input = step.input()?;
     let Some(vm) = vm_if_there(&step, input.vm).await? else { return Ok(Outcome::none()) };
-    let target = linked(&step, input.to)?;
+    // When it comes back later it ends what was prepared anyway.
+    let farewell = patience(&step) / 3;
     if !input.live {
         // Under an epoch that is later than any it has there, so that it is forgotten.
         let command = input.command(&step, "forget", Epoch(input.next().0 + 1));
-        ask(&step, &target, command.op, target.vm_migration_forget(vm.id(), command)).await?;
-        return Ok(Outcome::none());
+        let (step, id) = (&step, vm.id());
+        let forgotten = of_target(step, input.to, farewell, |target| {
+            Box::pin(async move {
+                let call = target.vm_migration_forget(id, command);
+                ask(step, &target, command.op, call).await
+            })
+        });
+        return forgotten.await.or_else(|error| left_there(step, error)).map(|()| Outcome::none());
     }
     let source = linked(&step, input.from)?;
     let command = VmCommand { op: operation_for(&step, "ask"), epoch: input.epoch };
@@ -218,7 +294,7 @@ async fn stay(step: Step) -> StepResult {
         Ok(offer) => {
             if let Some(moved) = offer.moved {
                 step.message("the guest had been given to the other host, and stays there");
-                let (id, told) = (vm.id(), settled(&step, &input, vm, &target, Some(moved)).await?);
+                let (id, told) = (vm.id(), settled(&step, &input, vm, Some(moved)).await?);
                 let command = input.command(&step, "forget", input.next());
                 // What is left there does nothing; see `left_alone`.
                 let _best_effort = source.vm_migration_forget(id, command).await;
@@ -234,16 +310,36 @@ async fn stay(step: Step) -> StepResult {
         Err(error) => return Err(StepError::retry(AGAIN, error.to_string())),
     }
     let command = input.command(&step, "abandon", input.next());
-    match target.vm_migration_abandon(vm.id(), command).await {
-        Ok(()) => Ok(Outcome::none()),
+    let id = vm.id();
+    let abandoned = of_target(&step, input.to, farewell, |target| {
+        Box::pin(async move {
+            match target.vm_migration_abandon(id, command).await {
+                Ok(()) => Ok(()),
+                Err(AgentError::Refused(problem)) => {
+                    Err(StepError::failed(problem.code.clone(), problem.to_string()))
+                }
+                Err(error) => Err(StepError::retry(AGAIN, error.to_string())),
+            }
+        })
+    });
+    match abandoned.await {
         // It has taken the guest, and the source has forgotten it already.
-        Err(AgentError::Refused(problem)) if problem.code == code::WRONG_STATE => {
-            settled(&step, &input, vm, &target, None).await
+        Err(StepError::Failed { code, .. }) if code == code::WRONG_STATE => {
+            settled(&step, &input, vm, None).await
         }
-        Err(AgentError::Refused(problem)) => {
-            Err(StepError::failed(problem.code.clone(), problem.to_string()))
+        ended => ended.or_else(|error| left_there(&step, error)).map(|()| Outcome::none()),
+    }
+}
+
+/// The target does not answer. The VM is not its own, whatever it has of it; when it comes back it is
+/// told so.
+fn left_there(step: &Step, error: StepError) -> Result<(), StepError> {
+    match error {
+        StepError::Failed { code, .. } if code == UNREACHABLE => {
+            step.message("the other host forgets what was prepared when it comes back");
+            Ok(())
         }
-        Err(error) => Err(StepError::retry(AGAIN, error.to_string())),
+        error => Err(error),
     }
 }
 
@@ -261,7 +357,7 @@ async fn forget(step: Step) -> StepResult {
 }
 
 /// The host that the VM has left does not answer. What it has of the VM does nothing, and goes when the
-/// VM comes back there, or the host is asked again.
+/// host comes back.
 fn left_alone(step: &Step) -> Outcome {
     step.message("the host that the VM has left does not answer; it forgets the VM later");
     Outcome::none()

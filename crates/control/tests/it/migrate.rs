@@ -1,18 +1,23 @@
-//! Moving VMs between simulated hosts: the three harness tests, and what the service refuses.
+//! Moving VMs between simulated hosts: the three harness tests, and targets that are lost meanwhile.
 
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use hostler_control::{Core, testing};
-use hostler_sim::{SimConnector, SimStorage, SimVm};
+use hostler_control::services::datastore::{self, DatastoreCreate};
+use hostler_control::services::vm::VmMigrate;
+use hostler_control::services::{Options, vm as vms};
+use hostler_control::{Actor, Core, Settings, testing};
+use hostler_sim::{Fault, Fleet, SimConnector, SimHost, SimStorage, SimVm};
 use hostler_store::{Batch, Store, Write};
 use hostler_tasks::harness::{
     Scenario, Stage, fails_at_each_step, repeats_each_step, survives_a_crash_at_each_commit,
 };
 use hostler_types::{
-    ByteSize, Datastore, DatastoreOnHost, DatastoreSpec, DatastoreState, DatastoreStatus, Epoch,
-    Host, HostFacts, HostId, HostSpec, HostState, HostStatus, Kind, KindName, Labels, Object,
-    PowerState, Vm, VmKind, VmSpec, VmStatus,
+    ByteSize, Datastore, DatastoreKind, DatastoreLimits, DatastoreOnHost, DatastoreSpec,
+    DatastoreState, DatastoreStatus, Epoch, Host, HostFacts, HostId, HostKind, HostSpec, HostState,
+    HostStatus, Kind, KindName, Labels, Object, PowerState, Ref, StorageKind, Task, TaskState, Vm,
+    VmId, VmKind, VmSpec, VmStatus,
 };
 use jiff::Timestamp;
 use serde_json::json;
@@ -186,4 +191,168 @@ async fn a_running_vm_is_moved_wholly_or_not_at_all() {
 #[tokio::test]
 async fn a_stopped_vm_is_moved_wholly_or_not_at_all() {
     check(PowerState::Stopped).await;
+}
+
+/// Two hosts with a datastore of both, and a VM on one of them. A host that is lost is waited for a second.
+struct Two {
+    fleet: Fleet,
+    source: SimHost,
+    target: SimHost,
+    vm: VmId,
+}
+
+const NFS: &str = "/mnt/nfs";
+
+impl Two {
+    async fn with_vm(power: PowerState) -> Self {
+        let migration_patience = Duration::from_secs(1);
+        let settings = Settings { migration_patience, ..Settings::default() };
+        let fleet = Fleet::with_settings(settings).await;
+        let other = fleet.join("two").await;
+        let request = DatastoreCreate {
+            name: "nfs".parse().unwrap(),
+            labels: Labels::new(),
+            hosts: ["sim", "two"].map(|host| host.parse().unwrap()).to_vec(),
+            kind: StorageKind::Shared,
+            limits: DatastoreLimits::default(),
+            path: NFS.to_owned(),
+        };
+        let nfs = datastore::create(&fleet.world, &Actor::root(), request).await.unwrap();
+        other.mount(NFS, nfs.id());
+        other.disconnect();
+        other.reconnect();
+        let there = |snapshot: &hostler_control::Snapshot| {
+            let store = snapshot.get::<DatastoreKind>(nfs.id()).unwrap();
+            store.status.is_ready_on(&store.spec, other.id())
+        };
+        fleet.until("the datastore is there", there).await;
+        let request = json!({
+            "name": "web01", "datastore": "nfs", "disks": [{"size": "1GiB"}], "nics": [],
+        });
+        let request = serde_json::from_value(request).unwrap();
+        let made = vms::create(&fleet.world, &Actor::root(), request, &plain()).await.unwrap();
+        fleet.done(&made.task.unwrap()).await;
+        let vm = fleet.show("web01");
+        if power == PowerState::Running {
+            let start = vms::start(&fleet.world, &Actor::root(), &vm.reference(), &plain()).await;
+            fleet.done(&start.unwrap()).await;
+        }
+        let hosts = [fleet.host.clone(), other];
+        let [source, target] = match hosts[0].id() == vm.status.host {
+            true => hosts,
+            false => [hosts[1].clone(), hosts[0].clone()],
+        };
+        // The same files.
+        let planted = source.vm(vm.id()).unwrap();
+        target.plant(planted);
+        target.lose(vm.id());
+        Self { fleet, source, target, vm: vm.id() }
+    }
+
+    async fn migrate(&self) -> Arc<Task> {
+        let request = VmMigrate { host: Some(Ref::by_id(self.target.id())), ..Default::default() };
+        let vm = Ref::by_id(self.vm);
+        let moved = vms::migrate(&self.fleet.world, &Actor::root(), &vm, &request, &plain()).await;
+        moved.unwrap().task.unwrap()
+    }
+
+    async fn fails_soon(&self, task: &Task) {
+        let begun = Instant::now();
+        let ended = self.fleet.ended(task).await;
+        assert_eq!(ended.status.state, TaskState::Failed);
+        assert_eq!(ended.status.error_code.as_deref(), Some("host_unreachable"));
+        let error = ended.status.error.clone().unwrap();
+        assert!(error.contains("the VM stays where it is"), "{error}");
+        assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+        let vm = self.fleet.show("web01");
+        assert_eq!(vm.status.host, self.source.id());
+    }
+
+    async fn comes_back(&self) {
+        self.target.reconnect();
+        let id = self.target.id();
+        let connected = |snapshot: &hostler_control::Snapshot| {
+            snapshot.get::<HostKind>(id).unwrap().status.state == HostState::Connected
+        };
+        self.fleet.until("the host is back", connected).await;
+    }
+
+    /// And it can move after all.
+    async fn moves(&self, power: PowerState) {
+        self.fleet.done(&*self.migrate().await).await;
+        let vm = self.fleet.show("web01");
+        assert_eq!((vm.status.host, vm.status.power), (self.target.id(), power));
+        assert!(self.source.vm(self.vm).is_none());
+    }
+}
+
+fn plain() -> Options {
+    Options::default()
+}
+
+async fn soon(what: &str, holds: impl Fn() -> bool) {
+    let begun = Instant::now();
+    while !holds() {
+        assert!(begun.elapsed() < Duration::from_secs(20), "it does not happen that {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_target_that_is_lost_fails_the_move_and_forgets_the_vm_when_it_is_back() {
+    let two = Two::with_vm(PowerState::Running).await;
+    two.target.fault("vm_migration_prepare", Fault::AnswerLost);
+    let task = two.migrate().await;
+    soon("it is prepared", || !two.target.awaited().is_empty()).await;
+    two.target.disconnect();
+    two.fails_soon(&task).await;
+    assert_eq!(two.fleet.show("web01").status.power, PowerState::Running);
+    assert_eq!(two.target.awaited(), [two.vm], "nobody could tell it");
+    two.comes_back().await;
+    soon("it has forgotten the VM", || two.target.awaited().is_empty()).await;
+    two.moves(PowerState::Running).await;
+}
+
+#[tokio::test]
+async fn a_target_that_is_lost_when_it_has_taken_in_what_is_off_gives_it_back() {
+    let two = Two::with_vm(PowerState::Stopped).await;
+    two.target.fault("vm_register", Fault::AnswerLost);
+    let task = two.migrate().await;
+    soon("it is taken in", || two.target.vm(two.vm).is_some()).await;
+    two.target.disconnect();
+    two.fails_soon(&task).await;
+    two.comes_back().await;
+    soon("it has forgotten the VM", || two.target.vm(two.vm).is_none()).await;
+    assert_eq!(two.fleet.show("web01").status.power, PowerState::Stopped, "its host has it");
+    two.moves(PowerState::Stopped).await;
+}
+
+#[tokio::test]
+async fn a_source_that_is_lost_at_the_end_forgets_the_vm_when_it_is_back() {
+    let two = Two::with_vm(PowerState::Running).await;
+    two.source.fault("vm_migration_forget", Fault::Unheard);
+    two.fleet.done(&*two.migrate().await).await;
+    assert_eq!(two.source.given(), [two.vm]);
+    two.source.disconnect();
+    two.source.reconnect();
+    soon("it has forgotten the VM", || two.source.given().is_empty()).await;
+    assert_eq!(two.fleet.show("web01").status.host, two.target.id());
+}
+
+#[tokio::test]
+async fn a_host_that_is_away_gets_no_vm() {
+    let two = Two::with_vm(PowerState::Running).await;
+    two.target.disconnect();
+    let id = two.target.id();
+    let away = |snapshot: &hostler_control::Snapshot| {
+        snapshot.get::<HostKind>(id).unwrap().status.state == HostState::Disconnected
+    };
+    two.fleet.until("the host is away", away).await;
+    for host in [Some(Ref::by_id(id)), None] {
+        let request = VmMigrate { host, ..Default::default() };
+        let (vm, root) = (Ref::by_id(two.vm), Actor::root());
+        let refused = vms::migrate(&two.fleet.world, &root, &vm, &request, &plain()).await;
+        let refused = refused.unwrap_err();
+        assert!(refused.message.contains("not answer"), "{refused:?}");
+    }
 }

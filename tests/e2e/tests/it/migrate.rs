@@ -73,6 +73,12 @@ impl Mine {
         Conversation::begin(&self.0, vm).unwrap_or_else(|error| panic!("{error:#}"))
     }
 
+    /// VMs that the agent of a host knows of.
+    fn records(&self, host: usize) -> usize {
+        let records = self.0.folder().join(format!("host{host}/state/vms"));
+        std::fs::read_dir(records).map_or(0, Iterator::count)
+    }
+
     /// QEMUs on all hosts.
     fn guests(&self, hosts: usize) -> Vec<usize> {
         (1..=hosts).map(|host| self.0.processes_of("qemu-system", host).len()).collect()
@@ -152,6 +158,57 @@ fn qemu_what_stands_in_the_way_is_told_at_once() {
     let refused = lab.fails(&["vm", "migrate", "web01", "--host", "host1"]);
     assert!(refused.contains("is on host `host1` already"), "{refused}");
     lab.fails(&["vm", "migrate", "web01", "--downtime", "2h"]);
+}
+
+#[test]
+fn qemu_a_move_over_a_cut_link_leaves_the_guest_where_it_is() {
+    let lab = Mine::up("cut", 2);
+    lab.boot("web01", "host1");
+    let talk = lab.talk("web01");
+    // Before the server knows that the host is away, and while the guest is being sent.
+    for rate in [None, Some("10MiB")] {
+        let host = |state: &str| {
+            let state = format!("host2 is {state}");
+            eventually(&state.clone(), Duration::from_secs(30), || {
+                let hosts = lab.0.json(&["host", "show", "host2"]).unwrap();
+                state.ends_with(hosts["status"]["state"].as_str().unwrap())
+            });
+        };
+        match rate {
+            None => lab.0.link("host2", &Link::Cut).unwrap(),
+            Some(rate) => {
+                let order = ["vm", "migrate", "web01", "--rate", rate, "--no-wait"];
+                lab.ok(&order);
+                eventually("it is on its way", Duration::from_secs(30), || lab.guests(2) == [1, 1]);
+                std::thread::sleep(Duration::from_millis(1500));
+                lab.0.link("host2", &Link::Cut).unwrap();
+            }
+        }
+        let begun = std::time::Instant::now();
+        if rate.is_none() {
+            let failed = lab.fails(&["vm", "migrate", "web01", "--host", "host2"]);
+            assert!(failed.contains("has not answered for 30 s"), "{failed}");
+        } else {
+            eventually("the move has failed", Duration::from_secs(60), || {
+                let tasks = lab.0.json(&["task", "list"]).unwrap().to_string();
+                !tasks.contains("\"running\"") && !tasks.contains("\"undoing\"")
+            });
+        }
+        assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", begun.elapsed());
+        talk.goes_on();
+        assert_eq!(lab.host_of("web01"), "host1");
+        host("disconnected");
+        let refused = lab.fails(&["vm", "migrate", "web01", "--host", "host2"]);
+        assert!(refused.contains("does not answer"), "at once: {refused}");
+        lab.0.link("host2", &Link::Heal).unwrap();
+        host("connected");
+        eventually("nothing is left there", Duration::from_secs(30), || {
+            lab.guests(2) == [1, 0] && lab.records(2) == 0
+        });
+    }
+    lab.ok(&["vm", "migrate", "web01", "--host", "host2"]);
+    talk.goes_on();
+    assert_eq!((lab.host_of("web01").as_str(), lab.guests(2)), ("host2", vec![0, 1]));
 }
 
 #[test]

@@ -1,7 +1,9 @@
 //! Sends a running guest: beside the actor, which goes on meanwhile.
 //!
 //! How long the guest may stand still is allowed little by little: at first so short a time that only a
-//! quiet guest moves over, at last all of its budget. So a guest that can be moved quickly is.
+//! quiet guest moves over; once its memory has been sent, what QEMU expects, or twice as long with each look; at
+//! last all of its budget. So a guest that can be moved quickly is, and one that writes is not sent again and
+//! again meanwhile.
 
 use std::os::unix::net::UnixStream as BlockingStream;
 use std::time::{Duration, Instant};
@@ -11,6 +13,7 @@ use hostler_agent_api::{
     VmReport,
 };
 use hostler_endpoint::{CallOptions, Client, ClientError, NoParams};
+use hostler_host::Replacement;
 use hostler_qemu::migrate::{
     Milestone, Settings, allow_downtime, begin, milestone, progress, switch_over,
 };
@@ -20,11 +23,13 @@ use hostler_types::{Epoch, HostId, MigrationPolicy, OperationId, VmId};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
+use crate::blocking::blocking;
 use crate::context::HostContext;
 use crate::fault::{Fault, chain};
+use crate::vm::record::VmRecord;
 
 /// How often is looked how it goes.
-const LOOK: Duration = Duration::from_millis(200);
+const LOOK: Duration = Duration::from_millis(100);
 /// A guest whose memory does not get on for so long is not moved.
 const STALLED: Duration = Duration::from_secs(15);
 /// For the last of the memory and the devices, while the guest stands still.
@@ -33,7 +38,9 @@ const SWITCHOVER: Duration = Duration::from_secs(20);
 const ANSWER: Duration = Duration::from_secs(5);
 /// How long the guest may stand still at first, in milliseconds.
 const FIRST_DOWNTIME: u64 = 30;
-/// After so many looks through the memory it is known how fast the guest writes.
+/// When all of the memory was sent once, QEMU has looked through it so often, and knows how fast it sends.
+const KNOWS_AFTER: u64 = 2;
+/// After so many it is known how fast the guest writes.
 const KNOWN_AFTER: u64 = 5;
 /// No limit: what QEMU takes as one, in bytes a second.
 const UNLIMITED: u64 = 1 << 50;
@@ -63,7 +70,14 @@ pub(crate) struct Sent {
     pub(super) target: Target,
     pub(super) begun: Instant,
     pub(super) stopped: Instant,
-    pub(super) transferred: u64,
+    pub(super) written: Written,
+}
+
+/// What says that a VM is another host's: on the disk already, but not in its place.
+#[derive(Debug)]
+pub(super) struct Written {
+    pub(super) record: VmRecord,
+    pub(super) file: Replacement,
 }
 
 /// The other agent.
@@ -104,14 +118,15 @@ impl Target {
 }
 
 /// Sends the guest until it stands still in both. On failure it may stand still here; the caller takes
-/// it back.
+/// it back. `given` is the record that is to give it away.
 pub(super) async fn drive(
     host: &HostContext,
-    vm: VmId,
+    given: VmRecord,
     op: OperationId,
     order: &MigrateOrder,
     qmp: &Qmp,
 ) -> Result<Sent, Fault> {
+    let vm = given.id();
     let begun = Instant::now();
     let target = Target::new(host, vm, order.to, &order.address, order.epoch)?;
     let qemu = |error| Fault::Qemu(format!("the guest was not sent: {}", chain(&error)));
@@ -142,7 +157,7 @@ pub(super) async fn drive(
                 () = tokio::time::sleep(LOOK) => None,
             };
             match reached {
-                Some(Milestone::PreSwitchover) => return target.ready().await,
+                Some(Milestone::PreSwitchover) => return Ok(()),
                 Some(Milestone::Sent) => {
                     return Err(Fault::Qemu("QEMU has not waited before the end".to_owned()));
                 }
@@ -151,16 +166,27 @@ pub(super) async fn drive(
         }
     };
     host.cancels.unless_cancelled(op, before).await?;
-    // Nobody can cancel any more: it is a matter of moments.
-    switch_over(qmp).await.map_err(qemu)?;
+    // Nobody can cancel any more: it is a matter of moments. The guest stands still, so all that has to
+    // be before it is given away goes on at once.
     let last = async {
-        while milestone(qmp, &mut events, &mut stopped).await? != Milestone::Sent {}
-        progress(qmp).await
+        switch_over(qmp).await.map_err(qemu)?;
+        let sent = async {
+            while milestone(qmp, &mut events, &mut stopped).await? != Milestone::Sent {}
+            Ok(())
+        };
+        let what = "the last of the memory".to_owned();
+        let late = |_| Fault::Timeout { what, after: SWITCHOVER };
+        timeout(SWITCHOVER, sent).await.map_err(late)?.map_err(qemu)
     };
-    let late = |_| Fault::Timeout { what: "the last of the memory".to_owned(), after: SWITCHOVER };
-    let info = timeout(SWITCHOVER, last).await.map_err(late)?.map_err(qemu)?;
-    let transferred = info.ram.map_or(0, |ram| ram.transferred);
-    Ok(Sent { target, begun, stopped: stopped.unwrap_or(begun), transferred })
+    let (last, ready, written) = tokio::join!(last, target.ready(), write(host, given));
+    last?;
+    ready?;
+    Ok(Sent { target, begun, stopped: stopped.unwrap_or(begun), written: written? })
+}
+
+async fn write(host: &HostContext, record: VmRecord) -> Result<Written, Fault> {
+    let records = host.records.clone();
+    blocking(move || Ok(Written { file: records.prepare(&record)?, record })).await
 }
 
 /// Looks how it goes, tells of it, and acts on it.
@@ -169,8 +195,6 @@ struct Watch<'a> {
     op: OperationId,
     order: &'a MigrateOrder,
     downtime: u64,
-    /// The looks through the memory when more was last allowed.
-    allowed_at: u64,
     transferred: u64,
     got_on: Instant,
 }
@@ -178,7 +202,7 @@ struct Watch<'a> {
 impl<'a> Watch<'a> {
     fn new(host: &'a HostContext, op: OperationId, order: &'a MigrateOrder) -> Self {
         let downtime = order.downtime.min(FIRST_DOWNTIME);
-        Self { host, op, order, downtime, allowed_at: 2, transferred: 0, got_on: Instant::now() }
+        Self { host, op, order, downtime, transferred: 0, got_on: Instant::now() }
     }
 
     async fn look(&mut self, qmp: &Qmp) -> Result<(), Fault> {
@@ -195,13 +219,12 @@ impl<'a> Watch<'a> {
             percent: percent(ram.total, ram.remaining),
             activity: activity(&info),
         });
-        if ram.dirty_sync_count > self.allowed_at && self.downtime < self.order.downtime {
-            self.allowed_at = ram.dirty_sync_count;
-            self.downtime = (self.downtime * 2).min(self.order.downtime);
+        let expected = info.expected_downtime.unwrap_or(0);
+        if ram.dirty_sync_count >= KNOWS_AFTER && self.downtime < self.order.downtime {
+            self.downtime = allowed(self.downtime, expected, self.order.downtime);
             let allowed = allow_downtime(qmp, self.downtime).await;
             allowed.map_err(|error| Fault::Qemu(chain(&error)))?;
         }
-        let expected = info.expected_downtime.unwrap_or(0);
         if self.order.policy == MigrationPolicy::Refuse
             && ram.dirty_sync_count >= KNOWN_AFTER
             && self.downtime >= self.order.downtime
@@ -218,6 +241,12 @@ impl<'a> Watch<'a> {
         }
         Ok(())
     }
+}
+
+/// How long the guest may stand still from now on: what QEMU expects with some to spare, or twice as long as
+/// before, but never more than all that is allowed. In milliseconds.
+fn allowed(before: u64, expected: u64, most: u64) -> u64 {
+    (before * 2).max(expected.saturating_mul(5) / 4).min(most)
 }
 
 /// Of the memory, what is not left to be sent.
@@ -253,6 +282,15 @@ fn megabytes(bytes: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_more_is_allowed_than_is_needed_and_never_more_than_the_budget() {
+        assert_eq!(allowed(30, 0, 300), 60, "nothing is expected yet");
+        assert_eq!(allowed(30, 80, 300), 100, "what is needed, at once");
+        assert_eq!(allowed(240, 80, 300), 300);
+        assert_eq!(allowed(30, 5_000, 300), 300);
+        assert_eq!(allowed(30, u64::MAX, 100), 100);
+    }
 
     #[test]
     fn progress_never_says_that_it_is_done() {

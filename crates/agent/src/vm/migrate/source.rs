@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use hostler_agent_api::VmMoved;
-use hostler_qemu::migrate::take_back;
+use hostler_host::Replacement;
+use hostler_qemu::migrate::{progress, take_back};
 use hostler_qmp::command::{QueryStatus, RunState};
 use hostler_types::{OperationId, PowerState};
 use tokio::time::{Instant, sleep};
@@ -14,7 +15,7 @@ use crate::fault::{Fault, chain};
 use crate::vm::actor::{Actor, Message, Next, Reply};
 use crate::vm::create::end_processes;
 use crate::vm::nics::unplug_all;
-use crate::vm::record::{Given, ProcessId, RecordedState};
+use crate::vm::record::{Given, ProcessId, RecordedState, VmRecord};
 
 /// For so long what was offered stays as it is; the other host needs it to start its QEMU.
 const OFFER_HOLDS: Duration = Duration::from_secs(120);
@@ -29,6 +30,14 @@ pub(in crate::vm) struct Migrating {
     reply: Reply,
     order: MigrateOrder,
     process: ProcessId,
+}
+
+/// A VM that is the other host's, which has yet to be told.
+#[derive(Debug)]
+struct Handing {
+    target: Target,
+    begun: std::time::Instant,
+    stopped: std::time::Instant,
 }
 
 impl Actor {
@@ -85,10 +94,10 @@ impl Actor {
         // In the end; what follows an attempt that fails is asked for.
         machine.expect_pause();
         let (qmp, process) = (machine.live.qmp.clone(), machine.id());
-        let (host, vm, sending) = (self.host.clone(), self.record.id(), order.clone());
+        let (host, given, sending) = (self.host.clone(), self.given_to(op, &order), order.clone());
         self.migrating = Some(Migrating { op, reply, order, process });
         tokio::spawn(async move {
-            let sent = Box::pin(drive(&host, vm, op, &sending, &qmp)).await;
+            let sent = Box::pin(drive(&host, given, op, &sending, &qmp)).await;
             let _ended = to_self.send(Message::Sent(sent.map(Box::new))).await;
         });
     }
@@ -121,7 +130,7 @@ impl Actor {
             sent => sent,
         };
         let given = match sent {
-            Ok(sent) => self.give_away(op, &order, &sent).await.map(|()| sent),
+            Ok(sent) => self.give_away(op, &order, *sent).await,
             Err(fault) => Err(fault),
         };
         match given {
@@ -138,26 +147,39 @@ impl Actor {
         }
     }
 
-    /// From the moment that this is on the disk the VM is the other host's.
-    async fn give_away(
-        &mut self,
-        op: OperationId,
-        order: &MigrateOrder,
-        sent: &Sent,
-    ) -> Result<(), Fault> {
+    /// The record that says so.
+    fn given_to(&self, op: OperationId, order: &MigrateOrder) -> VmRecord {
         let moved = VmMoved {
             to: order.to,
             epoch: order.epoch,
             taken: false,
             paused_microseconds: 0,
             total_microseconds: 0,
-            transferred: sent.transferred,
+            transferred: 0,
         };
         let given = Given { address: order.address.clone(), moved };
-        let before = self.record.clone();
-        self.record.state = RecordedState::Given(Box::new(given));
-        self.record.journal.add(op, &Ok(()));
-        if let Err(fault) = self.save().await {
+        let mut record = self.record.clone();
+        record.state = RecordedState::Given(Box::new(given));
+        record.journal.add(op, &Ok(()));
+        record
+    }
+
+    /// From the moment that this is on the disk the VM is the other host's.
+    async fn give_away(
+        &mut self,
+        op: OperationId,
+        order: &MigrateOrder,
+        sent: Sent,
+    ) -> Result<Handing, Fault> {
+        let Sent { target, begun, stopped, written } = sent;
+        let given = self.given_to(op, order);
+        let before = std::mem::replace(&mut self.record, given);
+        // As it was written beforehand, unless something has changed since.
+        let saved = match self.record == written.record {
+            true => blocking(move || put(written.file)).await,
+            false => self.save().await,
+        };
+        if let Err(fault) = saved {
             // Whether the old or the new one is on the disk nobody knows after a failed flush. The old
             // one is written again, or nothing goes on.
             self.record = before;
@@ -165,13 +187,14 @@ impl Actor {
             return Err(fault);
         }
         self.restart_at = None;
-        Ok(())
+        Ok(Handing { target, begun, stopped })
     }
 
     /// Tells the other host, now or, if it does not answer, later and later again.
-    async fn hand_over(&mut self, sent: &Sent) {
-        let taken = sent.target.take().await;
-        let (paused, total) = (sent.stopped.elapsed(), sent.begun.elapsed());
+    async fn hand_over(&mut self, handing: &Handing) {
+        let taken = handing.target.take().await;
+        let (paused, total) = (handing.stopped.elapsed(), handing.begun.elapsed());
+        self.count().await;
         match taken {
             Ok(_) => {
                 if let RecordedState::Given(given) = &mut self.record.state {
@@ -186,6 +209,15 @@ impl Actor {
                 tracing::warn!(%vm, error = chain(&error), "the other host does not take the VM yet");
                 self.tell_owner();
             }
+        }
+    }
+
+    /// What was sent, for who asks how it was.
+    async fn count(&mut self) {
+        let Some(machine) = &self.machine else { return };
+        let told = progress(&machine.live.qmp).await.ok().and_then(|info| info.ram);
+        if let (Some(ram), RecordedState::Given(given)) = (told, &mut self.record.state) {
+            given.moved.transferred = ram.transferred;
         }
     }
 
@@ -300,6 +332,10 @@ impl Actor {
             }
         }
     }
+}
+
+fn put(file: Replacement) -> Result<(), Fault> {
+    file.put_durably().map_err(|error| Fault::internal("write the VM's record", &error))
 }
 
 fn microseconds(duration: Duration) -> u64 {

@@ -14,7 +14,7 @@ use hostler_types::{
 use jiff::Timestamp;
 use tokio::sync::watch;
 
-use super::stale::forget_stale;
+use super::stale::settle_stale;
 use super::sync::Known;
 use crate::inventory::Snapshot;
 use crate::reports::{absorb, lose};
@@ -87,12 +87,13 @@ impl Converger {
     pub(super) async fn connected(
         &mut self,
         known: Known,
-        inventory: Inventory,
+        mut inventory: Inventory,
         before: &Snapshot,
     ) {
         self.connected = true;
+        let disowned = settle_stale(&self.core, self.host, &inventory);
+        inventory.vms.retain(|report| !disowned.contains(&report.vm));
         let reported: HashSet<VmId> = inventory.vms.iter().map(|report| report.vm).collect();
-        forget_stale(&self.core, self.host, &inventory.vms);
         self.core.reports.replace(self.host, &inventory.vms);
         let used = inventory.used.iter().map(|it| (it.vm, it.used)).collect();
         self.core.demands.replace(self.host, used, inventory.host_used);

@@ -1,33 +1,133 @@
-//! VMs that a host still has though they are another host's: it was away while they went.
+//! What a host still has of VMs that are other hosts': it was away while they went, or were to come.
 
+use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
-use hostler_agent_api::{VmCommand, VmReport};
-use hostler_types::{HostId, HostKind, OperationId};
+use futures::StreamExt;
+use hostler_agent_api::{AgentEvent, Inventory, VmCommand, VmElsewhere, VmEpoch, VmReport};
+use hostler_types::{Epoch, HostId, HostKind, OperationId, Vm, VmId};
 
+use crate::agents::{AgentError, AgentLink};
 use crate::world::Core;
 
-/// Lets a host that has just connected forget what is another's under a later epoch. What runs of it
-/// there is killed before it writes once more; the files are the other host's.
-pub(super) fn forget_stale(core: &Arc<Core>, host: HostId, reports: &[VmReport]) {
+/// Between two looks whether a VM is still being worked on, and how often is looked: ten minutes.
+const AGAIN: Duration = Duration::from_secs(1);
+const LOOKS: u32 = 600;
+/// For the answer of a VM's host.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What a host is told of a VM that is not its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Word {
+    /// It is another's, under this epoch. What runs of it is killed before it writes once more; the
+    /// files are the other host's.
+    Forget(Epoch),
+    /// It does not come.
+    Abandon(Epoch),
+    /// It has come.
+    Take(Epoch),
+}
+
+/// Settles what a host that has just connected has of VMs of others; returns those that it told of as its
+/// own though they are not.
+pub(super) fn settle_stale(core: &Arc<Core>, host: HostId, inventory: &Inventory) -> HashSet<VmId> {
     let snapshot = core.snapshot();
-    for report in reports {
+    let mut disowned = HashSet::new();
+    for report in &inventory.vms {
         let Some(vm) = snapshot.get(report.vm) else { continue };
-        let moved = vm.status.host != host && vm.status.epoch > report.epoch;
         // A task that moves it knows better.
-        if !moved || snapshot.task_on(vm.id().untyped()).is_some() {
+        if vm.status.host != host && snapshot.task_on(report.vm.untyped()).is_none() {
+            disowned.insert(report.vm);
+            let (core, vm, report) = (core.clone(), vm.clone(), report.clone());
+            tokio::spawn(async move { settle_claimed(&core, host, &vm, &report).await });
+        }
+    }
+    for told in inventory.elsewhere.iter().copied() {
+        if inventory.vms.iter().all(|report| report.vm != told.vm) {
+            let core = core.clone();
+            tokio::spawn(async move { settle_elsewhere(&core, host, told).await });
+        }
+    }
+    disowned
+}
+
+/// A host takes another host's VM for its own.
+async fn settle_claimed(core: &Core, host: HostId, vm: &Vm, report: &VmReport) {
+    let (id, power) = (vm.id(), report.power);
+    if vm.status.epoch > report.epoch {
+        tracing::warn!(%host, vm = %id, %power, "the host has a VM that is another host's; it forgets it");
+        return tell(core, host, id, Word::Forget(vm.status.epoch)).await;
+    }
+    // It was taken in, off, and the host was lost before it could say so; so the VM has stayed where it
+    // was. Unless its host says so as well, nothing is certain.
+    if power.is_live() || !is_at_its_host(core, vm).await {
+        tracing::error!(%host, vm = %id, %power, "the host says that another host's VM is its own");
+        return;
+    }
+    tell(core, host, id, Word::Forget(Epoch(report.epoch.0 + 1))).await;
+}
+
+/// Asks the host that the inventory says has the VM.
+async fn is_at_its_host(core: &Core, vm: &Vm) -> bool {
+    let Some(owner) = core.snapshot().get::<HostKind>(vm.status.host).cloned() else {
+        return false;
+    };
+    let told = async {
+        let first = core.agents.link(&owner).ok()?.events().await.ok()?.next().await?.ok()?;
+        match first.data {
+            AgentEvent::Inventory(told) => told.vms.into_iter().find(|told| told.vm == vm.id()),
+            _ => None,
+        }
+    };
+    let told = tokio::time::timeout(PATIENCE, told).await.ok().flatten();
+    let Some(told) = told.filter(|told| told.epoch == vm.status.epoch) else { return false };
+    // What the other has said may have taken its place.
+    core.reports.event(owner.id(), &told);
+    true
+}
+
+/// Once no task works on the VM any more, the inventory says whose it is.
+async fn settle_elsewhere(core: &Core, host: HostId, told: VmElsewhere) {
+    for _ in 0..LOOKS {
+        let snapshot = core.snapshot();
+        // Of one that nobody knows nothing is removed.
+        let Some(vm) = snapshot.get(told.vm) else { return };
+        if snapshot.task_on(told.vm.untyped()).is_some() {
+            tokio::time::sleep(AGAIN).await;
             continue;
         }
-        // It is not recorded as connected yet.
-        let Some(known) = snapshot.get::<HostKind>(host) else { return };
-        let Ok(link) = core.agents.link(known) else { return };
-        let (vm, epoch, power) = (vm.id(), vm.status.epoch, report.power);
-        tracing::warn!(%host, %vm, %power, "the host has a VM that is another host's; it forgets it");
-        tokio::spawn(async move {
-            let command = VmCommand { op: OperationId::generate(), epoch };
-            if let Err(error) = link.vm_migration_forget(vm, command).await {
-                tracing::warn!(%host, %vm, %error, "the host does not forget a VM of another host");
-            }
-        });
+        let mine = vm.status.host == host;
+        let word = match (told.awaited, mine) {
+            (true, true) if vm.status.epoch == told.epoch => Word::Take(told.epoch),
+            (true, _) => Word::Abandon(told.epoch),
+            (false, false) => Word::Forget(told.epoch.max(vm.status.epoch)),
+            // It has gone, and the inventory does not say so: a backup of it, perhaps.
+            (false, true) => return,
+        };
+        return tell(core, host, told.vm, word).await;
+    }
+}
+
+async fn tell(core: &Core, host: HostId, vm: VmId, word: Word) {
+    // It may not be recorded as connected yet.
+    let Some(known) = core.snapshot().get::<HostKind>(host).cloned() else { return };
+    let Ok(link) = core.agents.link(&known) else { return };
+    match said(link.as_ref(), vm, word).await {
+        Ok(()) => {
+            tracing::info!(%host, %vm, ?word, "a VM that is not the host's was settled there");
+        }
+        Err(error) => {
+            tracing::warn!(%host, %vm, ?word, %error, "the host keeps something of a VM of another");
+        }
+    }
+}
+
+async fn said(link: &dyn AgentLink, vm: VmId, word: Word) -> Result<(), AgentError> {
+    let command = |epoch| VmCommand { op: OperationId::generate(), epoch };
+    match word {
+        Word::Forget(epoch) => link.vm_migration_forget(vm, command(epoch)).await,
+        Word::Abandon(epoch) => link.vm_migration_abandon(vm, command(epoch)).await,
+        Word::Take(epoch) => link.vm_migration_take(vm, VmEpoch { epoch }).await.map(drop),
     }
 }

@@ -12,7 +12,10 @@ mod figure;
 mod footprint;
 mod instant;
 mod inventory;
+mod migration;
+mod ping;
 mod placement;
+mod raw_qemu;
 mod scale;
 mod snapshot;
 mod stall;
@@ -42,9 +45,15 @@ struct Arguments {
 type Measure = fn(usize) -> Result<Vec<Figure>>;
 
 fn main() -> Result<()> {
+    let given: Vec<_> = std::env::args().collect();
+    if let [_, ping, address] = given.as_slice()
+        && ping == ping::ARGUMENT
+    {
+        return ping::ask(address);
+    }
     let arguments = Arguments::parse();
     rustls::crypto::ring::default_provider().install_default().ok();
-    let measures: [(&str, Measure); 10] = [
+    let measures: [(&str, Measure); 11] = [
         ("start", start::measure),
         ("create", create::measure),
         ("footprint", footprint::measure),
@@ -53,6 +62,7 @@ fn main() -> Result<()> {
         ("snapshot", snapshot::measure),
         ("clone", clone::measure),
         ("instant", instant::measure),
+        ("migration", migration::measure),
         ("policy-placement", placement::measure),
         ("scale", scale::measure),
     ];

@@ -94,7 +94,7 @@ fn raw_start(line: &[u8], folder: &Path) -> Result<Duration> {
     Ok(took)
 }
 
-fn without_descriptors(argument: &str, sockets: &Path) -> String {
+pub(crate) fn without_descriptors(argument: &str, sockets: &Path) -> String {
     if argument.contains("\"type\":\"tap\"") || argument.starts_with("tap,") {
         let id = between(argument, "\"id\":\"", "\"").unwrap_or("nic0");
         return format!("tap,id={id},ifname={TAP},script=no,downscript=no");
