@@ -9,6 +9,7 @@ use tokio_util::task::TaskTracker;
 use crate::world::Core;
 
 mod deadlines;
+mod drs;
 mod hosts;
 mod housekeeping;
 mod pools;
@@ -32,6 +33,12 @@ impl Controllers {
         let requests = requests::run(core.clone(), engine.clone());
         let snapshots = snapshots::run(core.clone(), engine.clone());
         let pools = pools::run(core.clone());
+        let drs = drs::run(core.clone(), engine.clone());
+        let until = stopping.clone();
+        tracker.spawn(async move {
+            // Cancel-safe: a task that was handed over is stored and started without us.
+            let _stopped = until.run_until_cancelled(drs).await;
+        });
         let until = stopping.clone();
         tracker.spawn(async move {
             // Cancel-safe: what a host was not told, it is told after the next start.

@@ -96,6 +96,17 @@ impl Placement {
     /// # Errors
     /// `rule_broken`, with the rule and the way out.
     pub(crate) fn require_place(&self, inventory: &Inventory, vm: &Vm) -> Result<(), ServiceError> {
+        let snapshot = inventory.snapshot();
+        let host = snapshot.get::<HostKind>(vm.status.host);
+        if let Some(host) = host.filter(|host| host.spec.maintenance) {
+            let (vm, host) = (vm.name(), host.name());
+            let message =
+                format!("vm `{vm}` cannot be started: its host `{host}` is in maintenance");
+            return Err(ServiceError::conflict("host_in_maintenance", message).hint(format!(
+                "move it with `hostler vm migrate {vm}`, or end that with \
+                 `hostler host maintenance exit {host}`"
+            )));
+        }
         let obstacles = self.on_board(inventory, |board| board.in_the_way(vm.id(), vm.status.host));
         let rules = obstacles.iter().filter(|obstacle| obstacle.is_rule());
         let rules: Vec<&Obstacle> = rules.collect();

@@ -62,6 +62,32 @@ pub struct Settings {
     pub approval_wait: SignedDuration,
     /// Where requests may make the server call.
     pub webhooks: WebhookRules,
+    /// How often balancing looks, and how long it watches before it acts.
+    pub balancing: BalancingPace,
+}
+
+/// How often balancing looks, and how long it watches before it acts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BalancingPace {
+    /// Between two looks at least, however fast the inventory changes.
+    pub shortest: Duration,
+    /// Between two looks at most.
+    pub longest: Duration,
+    /// What is moved for the load's sake must have been recommended for so long without a break.
+    pub steady: Duration,
+    /// A VM that was to be moved is not tried again sooner.
+    pub again: Duration,
+}
+
+impl Default for BalancingPace {
+    fn default() -> Self {
+        Self {
+            shortest: Duration::from_secs(5),
+            longest: Duration::from_secs(60),
+            steady: Duration::from_secs(120),
+            again: Duration::from_secs(300),
+        }
+    }
 }
 
 impl Default for Settings {
@@ -72,6 +98,7 @@ impl Default for Settings {
             approval: ApprovalNeed::default(),
             approval_wait: SignedDuration::from_hours(7 * 24),
             webhooks: WebhookRules::default(),
+            balancing: BalancingPace::default(),
         }
     }
 }
@@ -86,6 +113,8 @@ pub struct Core {
     pub(crate) progress: ProgressBoard,
     pub(crate) attempts: Attempts,
     pub(crate) migrations: Migrations,
+    /// Held from the last look at whether a planned move may begin until its task is in the inventory.
+    pub(crate) moves: tokio::sync::Mutex<()>,
     pub(crate) vault: Arc<Vault>,
     pub(crate) settings: Settings,
     pub(crate) macs: MacReservations,
@@ -209,6 +238,7 @@ impl Core {
             progress: ProgressBoard::default(),
             attempts: Attempts::default(),
             migrations: Migrations::default(),
+            moves: tokio::sync::Mutex::default(),
             vault,
             settings,
             macs: MacReservations::default(),

@@ -15,7 +15,8 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use hostler_cli::ServerOptions;
 use hostler_control::{
-    LocalHost, RemoteConnector, Settings, WebhookRules, World, WorldOptions, ensure_local_host,
+    BalancingPace, LocalHost, RemoteConnector, Settings, WebhookRules, World, WorldOptions,
+    ensure_local_host,
 };
 use hostler_pki::{Ca, CredentialFile, Credentials, Identity, KeyRequest, Vault, tls};
 use hostler_server::{Server, bind_tcp, bind_unix};
@@ -126,7 +127,14 @@ fn settings(options: &ServerOptions) -> Result<Settings> {
     let approval = ApprovalNeed { approvals: options.approvals, ..ApprovalNeed::default() };
     let (plain_http, networks) = (options.webhook_http, options.webhook_networks.clone());
     let webhooks = WebhookRules { plain_http, networks };
-    Ok(Settings { retention, lease_grace, approval, approval_wait, webhooks })
+    Ok(Settings {
+        retention,
+        lease_grace,
+        approval,
+        approval_wait,
+        webhooks,
+        balancing: BalancingPace::default(),
+    })
 }
 
 /// What clients may call this machine.

@@ -17,6 +17,10 @@ use crate::table::{Cell, Tone};
 use crate::terminal::confirm;
 use crate::time;
 
+mod maintenance;
+
+use maintenance::Maintenance;
+
 /// VMs of a host that are named one by one.
 const SOME: usize = 5;
 
@@ -42,6 +46,8 @@ enum HostCommand {
     Show(Which),
 
     Set(Set),
+
+    Maintenance(Maintenance),
 
     JoinToken(JoinToken),
 
@@ -113,6 +119,7 @@ impl HostArgs {
                 }
             }
             HostCommand::Set(set) => set.run(session).await?,
+            HostCommand::Maintenance(maintenance) => maintenance.run(session).await?,
             HostCommand::JoinToken(token) => token.run(session).await?,
             HostCommand::Delete(delete) => {
                 let name = delete.which.host.to_string();
@@ -154,6 +161,7 @@ async fn list(session: &Session) -> Result<(), CliError> {
 fn state(host: &Host) -> Cell {
     match host.status.state {
         HostState::Joined => Cell::new("joined").tone(Tone::Busy),
+        HostState::Connected if host.spec.maintenance => Cell::new("maintenance").tone(Tone::Busy),
         HostState::Connected => Cell::new("connected").tone(Tone::Good),
         HostState::Disconnected => Cell::new("disconnected").tone(Tone::Bad),
     }

@@ -31,7 +31,7 @@ mod from_host;
 mod guest;
 mod lease;
 mod mac;
-mod migrate;
+pub(crate) mod migrate;
 mod resources;
 pub mod snapshot;
 mod template;

@@ -18,6 +18,7 @@ use hostler_agent_api::{
 use hostler_store::Write;
 use hostler_tasks::{Definition, Outcome, Step as TaskStep, StepError, StepResult};
 use hostler_types::{Epoch, HostId, HostKind, MigrationPolicy, Task, Vm, VmId};
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::command::{
@@ -29,6 +30,8 @@ use crate::services::Order;
 use crate::tasks::naming::named_report;
 use crate::world::Core;
 
+/// What the tasks of this file are called.
+pub(crate) const ACTION: &str = "vm.migrate";
 /// The wait before something is looked at again.
 const AGAIN: Duration = Duration::from_secs(1);
 
@@ -54,14 +57,14 @@ struct Told {
 }
 
 pub(crate) fn definition() -> Definition<Core> {
-    Definition::new("vm.migrate")
+    Definition::new(ACTION)
         .step(TaskStep::new("move", move_).undo(stay))
         .step(TaskStep::new("forget", forget).no_return())
 }
 
 pub(crate) fn order(vm: &Vm, input: &Input) -> Order {
     // A large guest takes as long as it takes; who waits can cancel.
-    Order::new("vm.migrate", vm, input)
+    Order::new(ACTION, vm, input)
 }
 
 async fn move_(step: Step) -> StepResult {
@@ -174,6 +177,7 @@ async fn settled(
         Err(error) => return Err(StepError::retry(AGAIN, error.to_string())),
     };
     vm.status.host = input.to;
+    vm.status.moved_at = Some(Timestamp::now());
     vm.status.epoch = epoch;
     step.world().reports.answer(input.to, &report);
     absorb(&mut vm.status, &named_report(&step.world().snapshot(), &report));
@@ -195,6 +199,7 @@ async fn hand_over(step: &Step, input: &Input, mut vm: Vm) -> StepResult {
     let call = target.vm_register(vm.id(), request);
     let report = ask_for(step, "register", step.cancelled(), &target, command.op, call).await?;
     vm.status.host = input.to;
+    vm.status.moved_at = Some(Timestamp::now());
     vm.status.epoch = input.next();
     step.world().reports.answer(input.to, &report);
     absorb(&mut vm.status, &named_report(&step.world().snapshot(), &report));
