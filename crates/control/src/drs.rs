@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use hostler_policy::balance::{self, Balance, BalanceSettings, Plan, Step, Why};
 use hostler_policy::cluster::{Automation, Cluster, ClusterSnapshot, Demand};
-use hostler_policy::record::{Input, Record};
+use hostler_policy::record::Record;
 use hostler_policy::rules::{Strength, violations};
 use hostler_store::NewDecision;
 use hostler_types::{
@@ -22,8 +22,8 @@ use crate::placement;
 use crate::pools::mhz_of;
 use crate::world::Core;
 
-/// A plan's record is kept up to this size, in bytes: that of some 20,000 VMs.
-const LARGEST_RECORD: usize = 16 << 20;
+/// A plan's record is kept of clusters of up to so many VMs: it holds all of them, some 500 bytes each.
+const MOST_RECORDED: usize = 20_000;
 
 /// A plan, and the inventory that it was made from.
 #[derive(Debug)]
@@ -248,12 +248,11 @@ impl Planned {
     /// The decision to make the selected steps, to be kept; `None` if its record would be too large.
     pub(crate) fn decision(&self, action: &str, chosen: &BTreeSet<usize>) -> Option<NewDecision> {
         let of = || chosen.iter().filter_map(|at| self.plan.steps.get(*at));
-        let input =
-            Input::Balance { snapshot: self.input.clone(), settings: self.settings.clone() };
-        let record = Record::decide(input).ok()?.bytes().ok()?;
-        if record.len() > LARGEST_RECORD {
+        if self.input.vms.len() > MOST_RECORDED {
             return None;
         }
+        let (input, settings) = (self.input.clone(), self.settings.clone());
+        let record = Record::of_balanced(input, settings, &self.plan).ok()?.bytes().ok()?;
         let decided = of().flat_map(|step| &step.moves).filter_map(|one| {
             let vm = self.snapshot.get::<VmKind>(one.vm)?;
             Some(DecidedVm {

@@ -180,6 +180,13 @@ fn print(session: &Session, host: &Host) -> Result<(), CliError> {
             ("Message", host.status.message.iter().map(Cell::new).collect()),
             ("Address", one(host.spec.address.clone())),
         ];
+        let away = host.status.evacuated.len();
+        if host.spec.maintenance && away > 0 {
+            let told = format!(
+                "{away} VMs have left it; `host maintenance exit --bring-back` returns them"
+            );
+            fields.push(("Maintenance", one(told)));
+        }
         if let Some(facts) = &host.status.facts {
             let warnings = facts.warnings.iter().map(|w| Cell::new(w).tone(Tone::Busy));
             fields.extend([

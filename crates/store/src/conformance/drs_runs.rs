@@ -43,7 +43,7 @@ pub async fn a_drs_run_is_kept_and_its_end_takes_the_place_of_its_beginning(plac
     store.commit(batch(3, [keep(&ended)])).await.expect("it is kept");
     let all = store.drs_runs(None, 10).await.expect("read");
     assert_eq!(all, [second.clone(), ended.clone()], "the newest first");
-    assert_eq!(store.drs_runs(None, 1).await.expect("read"), [second.clone()]);
+    assert_eq!(store.drs_runs(None, 1).await.expect("read"), all[..1]);
     assert_eq!(store.drs_runs(Some(second.task), 10).await.expect("read"), [ended]);
     assert_eq!(store.revision().await.expect("read").0, 0, "runs are not objects");
 }

@@ -53,7 +53,9 @@ fn qemu_a_host_is_emptied_under_guests_that_go_on_and_takes_them_back() {
     assert!(done.contains("1 of 1") && done.contains("1 → 0"), "{done}");
     lab.ok(&["drs", "apply"]);
     lab.ok(&["rule", "delete", "--yes", "apart"]);
-    lab.ok(&["rule", "create", "here", "run-on", "--vm", "web01", "--vm", "web02", "--host", "host3"]);
+    lab.ok(&[
+        "rule", "create", "here", "run-on", "--vm", "web01", "--vm", "web02", "--host", "host3",
+    ]);
     lab.ok(&["cluster", "set", "--drs", "full"]);
     eventually("the balancer brings them there", Duration::from_secs(120), || {
         lab.host_of("web01") == "host3" && lab.host_of("web02") == "host3"
