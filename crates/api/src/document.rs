@@ -3,9 +3,9 @@
 use hostler_endpoint::Document;
 
 use crate::{
-    approval_rule, cluster, console, customization_spec, datastore, disk, event, export, group,
-    host, image, naming_rule, network, placement, pool, recycle_bin, request, rule, snapshot,
-    snapshot_policy, system, task, template, token, user, vm,
+    approval_rule, cluster, console, customization_spec, datastore, disk, drs, event, export,
+    group, host, image, naming_rule, network, placement, pool, recycle_bin, request, rule,
+    snapshot, snapshot_policy, system, task, template, token, user, vm,
 };
 
 const DESCRIPTION: &str = "Manages virtual machines on Linux hosts. Long work answers `202` with a \
@@ -133,7 +133,6 @@ fn inventory(document: Document) -> Document {
         .endpoint::<placement::ReplayDecision>()
         .endpoint::<placement::Export>()
         .endpoint::<placement::Simulate>()
-        .endpoint::<placement::ListRecommendations>()
         .endpoint::<snapshot_policy::List>()
         .endpoint::<snapshot_policy::Create>()
         .endpoint::<snapshot_policy::Show>()
@@ -161,6 +160,8 @@ fn inventory(document: Document) -> Document {
         .endpoint::<host::List>()
         .endpoint::<host::Show>()
         .endpoint::<host::Update>()
+        .endpoint::<host::EnterMaintenance>()
+        .endpoint::<host::ExitMaintenance>()
         .endpoint::<host::Delete>()
         .endpoint::<host::Stats>()
         .endpoint::<host::Unregistered>()
@@ -180,6 +181,9 @@ fn pools(document: Document) -> Document {
         .endpoint::<pool::Delete>()
         .endpoint::<pool::Tree>()
         .endpoint::<pool::Explain>()
+        .endpoint::<drs::ListRecommendations>()
+        .endpoint::<drs::Apply>()
+        .endpoint::<drs::History>()
 }
 
 fn requests(document: Document) -> Document {

@@ -2,14 +2,15 @@
 
 use hostler_endpoint::{Empty, Endpoint, Json, Method, NoParams, Page};
 use hostler_types::{
-    ByteSize, Epoch, Host, HostState, HostStats, Join, JoinAnswer, Labels, Name, PowerState, Ref,
-    Task, VmId,
+    ByteSize, Epoch, Host, HostMaintenance, HostState, HostStats, Join, JoinAnswer, Labels,
+    MaintenanceEnter, MaintenanceExit, Name, PowerState, Ref, Task, VmId,
 };
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::datastore::RegisterRequest;
+use crate::drs::DryRunQuery;
 
 /// Which host.
 #[derive(Debug, Clone, Serialize, Deserialize, IntoParams)]
@@ -153,6 +154,49 @@ impl Endpoint for Update {
     fn revision(answer: &Host) -> Option<u64> {
         Some(answer.metadata.revision.0)
     }
+}
+/// What became of the end of a host's maintenance.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct MaintenanceEnded {
+    pub host: Host,
+    /// What brings its VMs back; absent if that was not asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task: Option<Task>,
+}
+
+/// Bring a host into maintenance: it takes no VMs, and those that run on it leave.
+#[derive(Debug)]
+pub struct EnterMaintenance;
+
+impl Endpoint for EnterMaintenance {
+    const ID: &'static str = "host_maintenance_enter";
+    const METHOD: Method = Method::Post;
+    const PATH: &'static str = "/v1/hosts/{host}/maintenance/enter";
+    const SUMMARY: &'static str =
+        "Bring a host into maintenance: it takes no VMs, and those that run on it leave";
+    const TAG: &'static str = "host";
+    const ACCESS: &'static str = "admin";
+    const STATUS: u16 = 202;
+    type Path = HostPath;
+    type Query = DryRunQuery;
+    type Body = Json<MaintenanceEnter>;
+    type Answer = Json<HostMaintenance>;
+}
+/// End a host's maintenance; it takes VMs again.
+#[derive(Debug)]
+pub struct ExitMaintenance;
+
+impl Endpoint for ExitMaintenance {
+    const ID: &'static str = "host_maintenance_exit";
+    const METHOD: Method = Method::Post;
+    const PATH: &'static str = "/v1/hosts/{host}/maintenance/exit";
+    const SUMMARY: &'static str = "End a host's maintenance; it takes VMs again";
+    const TAG: &'static str = "host";
+    const ACCESS: &'static str = "admin";
+    type Path = HostPath;
+    type Query = NoParams;
+    type Body = Json<MaintenanceExit>;
+    type Answer = Json<MaintenanceEnded>;
 }
 /// Forget a host that has no VMs; its certificate is refused from then on.
 #[derive(Debug)]

@@ -12,6 +12,7 @@ pub mod customization_spec;
 pub mod datastore;
 pub mod disk;
 mod document;
+pub mod drs;
 pub mod event;
 pub mod export;
 pub mod group;

@@ -1,9 +1,9 @@
-//! Where VMs are and could be: why, why not, what if, past decisions, recommendations.
+//! Where VMs are and could be: why, why not, what if, past decisions.
 
 use hostler_endpoint::{Empty, Endpoint, Json, Method, NoParams};
 use hostler_types::{
-    Decision, DecisionId, DecisionRecord, DecisionReplay, InventoryExport, PlacementWhyNot,
-    Recommendations, Ref, Simulation,
+    Decision, DecisionId, DecisionRecord, DecisionReplay, InventoryExport, PlacementWhyNot, Ref,
+    Simulation,
 };
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -162,21 +162,4 @@ impl Endpoint for Simulate {
     type Query = NoParams;
     type Body = Json<Simulation>;
     type Answer = Json<SimulationAnswer>;
-}
-
-/// List the moves that balancing would make now.
-#[derive(Debug)]
-pub struct ListRecommendations;
-
-impl Endpoint for ListRecommendations {
-    const ID: &'static str = "recommendation_list";
-    const METHOD: Method = Method::Get;
-    const PATH: &'static str = "/v1/recommendations";
-    const SUMMARY: &'static str = "List the moves that balancing would make now";
-    const TAG: &'static str = "placement";
-    const ACCESS: &'static str = "viewer";
-    type Path = NoParams;
-    type Query = NoParams;
-    type Body = Empty;
-    type Answer = Json<Recommendations>;
 }

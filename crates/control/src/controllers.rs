@@ -9,6 +9,7 @@ use tokio_util::task::TaskTracker;
 use crate::world::Core;
 
 mod deadlines;
+mod drs;
 mod hosts;
 mod housekeeping;
 mod placement;
@@ -37,6 +38,12 @@ impl Controllers {
         tracker.spawn(async move {
             // Cancel-safe: it writes nothing.
             let _stopped = until.run_until_cancelled(placement).await;
+        });
+        let drs = drs::run(core.clone(), engine.clone());
+        let until = stopping.clone();
+        tracker.spawn(async move {
+            // Cancel-safe: a task that was handed over is stored and started without us.
+            let _stopped = until.run_until_cancelled(drs).await;
         });
         let until = stopping.clone();
         tracker.spawn(async move {

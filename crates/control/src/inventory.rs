@@ -15,8 +15,8 @@ use hostler_types::{
     AddressRange, ApprovalRuleKind, Cluster, ClusterKind, CustomizationSpecKind, DatastoreKind,
     GroupKind, HostId, HostKind, Id, ImageId, ImageKind, JoinTokenKind, Kind, KindName, MacAddress,
     Name, NamingRuleKind, NetworkId, NetworkKind, Object, ObjectId, PoolId, PoolKind, Ref, Request,
-    RequestId, RequestKind, Revision, RuleKind, SnapshotPolicyKind, TaskId, TaskKind, TemplateKind,
-    TokenKind, UserKind, Vm, VmId, VmKind,
+    RequestId, RequestKind, Revision, RuleKind, SnapshotPolicyKind, Task, TaskId, TaskKind,
+    TemplateKind, TokenKind, UserKind, Vm, VmId, VmKind,
 };
 use imbl::ordmap::DiffItem;
 use jiff::Timestamp;
@@ -281,6 +281,11 @@ impl Snapshot {
     /// The unfinished task that holds an object.
     pub fn task_on(&self, object: ObjectId) -> Option<TaskId> {
         self.indexes.task_on(object)
+    }
+
+    /// The unfinished tasks that move a VM to another host.
+    pub(crate) fn migrating(&self) -> impl Iterator<Item = &Arc<Task>> {
+        self.indexes.migrating().filter_map(|task| self.tasks.get(task))
     }
 
     /// The task that was submitted with this idempotency key, as [`crate::services`] hashes it.

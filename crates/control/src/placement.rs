@@ -134,12 +134,13 @@ impl Placement {
     /// # Errors
     /// `rule_broken`, with the rule and the way out.
     pub(crate) fn require_place(&self, inventory: &Inventory, vm: &Vm) -> Result<(), ServiceError> {
+        let snapshot = inventory.snapshot();
+        let host = snapshot.get::<HostKind>(vm.status.host);
+        require_in_service(&snapshot, vm)?;
         let obstacles = self.on_board(inventory, |board| board.in_the_way(vm.id(), vm.status.host));
         let rules = obstacles.iter().filter(|obstacle| obstacle.is_rule());
         let rules: Vec<&Obstacle> = rules.collect();
         let Some(first) = rules.first() else { return Ok(()) };
-        let snapshot = inventory.snapshot();
-        let host = snapshot.get::<HostKind>(vm.status.host);
         let host = host.map_or_else(String::new, |host| host.name().to_string());
         let told: Vec<_> = rules.iter().map(ToString::to_string).collect();
         let name = vm.name();
@@ -148,6 +149,21 @@ impl Placement {
         Err(ServiceError::conflict("rule_broken", message)
             .hint(format!("{}; see `hostler vm why-not {name} {host}`", first.way_out())))
     }
+}
+
+/// Refuses to start a VM on a host in maintenance.
+///
+/// # Errors
+/// `host_in_maintenance`, with the ways out.
+pub(crate) fn require_in_service(snapshot: &Snapshot, vm: &Vm) -> Result<(), ServiceError> {
+    let host = snapshot.get::<HostKind>(vm.status.host);
+    let Some(host) = host.filter(|host| host.spec.maintenance) else { return Ok(()) };
+    let (vm, host) = (vm.name(), host.name());
+    let message = format!("vm `{vm}` cannot be started: its host `{host}` is in maintenance");
+    Err(ServiceError::conflict("host_in_maintenance", message).hint(format!(
+        "move it with `hostler vm migrate {vm}`, or end that with \
+         `hostler host maintenance exit {host}`"
+    )))
 }
 
 impl Placing<'_> {

@@ -257,6 +257,7 @@ mod tests {
             snapshot_warnings: Vec::new(),
             seal: None,
             placement: Vec::new(),
+            moved_at: None,
         }
     }
 

@@ -19,6 +19,7 @@ pub mod cluster;
 pub mod console;
 pub mod customization_spec;
 pub mod datastore;
+pub mod drs;
 pub mod event;
 pub mod group;
 pub mod host;

@@ -4,8 +4,8 @@
 use hostler_store::{StoreError, Write};
 use hostler_types::{
     Cluster, ClusterKind, ClusterSpec, ClusterStatus, Datastore, DatastoreSpec, DatastoreStatus,
-    Host, HostId, HostKind, HostSpec, HostState, HostStatus, Ipv4Net, Labels, Name, Network,
-    NetworkKind, NetworkSpec, NetworkState, NetworkStatus,
+    Host, HostId, HostKind, HostSpec, HostStatus, Ipv4Net, Labels, Name, Network, NetworkKind,
+    NetworkSpec, NetworkState, NetworkStatus,
 };
 use jiff::Timestamp;
 
@@ -55,8 +55,8 @@ pub async fn ensure_local_host(world: &World, local: &LocalHost) -> Result<HostI
     }
     let first = snapshot.all::<HostKind>().is_empty();
     let now = Timestamp::now();
-    let spec = HostSpec { address: local.address.clone() };
-    let status = HostStatus { state: HostState::Joined, since: now, message: None, facts: None };
+    let spec = HostSpec::new(local.address.clone());
+    let status = HostStatus::joined(now);
     let host = Host::new(local.name.clone(), Labels::new(), now, spec, status);
     let mut batch = Core::batch(&Actor::system(), "first start").with(Write::create(&host));
     if first {

@@ -11,9 +11,13 @@ use crate::world::Core;
 
 mod command;
 mod guest;
+mod moves;
 pub(crate) mod naming;
 
 pub(crate) mod datastore_clean;
+pub(crate) mod drs_apply;
+pub(crate) mod host_bring_back;
+pub(crate) mod host_maintenance;
 pub(crate) mod image_adopt;
 pub(crate) mod image_delete;
 pub(crate) mod image_import;
@@ -53,6 +57,9 @@ pub(crate) mod vm_update;
 pub(crate) fn registry() -> Registry<Core> {
     let registry = Registry::new()
         .with(datastore_clean::definition())
+        .with(drs_apply::definition())
+        .with(host_bring_back::definition())
+        .with(host_maintenance::definition())
         .with(image_adopt::definition())
         .with(image_delete::definition())
         .with(image_import::definition())

@@ -153,6 +153,28 @@ pub fn vm_migrate(vm: &Vm, to: HostId) -> Submit {
     };
     submit(tasks::vm_migrate::order(vm, &input))
 }
+/// All that balancing recommends now.
+///
+/// # Panics
+/// When it cannot be planned, or there is no cluster.
+pub async fn drs_apply(core: &Core) -> Submit {
+    let planned = crate::drs::plan(core, crate::drs::For::Balance).await.expect("a plan");
+    let snapshot = core.snapshot();
+    let cluster = snapshot.cluster().expect("a cluster");
+    submit(tasks::drs_apply::order(cluster, &planned, &planned.all()))
+}
+pub fn host_maintenance(host: &hostler_types::Host) -> Submit {
+    submit(tasks::host_maintenance::order(host, false))
+}
+/// The host's record says who comes back.
+///
+/// # Panics
+/// When the host is not in the inventory.
+pub fn host_bring_back(core: &Core, host: HostId) -> Submit {
+    let snapshot = core.snapshot();
+    let host = snapshot.get::<hostler_types::HostKind>(host).expect("the host");
+    submit(tasks::host_bring_back::order(&snapshot, host))
+}
 pub fn vm_suspend(vm: &Vm) -> Submit {
     submit(tasks::vm_suspend::order(vm))
 }

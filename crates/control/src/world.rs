@@ -64,6 +64,32 @@ pub struct Settings {
     pub webhooks: WebhookRules,
     /// A host that does not answer for so long does not get a VM that was to move there.
     pub migration_patience: Duration,
+    /// How often balancing looks, and how long it watches before it acts.
+    pub balancing: BalancingPace,
+}
+
+/// How often balancing looks, and how long it watches before it acts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BalancingPace {
+    /// Between two looks at least, however fast the inventory changes.
+    pub shortest: Duration,
+    /// Between two looks at most.
+    pub longest: Duration,
+    /// What is moved for the load's sake must have been recommended for so long without a break.
+    pub steady: Duration,
+    /// A VM that was to be moved is not tried again sooner.
+    pub again: Duration,
+}
+
+impl Default for BalancingPace {
+    fn default() -> Self {
+        Self {
+            shortest: Duration::from_secs(5),
+            longest: Duration::from_secs(60),
+            steady: Duration::from_secs(120),
+            again: Duration::from_secs(300),
+        }
+    }
 }
 
 impl Default for Settings {
@@ -76,6 +102,7 @@ impl Default for Settings {
             webhooks: WebhookRules::default(),
             // Long enough for its agent to be started anew.
             migration_patience: Duration::from_secs(30),
+            balancing: BalancingPace::default(),
         }
     }
 }
@@ -90,6 +117,8 @@ pub struct Core {
     pub(crate) progress: ProgressBoard,
     pub(crate) attempts: Attempts,
     pub(crate) migrations: Migrations,
+    /// Held from the last look at whether a planned move may begin until its task is in the inventory.
+    pub(crate) moves: tokio::sync::Mutex<()>,
     pub(crate) vault: Arc<Vault>,
     pub(crate) settings: Settings,
     pub(crate) macs: MacReservations,
@@ -214,6 +243,7 @@ impl Core {
             progress: ProgressBoard::default(),
             attempts: Attempts::default(),
             migrations: Migrations::default(),
+            moves: tokio::sync::Mutex::default(),
             vault,
             settings,
             macs: MacReservations::default(),

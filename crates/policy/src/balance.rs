@@ -11,6 +11,7 @@
 //! once, and be cancelled anywhere: no `must` rule is broken and no host overfilled on the way,
 //! with a VM that moves counted on both hosts.
 
+mod check;
 mod goal;
 mod greedy;
 mod mandatory;
@@ -23,6 +24,7 @@ mod swap;
 use hostler_types::{ByteSize, HostId, VmId};
 use serde::{Deserialize, Serialize};
 
+pub use check::may_begin;
 pub use goal::{Balance, fewest_moves, measure};
 pub use order::{Unordered, Wanted, order};
 

@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 
-use crate::balance::{BalanceSettings, balance};
+use crate::balance::{BalanceSettings, Plan, balance};
 use crate::cluster::{Cluster, ClusterSnapshot, ClusterVm, SnapshotError};
 use crate::placement::{Choosing, Explained, Placed, explain_new, place_all};
 use crate::whatif::{Question, simulate};
@@ -95,6 +95,19 @@ impl Record {
         let Choosing { seed, window } = choosing;
         let output = to_raw_value(placed)?;
         let input = Input::PlaceAll { snapshot, vms, seed, window };
+        Ok(Self { format: FORMAT, input, output })
+    }
+
+    /// Of a cluster that has been balanced: what went in, and the plan that came out.
+    ///
+    /// # Errors
+    /// As [`Record::decide`].
+    pub fn of_balanced(
+        snapshot: ClusterSnapshot,
+        settings: BalanceSettings,
+        plan: &Plan,
+    ) -> Result<Self, RecordError> {
+        let (input, output) = (Input::Balance { snapshot, settings }, to_raw_value(plan)?);
         Ok(Self { format: FORMAT, input, output })
     }
 

@@ -13,6 +13,7 @@ mod console;
 mod customization_spec;
 mod datastore;
 mod disk;
+mod drs;
 mod event;
 mod export;
 mod group;
@@ -40,7 +41,7 @@ fn routes(app: App) -> Routes<App> {
     let routes = datastore::add(image::add(console::add(vm::add(routes))));
     let routes = customization_spec::add(disk::add(naming_rule::add(recycle_bin::add(routes))));
     let routes = approval_rule::add(request::add(pool::add(cluster::add(routes))));
-    let routes = rule::add(group::add(placement::add(routes)));
+    let routes = drs::add(rule::add(group::add(placement::add(routes))));
     let routes = snapshot_policy::add(snapshot::add(routes));
     let routes = template::add(export::add(routes));
     let routes = task::add(host::add(network::add(routes)));

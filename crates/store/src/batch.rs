@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use hostler_types::{Kind, KindName, Object, ObjectId, Revision, TaskId};
+use hostler_types::{DrsRun, Kind, KindName, Object, ObjectId, Revision, TaskId};
 use jiff::Timestamp;
 
 use crate::change::Change;
@@ -57,7 +57,12 @@ pub enum Write {
     },
     /// Keeps a decision, by the batch's actor and task; the oldest make room for it.
     Decide(Arc<NewDecision>),
+    /// Keeps what balancing does, or what has become of it; the oldest make room for it.
+    KeepDrsRun(Arc<DrsRun>),
 }
+
+/// How many runs of balancing are kept. Beyond that the oldest go.
+pub const MOST_DRS_RUNS: usize = 1_000;
 
 impl Batch {
     pub fn new(actor: impl Into<String>, reason: impl Into<String>, at: Timestamp) -> Self {
@@ -94,7 +99,8 @@ impl Write {
             | Self::Unlock { .. }
             | Self::Expect { .. }
             | Self::ExpectUnlocked { .. }
-            | Self::Decide(_) => false,
+            | Self::Decide(_)
+            | Self::KeepDrsRun(_) => false,
         }
     }
 

@@ -19,7 +19,7 @@ mod record;
 mod sqlite;
 mod store;
 
-pub use batch::{Batch, Committed, Write};
+pub use batch::{Batch, Committed, MOST_DRS_RUNS, Write};
 pub use change::Change;
 pub use decision::{KeptDecision, MOST_DECISION_BYTES, MOST_DECISIONS, NewDecision};
 pub use error::{Source, StoreError};

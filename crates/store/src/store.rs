@@ -4,7 +4,9 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use hostler_types::{Decision, DecisionId, KindName, Name, ObjectId, Revision, TaskId, VmId};
+use hostler_types::{
+    Decision, DecisionId, DrsRun, KindName, Name, ObjectId, Revision, TaskId, VmId,
+};
 use jiff::Timestamp;
 
 use crate::batch::{Batch, Committed};
@@ -64,6 +66,13 @@ pub trait Store: Send + Sync + Debug {
         before: Option<DecisionId>,
         limit: usize,
     ) -> Result<Vec<Decision>, StoreError>;
+
+    /// What balancing has done, the newest first, at most `limit`, from before `before` on.
+    async fn drs_runs(
+        &self,
+        before: Option<TaskId>,
+        limit: usize,
+    ) -> Result<Vec<DrsRun>, StoreError>;
 
     /// Changes committed from now on, in the order of their revisions.
     fn subscribe(&self) -> Subscription;
@@ -139,6 +148,13 @@ impl<S: Store + ?Sized> Store for Arc<S> {
         limit: usize,
     ) -> Result<Vec<Decision>, StoreError> {
         (**self).decisions(vm, before, limit).await
+    }
+    async fn drs_runs(
+        &self,
+        before: Option<TaskId>,
+        limit: usize,
+    ) -> Result<Vec<DrsRun>, StoreError> {
+        (**self).drs_runs(before, limit).await
     }
     fn subscribe(&self) -> Subscription {
         (**self).subscribe()

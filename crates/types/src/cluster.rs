@@ -23,7 +23,10 @@ pub struct ClusterSpec {
     #[serde(skip_serializing_if = "String::is_empty")]
     pub description: String,
     pub strategy: Strategy,
+    /// What balancing may do by itself, of VMs that say nothing themselves.
     pub automation: Automation,
+    /// How readily it moves VMs, 1 to 5. 1: only what must be; 5: as even as is worth the moves.
+    pub aggressiveness: u8,
     /// Memory that may be promised to the VMs of a host, in percent of what it has, 1 to 10,000;
     /// absent: any.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -41,6 +44,7 @@ impl Default for ClusterSpec {
             description: String::new(),
             strategy: Strategy::Spread,
             automation: Automation::default(),
+            aggressiveness: 3,
             memory_overcommit_percent: None,
             vcpus_per_cpu: None,
         }
@@ -51,6 +55,10 @@ impl ClusterSpec {
     /// # Errors
     /// The first field that is out of range, with its range.
     pub fn validate(&self) -> Result<(), SpecError> {
+        if !(1..=5).contains(&self.aggressiveness) {
+            let reason = format!("{} is not possible; 1 to 5", self.aggressiveness);
+            return Err(SpecError::new("aggressiveness", reason));
+        }
         let bounds = [
             ("memory_overcommit_percent", self.memory_overcommit_percent, 10_000),
             ("vcpus_per_cpu", self.vcpus_per_cpu, 1_000),
@@ -75,6 +83,10 @@ pub struct ClusterUpdate {
     pub strategy: Option<Strategy>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub automation: Option<Automation>,
+    /// 1 to 5.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 5)]
+    pub aggressiveness: Option<u8>,
     /// 1 to 10,000; 0: any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory_overcommit_percent: Option<u32>,
@@ -121,9 +133,9 @@ pub enum Automation {
     /// Recommend.
     Manual,
     /// Place by itself, recommend moves.
+    #[default]
     Partial,
     /// Place and move by itself.
-    #[default]
     Full,
 }
 

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::id::HostId;
+use crate::id::{HostId, VmId};
 use crate::name::Name;
 use crate::object::{Kind, KindName, Object};
 use crate::shares::Megahertz;
@@ -26,6 +26,16 @@ impl Kind for HostKind {
 pub struct HostSpec {
     /// Where the agent listens, `address:port`.
     pub address: String,
+    /// It takes no VMs, and those that run on it leave.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub maintenance: bool,
+}
+
+impl HostSpec {
+    /// A host that takes VMs.
+    pub const fn new(address: String) -> Self {
+        Self { address, maintenance: false }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -37,6 +47,18 @@ pub struct HostStatus {
     pub message: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub facts: Option<HostFacts>,
+    /// VMs that have left it for its maintenance: what comes back when that is over and it is asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(value_type = Vec<String>)]
+    pub evacuated: Vec<VmId>,
+}
+
+impl HostStatus {
+    /// Of a host that has joined and was never seen.
+    pub fn joined(since: Timestamp) -> Self {
+        let (state, evacuated) = (HostState::Joined, Vec::new());
+        Self { state, since, message: None, facts: None, evacuated }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

@@ -13,6 +13,7 @@ mod customization_validate;
 mod datastore;
 mod datastore_check;
 mod decision;
+mod drs;
 mod export;
 mod host;
 mod id;
@@ -72,6 +73,10 @@ pub use datastore::{
 };
 pub use datastore_check::{Damage, DamageKind, DatastoreFindings, Orphan, OrphanKind, is_vm_file};
 pub use decision::{DecidedVm, Decision};
+pub use drs::{
+    ClusterBalance, DrsApplied, DrsApply, DrsOutcome, DrsRun, DrsRunStep, HostMaintenance,
+    MaintenanceEnter, MaintenanceExit, PlannedMove, PlannedStep, VmAutomation,
+};
 pub use export::{ExportManifest, ExportedDisk, ExportedNetwork};
 pub use host::{
     Accelerator, Host, HostFacts, HostKind, HostSpec, HostState, HostStatus, Join, JoinAnswer,

@@ -167,6 +167,8 @@ pub struct Recommendations {
 /// Moves that are made together: one VM, or those that a rule keeps on one host.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Recommendation {
+    /// The same for the same moves: what `drs apply` takes.
+    pub id: String,
     pub moves: Vec<RecommendedMove>,
     /// `maintenance`, `rule`, `load` or `room`.
     pub why: String,
@@ -177,6 +179,8 @@ pub struct Recommendation {
     pub wave: u32,
     /// In hosts' worth of load beyond the goal that is taken away; 0: it must be.
     pub gain: f64,
+    /// Whether the automation level of its VMs lets it be made without asking.
+    pub automatic: bool,
     /// The time that its migrations need, in seconds.
     pub seconds: f64,
 }

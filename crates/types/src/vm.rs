@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::address::NicAddress;
+use crate::cluster::Automation;
 use crate::customization::{Customization, CustomizationStatus};
 use crate::id::{DatastoreId, HostId, ImageId, NetworkId};
 use crate::layer::{Layer, LayerFile};
@@ -105,6 +106,9 @@ pub struct VmSpec {
     /// Its place among those that want the same CPUs and memory.
     #[serde(default, skip_serializing_if = "VmResources::is_default")]
     pub resources: VmResources,
+    /// What balancing may do with it; absent: as the cluster says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub automation: Option<Automation>,
     #[serde(default)]
     pub firmware: Firmware,
     /// A QEMU CPU model; absent: all that the host and accelerator offer.
@@ -493,6 +497,10 @@ pub struct VmStatus {
     /// Why this host and datastore: the decision's explanation.
     #[serde(default)]
     pub placement: Vec<String>,
+    /// When it last went to another host; absent: never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub moved_at: Option<Timestamp>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

@@ -5,6 +5,7 @@ use utoipa::ToSchema;
 
 use crate::address::NicAddressing;
 use crate::customization::Customization;
+use crate::drs::VmAutomation;
 use crate::limits::{IoLimits, Millicpus};
 use crate::name::{Name, Ref};
 use crate::network::MacAddress;
@@ -198,6 +199,9 @@ pub struct VmUpdate {
     pub cpu_limit: Option<u32>,
     #[serde(skip_serializing_if = "VmResourcesUpdate::is_empty")]
     pub resources: VmResourcesUpdate,
+    /// What balancing may do with it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub automation: Option<VmAutomation>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub firmware: Option<Firmware>,
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -6,8 +6,8 @@ use std::path::Path;
 use hostler_agent_api::VmReport;
 use hostler_store::{Batch, Store, StoreError, Write};
 use hostler_types::{
-    Datastore, DatastoreId, DatastoreKind, DatastoreSpec, Host, HostId, HostSpec, HostState,
-    HostStatus, Labels, Object, Vm, VmId,
+    Datastore, DatastoreId, DatastoreKind, DatastoreSpec, Host, HostId, HostSpec, HostStatus,
+    Labels, Object, Vm, VmId,
 };
 use jiff::Timestamp;
 
@@ -115,8 +115,8 @@ fn host(number: usize, local: &Datastore) -> (Ipv4Addr, Host, Datastore) {
     let now = Timestamp::now();
     let offset = u32::try_from(number).expect("there are fewer addresses than that");
     let address = Ipv4Addr::from_bits(FIRST_ADDRESS.to_bits() + offset);
-    let spec = HostSpec { address: format!("{address}:{PORT}") };
-    let status = HostStatus { state: HostState::Joined, since: now, message: None, facts: None };
+    let spec = HostSpec::new(format!("{address}:{PORT}"));
+    let status = HostStatus::joined(now);
     let name = format!("h{number:05}").parse().expect("it is a name");
     let host = Host::new(name, Labels::new(), now, spec, status);
     let name = format!("local-h{number:05}").parse().expect("it is a name");

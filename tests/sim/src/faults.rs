@@ -1,6 +1,7 @@
 //! What can go wrong with a call to an agent.
 
 use hostler_endpoint::Problem;
+use tokio::sync::watch;
 
 /// Befalls one call.
 #[derive(Debug, Clone)]
@@ -13,7 +14,13 @@ pub enum Fault {
     AnswerLost,
     /// The agent does nothing until it is asked to cancel the operation; then it says so.
     Hang,
+    /// It takes until the gate is gone, or it is asked to cancel the operation: then it says so.
+    Held(watch::Receiver<()>),
 }
+
+/// Calls wait for as long as it lives.
+#[derive(Debug)]
+pub struct Gate(#[expect(dead_code, reason = "held")] pub(crate) watch::Sender<()>);
 
 impl Fault {
     /// A refusal with this code.

@@ -16,7 +16,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 use tokio::sync::{broadcast, watch};
 
-use crate::faults::Fault;
+use crate::faults::{Fault, Gate};
 use crate::storage::SimStorage;
 
 /// A simulated host. Clones are the same host.
@@ -204,6 +204,15 @@ impl SimHost {
     /// The next call of `method` (such as `vm_start`) goes wrong; several are used up in order.
     pub fn fault(&self, method: &'static str, fault: Fault) {
         self.lock().faults.entry(method).or_default().push_back(fault);
+    }
+
+    /// The next calls of `method` wait for as long as the gate lives.
+    pub fn hold(&self, method: &'static str, calls: usize) -> Gate {
+        let (sender, receiver) = watch::channel(());
+        for _ in 0..calls {
+            self.fault(method, Fault::Held(receiver.clone()));
+        }
+        Gate(sender)
     }
 
     /// Waits until the faults of `method` have befallen someone.

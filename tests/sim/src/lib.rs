@@ -19,7 +19,7 @@ mod link;
 pub mod serve;
 mod storage;
 
-pub use faults::Fault;
+pub use faults::{Fault, Gate};
 pub use fleet::{Fleet, SimConnector, vm_request};
 pub use host::{SimHost, SimVm};
 pub use storage::{SimStorage, describe as describe_snapshots};

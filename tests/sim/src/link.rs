@@ -61,6 +61,17 @@ impl SimHost {
                 self.carry_out(method, op, act)?;
                 Err(self.broken("connection reset"))
             }
+            Some(Fault::Held(mut gate)) => {
+                let op = op.expect("only operations are held");
+                tokio::select! {
+                    // Nothing is ever sent: it ends when the gate is gone.
+                    _ = gate.changed() => self.carry_out(method, Some(op), act),
+                    cancelled = self.until_cancelled(op) => {
+                        cancelled?;
+                        Err(Problem::new(409, code::CANCELLED, "it was cancelled").into())
+                    }
+                }
+            }
             Some(Fault::Hang) => {
                 let op = op.expect("only operations hang");
                 self.until_cancelled(op).await?;

@@ -71,7 +71,13 @@ impl Agent {
         let running = vms.iter().filter(|report| report.power.is_live());
         let used = running.map(|report| VmUse { vm: report.vm, used: used() }).collect();
         let host_used = Some(HostUse { cpu_millicpus: 4000, ..HostUse::default() });
-        Inventory { vms, datastores: vec![self.datastore()], used, host_used, elsewhere: Vec::new() }
+        Inventory {
+            vms,
+            datastores: vec![self.datastore()],
+            used,
+            host_used,
+            elsewhere: Vec::new(),
+        }
     }
 
     fn stream(self: Arc<Self>) -> EventStream<AgentEvent> {

@@ -167,6 +167,7 @@ fn of_another_vm(source: &DiskSource) -> bool {
 fn hardware(spec: &VmSpec) -> VmSpec {
     VmSpec {
         description: String::new(),
+        automation: None,
         restart: RestartPolicy::default(),
         protected: false,
         recycled: None,

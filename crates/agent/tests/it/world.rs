@@ -299,6 +299,7 @@ impl World {
             snapshot_warnings: Vec::new(),
             seal: None,
             placement: Vec::new(),
+            moved_at: None,
         };
         let name = "web01".parse().unwrap();
         let vm = Vm::new(name, hostler_types::Labels::new(), Timestamp::now(), spec, status);

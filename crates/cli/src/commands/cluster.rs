@@ -38,7 +38,7 @@ enum ClusterCommand {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  hostler cluster set --strategy pack --automation manual
+  hostler cluster set --strategy pack --drs full --drs-aggressiveness 3
   hostler cluster set --memory-overcommit 150 --vcpus-per-cpu 8
   hostler cluster set --memory-overcommit any")]
 struct Set {
@@ -46,9 +46,13 @@ struct Set {
     #[arg(long, value_enum, value_name = "STRATEGY")]
     strategy: Option<StrategyArg>,
 
-    /// What the balancer may do by itself
-    #[arg(long, value_enum, value_name = "LEVEL")]
-    automation: Option<AutomationArg>,
+    /// What balancing may do by itself
+    #[arg(long, alias = "automation", value_enum, value_name = "LEVEL")]
+    drs: Option<AutomationArg>,
+
+    /// How readily it moves VMs: 1 only what must be, to 5 as even as is worth the moves
+    #[arg(long, value_name = "LEVEL", value_parser = clap::value_parser!(u8).range(1..=5))]
+    drs_aggressiveness: Option<u8>,
 
     /// Memory that may be promised to a host's VMs, in percent of what it has, or `any`
     #[arg(long, value_name = "PERCENT", value_parser = number_or_any)]
@@ -98,6 +102,7 @@ impl From<StrategyArg> for Strategy {
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum AutomationArg {
     /// Not even recommend a move
+    #[value(alias = "off")]
     Disabled,
     /// Recommend
     Manual,
@@ -148,7 +153,8 @@ impl Set {
         ClusterUpdate {
             description: self.description,
             strategy: self.strategy.map(Strategy::from),
-            automation: self.automation.map(Automation::from),
+            automation: self.drs.map(Automation::from),
+            aggressiveness: self.drs_aggressiveness,
             memory_overcommit_percent: self.memory_overcommit.map(|bound| bound.0),
             vcpus_per_cpu: self.vcpus_per_cpu.map(|bound| bound.0),
         }
@@ -166,7 +172,8 @@ fn fields(cluster: &Cluster) -> Vec<(&'static str, Vec<Cell>)> {
         ("Id", one(cluster.metadata.id.to_string())),
         ("Description", one(spec.description.clone())),
         ("Strategy", one(spec.strategy.as_str().replace('_', "-"))),
-        ("Automation", one(spec.automation.as_str().to_owned())),
+        ("DRS", one(spec.automation.as_str().to_owned())),
+        ("DRS aggressiveness", one(format!("{} of 5", spec.aggressiveness))),
         ("Memory overcommit", one(bound(spec.memory_overcommit_percent, " %"))),
         ("vCPUs per CPU", one(bound(spec.vcpus_per_cpu, ""))),
     ]

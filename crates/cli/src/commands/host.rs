@@ -17,6 +17,10 @@ use crate::table::{Cell, Tone};
 use crate::terminal::confirm;
 use crate::time;
 
+mod maintenance;
+
+use maintenance::Maintenance;
+
 /// VMs of a host that are named one by one.
 const SOME: usize = 5;
 
@@ -52,6 +56,8 @@ a CPU come first. Measured every 5 seconds by the host's agent.")]
     Stats(Which),
 
     Set(Set),
+
+    Maintenance(Maintenance),
 
     JoinToken(JoinToken),
 
@@ -128,6 +134,7 @@ impl HostArgs {
                 super::stats::print_host(session, &told)?;
             }
             HostCommand::Set(set) => set.run(session).await?,
+            HostCommand::Maintenance(maintenance) => maintenance.run(session).await?,
             HostCommand::JoinToken(token) => token.run(session).await?,
             HostCommand::Delete(delete) => {
                 let name = delete.which.host.to_string();
@@ -169,6 +176,7 @@ async fn list(session: &Session) -> Result<(), CliError> {
 fn state(host: &Host) -> Cell {
     match host.status.state {
         HostState::Joined => Cell::new("joined").tone(Tone::Busy),
+        HostState::Connected if host.spec.maintenance => Cell::new("maintenance").tone(Tone::Busy),
         HostState::Connected => Cell::new("connected").tone(Tone::Good),
         HostState::Disconnected => Cell::new("disconnected").tone(Tone::Bad),
     }
@@ -187,6 +195,13 @@ fn print(session: &Session, host: &Host) -> Result<(), CliError> {
             ("Message", host.status.message.iter().map(Cell::new).collect()),
             ("Address", one(host.spec.address.clone())),
         ];
+        let away = host.status.evacuated.len();
+        if host.spec.maintenance && away > 0 {
+            let told = format!(
+                "{away} VMs have left it; `host maintenance exit --bring-back` returns them"
+            );
+            fields.push(("Maintenance", one(told)));
+        }
         if let Some(facts) = &host.status.facts {
             let warnings = facts.warnings.iter().map(|w| Cell::new(w).tone(Tone::Busy));
             fields.extend([

@@ -127,7 +127,15 @@ impl TaskArgs {
     pub(crate) async fn run(self, session: &Session) -> Result<ExitCode, CliError> {
         match self.command {
             TaskCommand::List(list) => list.run(session).await?,
-            TaskCommand::Show(which) => print(session, &show(session, which.task).await?)?,
+            TaskCommand::Show(which) => {
+                let task = show(session, which.task).await?;
+                let query = TaskListQuery { parent: Some(task.id()), ..TaskListQuery::default() };
+                let below = match session.output.is_table() {
+                    true => session.call::<task::List>(&NoParams {}, &query, ()).await?.items,
+                    false => Vec::new(),
+                };
+                print(session, &task, &below)?;
+            }
             TaskCommand::Watch(which) => {
                 let task = show(session, which.task).await?;
                 print_ordered(session, &wait::task(session, task).await?)?;
@@ -210,7 +218,8 @@ fn state(task: &Task) -> Cell {
     }
 }
 
-fn print(session: &Session, task: &Task) -> Result<(), CliError> {
+/// `below` are the tasks that it has ordered itself.
+fn print(session: &Session, task: &Task, below: &[Task]) -> Result<(), CliError> {
     let step = |state| match state {
         StepState::Waiting => Tone::Dim,
         StepState::Doing | StepState::Undoing => Tone::Busy,
@@ -239,12 +248,23 @@ fn print(session: &Session, task: &Task) -> Result<(), CliError> {
             ("Ended", status.finished_at.iter().map(|at| Cell::new(time::show(*at))).collect()),
             ("Now", status.progress.activity.iter().map(Cell::new).collect()),
             ("Steps", steps.collect()),
+            ("Below", below.iter().map(branch).collect()),
             ("Messages", messages.collect()),
         ];
         fields.retain(|(_, values)| !values.is_empty());
         fields
     };
     session.output.object(task, &task.id().to_string(), fields)
+}
+
+/// A task below another one, in a line.
+fn branch(task: &Task) -> Cell {
+    let now = task.status.progress.activity.as_deref().or(task.status.error.as_deref());
+    let now = now.map(|now| format!(": {now}")).unwrap_or_default();
+    let (action, target, state) = (&task.spec.action, &task.spec.target, task.status.state);
+    let percent = task.status.progress.percent.filter(|_| !state.is_terminal());
+    let percent = percent.map(|percent| format!(" {percent}%")).unwrap_or_default();
+    Cell::new(format!("{action} {target} {state}{percent}{now}"))
 }
 
 /// A task that is not waited for.

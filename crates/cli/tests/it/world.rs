@@ -47,9 +47,14 @@ pub(crate) fn host() -> Host {
         bridges: vec!["br0".to_owned()],
         cpu_features: Vec::new(),
     };
-    let status =
-        HostStatus { state: HostState::Connected, since: at(0), message: None, facts: Some(facts) };
-    object("host01", 1, HostSpec { address: "10.0.0.5:8444".to_owned() }, status)
+    let status = HostStatus {
+        state: HostState::Connected,
+        since: at(0),
+        message: None,
+        facts: Some(facts),
+        evacuated: Vec::new(),
+    };
+    object("host01", 1, HostSpec::new("10.0.0.5:8444".to_owned()), status)
 }
 
 pub(crate) fn datastore() -> Datastore {
@@ -93,6 +98,7 @@ pub(crate) fn vm(name: &str, n: u8) -> Vm {
         balloon: None,
         cpu_limit: None,
         resources: Default::default(),
+        automation: None,
         description: String::new(),
         cpus: Cores::try_from(2).unwrap(),
         memory: "1GiB".parse().unwrap(),

@@ -9,6 +9,7 @@ use uuid::Uuid;
 use super::addresses::Addresses;
 use super::hostnames::Hostnames;
 use crate::idempotency::request_key;
+use crate::tasks::vm_migrate;
 
 #[derive(Debug, Clone, Default)]
 pub(super) struct Indexes {
@@ -22,6 +23,7 @@ pub(super) struct Indexes {
     snapshots: imbl::OrdSet<VmId>,
     task: imbl::HashMap<ObjectId, TaskId>,
     key: imbl::HashMap<String, TaskId>,
+    migrating: imbl::OrdSet<TaskId>,
     pub(super) addresses: Addresses,
     pub(super) hostnames: Hostnames,
 }
@@ -74,6 +76,11 @@ impl Indexes {
 
     pub(super) fn task_with_key(&self, key: &str) -> Option<TaskId> {
         self.key.get(key).copied()
+    }
+
+    /// The unfinished tasks that move a VM.
+    pub(super) fn migrating(&self) -> impl Iterator<Item = TaskId> {
+        self.migrating.iter().copied()
     }
 
     pub(super) fn vm(&mut self, old: Option<&Vm>, new: Option<&Vm>) {
@@ -140,6 +147,13 @@ impl Indexes {
         let Some(task) = shown else { return };
         let id = task.id();
         let holds = new.is_some_and(|task| !task.status.state.is_terminal());
+        if task.spec.action == vm_migrate::ACTION {
+            if holds {
+                self.migrating.insert(id);
+            } else {
+                self.migrating.remove(&id);
+            }
+        }
         for object in &task.spec.objects {
             if holds {
                 self.task.insert(*object, id);

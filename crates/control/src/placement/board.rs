@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use hostler_policy::balance::{Wanted, may_begin};
 use hostler_policy::cluster::{Cluster, ClusterHost, ClusterSnapshot, ClusterVm, Demand};
 use hostler_policy::placement::{
     BatchRefusal, Choosing, Obstacle, elsewhere, in_the_way, place_all, possible, told,
@@ -326,6 +327,24 @@ impl Board {
             (Some(vm), Some(host)) => in_the_way(&mut self.cluster, vm, host),
             _ => Vec::new(),
         }
+    }
+
+    /// What keeps VMs from going to a host together while others are on their way; `None` if one of
+    /// them is not there.
+    pub(crate) fn may_begin(
+        &mut self,
+        vms: &[VmId],
+        host: HostId,
+        moving: &[(VmId, HostId)],
+    ) -> Option<Vec<Obstacle>> {
+        let to = self.cluster.host(host)?;
+        let vms = vms.iter().map(|vm| self.cluster.vm(*vm)).collect::<Option<Vec<_>>>()?;
+        let moving = moving.iter().filter_map(|(vm, host)| {
+            let (vm, host) = (self.cluster.vm(*vm)?, self.cluster.host(*host)?);
+            Some(Wanted { vm, host })
+        });
+        let moving: Vec<_> = moving.collect();
+        Some(may_begin(&mut self.cluster, &vms, to, &moving))
     }
 
     /// The best of these hosts for a VM of the inventory that is to leave where it is.

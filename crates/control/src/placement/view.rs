@@ -2,6 +2,7 @@
 //! data. No secret is in it: neither customizations nor descriptions are taken over.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use hostler_policy::cluster::{
     ClusterHost, ClusterSettings, ClusterSnapshot, ClusterVm, HostCondition, HostDatastore, Reach,
@@ -10,8 +11,9 @@ use hostler_policy::cluster::{
 use hostler_policy::{DatastoreCandidate, rules};
 use hostler_types::{
     ByteSize, Cores, Datastore, DatastoreId, DatastoreKind, Group, GroupKind, GroupOf, Host,
-    HostFacts, HostId, HostKind, HostState, ImageKind, Labels, Name, NetworkSpec, Ref, RuleKind,
-    RuleRelation, RuleSpec, RuleStrength, Selector, Vm, VmId, VmKind, VmSpec,
+    HostFacts, HostId, HostKind, HostState, ImageKind, Labels, Name, Network, NetworkSpec,
+    PowerState, Ref, RuleKind, RuleRelation, RuleSpec, RuleStrength, Selector, Vm, VmId, VmKind,
+    VmSpec,
 };
 
 use crate::inventory::Snapshot;
@@ -107,6 +109,7 @@ pub(super) fn disks_of(vm: &Vm) -> u64 {
 pub(super) fn condition(host: &Host) -> HostCondition {
     let known = host.status.facts.is_some();
     match host.status.state {
+        HostState::Connected if known && host.spec.maintenance => HostCondition::Maintenance,
         HostState::Connected if known => HostCondition::Available,
         HostState::Connected | HostState::Joined | HostState::Disconnected => {
             HostCondition::Disconnected
@@ -159,8 +162,39 @@ pub(super) fn vm(snapshot: &Snapshot, vm: &Vm) -> Option<ClusterVm> {
     }
     let asked = wish(snapshot, vm.id(), vm.name().as_str(), &vm.metadata.labels, &vm.spec);
     let datastore = Some(vm.status.datastore);
-    let here = ClusterVm { host: Some(vm.status.host), datastore, disks: Vec::new(), ..asked };
+    let (host, pinned) = (Some(vm.status.host), pinned(snapshot, vm));
+    let here = ClusterVm { host, datastore, disks: Vec::new(), pinned, ..asked };
     Some(if vm.status.power.is_live() { here } else { at_rest(here) })
+}
+
+/// Why it cannot be moved now, whatever for.
+fn pinned(snapshot: &Snapshot, vm: &Vm) -> Option<String> {
+    match vm.status.power {
+        PowerState::Stopped | PowerState::Failed => None,
+        PowerState::Running => {
+            let networks = vm.spec.nics.iter().filter_map(|nic| snapshot.get(nic.network));
+            let private =
+                networks.map(Arc::as_ref).find(|network: &&Network| match network.spec {
+                    NetworkSpec::Nat { .. } => true,
+                    NetworkSpec::Bridge { .. } => false,
+                })?;
+            let name = private.name();
+            Some(format!(
+                "network `{name}` is a private one of each host (nat), where its guest would lose its \
+                 connections; stop it, or put it on a bridge network"
+            ))
+        }
+        PowerState::Paused | PowerState::Suspended => {
+            Some(format!("it is {}; resume it, or stop it", vm.status.power))
+        }
+        PowerState::Creating
+        | PowerState::Starting
+        | PowerState::Stopping
+        | PowerState::Suspending
+        | PowerState::Unknown => {
+            Some(format!("it is {}; wait until that is over", vm.status.power))
+        }
+    }
 }
 
 /// One that does not run: what it reserves is set aside only while it does.
@@ -196,6 +230,7 @@ pub(crate) fn wish(
         disks: sizes.chain(none).collect(),
         reach: reach.collect(),
         networks: bridges.collect(),
+        automation: spec.automation,
         cpu_reservation: spec.resources.cpu_reservation.0,
         memory_reservation: spec.resources.memory_reservation,
         ..ClusterVm::new(id, name, Cores::count(spec.cpus), spec.memory)

@@ -34,6 +34,7 @@ pub async fn update(
     spec.description = request.description.unwrap_or_else(|| old.spec.description.clone());
     spec.strategy = request.strategy.unwrap_or(old.spec.strategy);
     spec.automation = request.automation.unwrap_or(old.spec.automation);
+    spec.aggressiveness = request.aggressiveness.unwrap_or(old.spec.aggressiveness);
     let any_at_zero = |asked: Option<u32>, before| match asked {
         Some(0) => None,
         Some(number) => Some(number),

@@ -16,6 +16,10 @@ use crate::redact::Shown;
 use crate::secret;
 use crate::world::{Core, World};
 
+mod maintenance;
+
+pub use maintenance::{Left, maintenance_enter, maintenance_exit};
+
 /// Which hosts a list is to hold.
 #[derive(Debug, Clone, Default)]
 pub struct HostFilter {
@@ -104,7 +108,11 @@ pub async fn delete(world: &World, actor: &Actor, host: &Ref) -> Result<(), Serv
     }
     // Rules and groups that name it go on without it.
     let without = rule::without(&snapshot, &host.reference()).into_iter().map(|(_, write)| write);
-    let batch = Core::batch(actor, "host.delete").with(Write::delete(host)).with_all(without);
+    let batch = Core::batch(actor, "host.delete")
+        // Not while it is on its way into maintenance, or out of it.
+        .with(Write::ExpectUnlocked { object: host.id().untyped() })
+        .with(Write::delete(host))
+        .with_all(without);
     world.commit(batch).await?;
     world.agents.forget(host.id());
     Ok(())
@@ -134,8 +142,8 @@ pub async fn join(world: &World, request: Join) -> Result<JoinAnswer, ServiceErr
     if token.status.used_by.is_some() || token.spec.expires_at <= now {
         return Err(refused());
     }
-    let spec = HostSpec { address: request.address.clone() };
-    let status = HostStatus { state: HostState::Joined, since: now, message: None, facts: None };
+    let spec = HostSpec::new(request.address.clone());
+    let status = HostStatus::joined(now);
     let host = Host::new(request.name.clone(), Labels::new(), now, spec, status);
     let certificate = certificate(world, &host, &request)?;
     let mut used = hostler_types::JoinToken::clone(token);

@@ -1,16 +1,14 @@
 //! Questions about where VMs are and could be: why, why not, what if, and past decisions. Nothing
 //! here changes anything.
 
-use hostler_policy::balance::{self, BalanceSettings, Why};
 use hostler_policy::cluster::{ClusterVm, HostIndex, VmIndex};
 use hostler_policy::placement::{score, why_not as policy_why_not};
 use hostler_policy::record::{Input, Record};
 use hostler_policy::whatif::{Edit, Question, simulate as policy_simulate};
 use hostler_store::KeptDecision;
 use hostler_types::{
-    BlockedMove, Decision, DecisionId, DecisionRecord, DecisionReplay, HostKind, InventoryExport,
-    PlacementExplanation, PlacementWhy, PlacementWhyNot, Recommendation, Recommendations,
-    RecommendedMove, Ref, Role, Simulation, Vm, VmKind,
+    Decision, DecisionId, DecisionRecord, DecisionReplay, HostKind, InventoryExport,
+    PlacementExplanation, PlacementWhy, PlacementWhyNot, Ref, Role, Simulation, Vm, VmKind,
 };
 use jiff::Timestamp;
 use serde::de::DeserializeOwned;
@@ -139,61 +137,6 @@ pub async fn simulate(
     let answer = tokio::task::spawn_blocking(move || policy_simulate(&question)).await;
     let answer = answer.map_err(|error| ServiceError::internal("the simulation ended", error))?;
     json(&answer.map_err(|error| ServiceError::invalid("edits", error.to_string()))?)
-}
-
-/// What balancing would do now, with the reason of each move. Nothing is moved.
-///
-/// # Errors
-/// `forbidden`.
-pub async fn recommendations(
-    world: &World,
-    actor: &Actor,
-) -> Result<Recommendations, ServiceError> {
-    authorize(actor, Role::Viewer, "see recommendations")?;
-    let snapshot = world.snapshot();
-    let mut cluster = world.placement.on_board(&world.inventory, |board| board.cluster().0.clone());
-    let planned = tokio::task::spawn_blocking(move || {
-        balance::balance(&mut cluster, &BalanceSettings::default())
-    });
-    let plan =
-        planned.await.map_err(|error| ServiceError::internal("the balancing ended", error))?;
-    let host = |id| snapshot.get::<HostKind>(id).map(|host| host.name().to_string());
-    let vm = |id| snapshot.get::<VmKind>(id).map(|vm| vm.name().to_string());
-    let moves = |moves: Vec<balance::Move>| {
-        let told = moves.into_iter().filter_map(|one| {
-            Some(RecommendedMove { vm: vm(one.vm)?, from: host(one.from)?, to: host(one.to)? })
-        });
-        told.collect()
-    };
-    let steps = plan.steps.into_iter().map(|step| Recommendation {
-        moves: moves(step.moves),
-        why: told(step.why).to_owned(),
-        reason: step.reason,
-        after: step.after,
-        wave: step.wave,
-        gain: step.gain,
-        seconds: step.seconds,
-    });
-    let blocked = plan.blocked.into_iter().map(|blocked| BlockedMove {
-        vms: blocked.vms.into_iter().filter_map(vm).collect(),
-        why: told(blocked.why).to_owned(),
-        reason: blocked.reason,
-    });
-    Ok(Recommendations {
-        revision: snapshot.revision,
-        steps: steps.collect(),
-        blocked: blocked.collect(),
-    })
-}
-
-fn told(why: Why) -> &'static str {
-    match why {
-        Why::Maintenance => "maintenance",
-        Why::Rule => "rule",
-        Why::Load => "load",
-        Why::Room => "room",
-        Why::Wanted => "wanted",
-    }
 }
 
 /// The decisions that are still kept, newest first.

@@ -225,6 +225,12 @@ fn called(world: &World, id: ObjectId) -> String {
     if let Some(image) = snapshot.get::<hostler_types::ImageKind>(id.typed()) {
         return format!("{} `{}`", KindName::Image, image.name());
     }
+    if let Some(host) = snapshot.get::<hostler_types::HostKind>(id.typed()) {
+        return format!("{} `{}`", KindName::Host, host.name());
+    }
+    if snapshot.get::<hostler_types::ClusterKind>(id.typed()).is_some() {
+        return "the balance of the cluster".to_owned();
+    }
     format!("the object {id}")
 }
 

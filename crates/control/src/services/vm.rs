@@ -14,6 +14,7 @@ use crate::actor::{Actor, authorize};
 use crate::error::ServiceError;
 use crate::inventory::Snapshot;
 use crate::inventory::images;
+use crate::placement::require_in_service;
 use crate::redact::Shown;
 use crate::tasks::{vm_reset, vm_seal, vm_start, vm_stop, vm_suspend};
 use crate::world::World;
@@ -31,7 +32,7 @@ mod from_host;
 mod guest;
 mod lease;
 mod mac;
-mod migrate;
+pub(crate) mod migrate;
 mod resources;
 pub mod snapshot;
 mod template;
@@ -137,6 +138,7 @@ pub async fn resume(
     power(world, actor, options, "resume", vm, &(), |vm| {
         require_power(vm, "resumed", &[PowerState::Suspended])?;
         lease::require_lease(vm)?;
+        require_in_service(&world.snapshot(), vm)?;
         Ok(vm_start::order(vm).promised(world.admissions.admit(&world.inventory, [vm])?))
     })
     .await

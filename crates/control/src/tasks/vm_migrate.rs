@@ -35,6 +35,8 @@ use crate::services::Order;
 use crate::tasks::naming::named_report;
 use crate::world::Core;
 
+/// What the tasks of this file are called.
+pub(crate) const ACTION: &str = "vm.migrate";
 /// The wait before something is looked at again.
 const AGAIN: Duration = Duration::from_secs(1);
 /// The code of a move whose target has not answered.
@@ -62,14 +64,14 @@ struct Told {
 }
 
 pub(crate) fn definition() -> Definition<Core> {
-    Definition::new("vm.migrate")
+    Definition::new(ACTION)
         .step(TaskStep::new("move", move_).undo(stay))
         .step(TaskStep::new("forget", forget).no_return())
 }
 
 pub(crate) fn order(vm: &Vm, input: &Input) -> Order {
     // A large guest takes as long as it takes; who waits can cancel.
-    Order::new("vm.migrate", vm, input)
+    Order::new(ACTION, vm, input)
 }
 
 async fn move_(step: Step) -> StepResult {
@@ -216,6 +218,7 @@ async fn settled(step: &Step, input: &Input, mut vm: Vm, moved: Option<VmMoved>)
         }
     };
     vm.status.host = input.to;
+    vm.status.moved_at = Some(Timestamp::now());
     vm.status.epoch = epoch;
     match taken {
         Ok(report) => {
@@ -245,6 +248,7 @@ async fn hand_over(step: &Step, input: &Input, mut vm: Vm) -> StepResult {
     })
     .await?;
     vm.status.host = input.to;
+    vm.status.moved_at = Some(Timestamp::now());
     vm.status.epoch = input.next();
     step.world().reports.answer(input.to, &report);
     absorb(&mut vm.status, &named_report(&step.world().snapshot(), &report));

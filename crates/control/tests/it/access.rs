@@ -11,9 +11,9 @@ use hostler_control::services::token::TokenCreate;
 use hostler_control::services::user::{UserCreate, UserUpdate};
 use hostler_control::services::vm::{VmDelete, VmFilter, VmRegister, VmStop, snapshot};
 use hostler_control::services::{
-    Options, PageRequest, approval_rule, cluster, console, datastore, event, group, host, image,
-    join_token, naming_rule, network, placement, pool, request, rule, snapshot_policy, stats, task,
-    template, token, user, vm, watch,
+    Options, PageRequest, approval_rule, cluster, console, datastore, drs, event, group, host,
+    image, join_token, naming_rule, network, placement, pool, request, rule, snapshot_policy,
+    stats, task, template, token, user, vm, watch,
 };
 use hostler_control::{Actor, ServiceError, World, authenticate};
 use hostler_sim::{Fleet, vm_request};
@@ -374,6 +374,16 @@ async fn host_services(w: &World, a: &Actor) -> Vec<(&'static str, Role, Said)> 
         ("host::show", Viewer, said(host::show(w, a, it))),
         ("stats::host", Viewer, said(stats::host(w, a, it))),
         (
+            "host::maintenance_enter",
+            Admin,
+            said(host::maintenance_enter(w, a, it, &Default::default(), &Options::default()).await),
+        ),
+        (
+            "host::maintenance_exit",
+            Admin,
+            said(host::maintenance_exit(w, a, it, &Default::default(), &Options::default()).await),
+        ),
+        (
             "host::update",
             Admin,
             said(host::update(w, a, it, host::HostUpdate::default(), None).await),
@@ -442,7 +452,13 @@ async fn placement_services(w: &World, a: &Actor) -> Vec<(&'static str, Role, Sa
         ("placement::why_not", Viewer, said(placement::why_not(w, a, it, it))),
         ("placement::export", Viewer, said(placement::export(w, a))),
         ("placement::simulate", Viewer, said(placement::simulate(w, a, question()).await)),
-        ("placement::recommendations", Viewer, said(placement::recommendations(w, a).await)),
+        ("drs::recommendations", Viewer, said(drs::recommendations(w, a).await)),
+        (
+            "drs::apply",
+            Role::Operator,
+            said(drs::apply(w, a, &Default::default(), &Options::default()).await),
+        ),
+        ("drs::history", Viewer, said(drs::history(w, a, None, None).await)),
         (
             "placement::list_decisions",
             Viewer,

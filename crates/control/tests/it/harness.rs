@@ -112,8 +112,14 @@ fn objects(given: Given) -> Objects {
     let now = Timestamp::now();
     let host: Host = object(
         "sim",
-        HostSpec { address: "127.0.0.1:7444".to_owned() },
-        HostStatus { state: HostState::Connected, since: now, message: None, facts: Some(facts()) },
+        HostSpec::new("127.0.0.1:7444".to_owned()),
+        HostStatus {
+            state: HostState::Connected,
+            since: now,
+            message: None,
+            facts: Some(facts()),
+            evacuated: Vec::new(),
+        },
     );
     let (capacity, free) = (ByteSize::gib(100), ByteSize::gib(50));
     let datastore: Datastore = object(
@@ -180,6 +186,7 @@ fn objects(given: Given) -> Objects {
         snapshot_warnings: Vec::new(),
         seal: None,
         placement: Vec::new(),
+        moved_at: None,
     };
     let mut vm: Vm = object("web01", spec, status);
     if given == Given::Recycled {

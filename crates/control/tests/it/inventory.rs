@@ -45,6 +45,7 @@ fn vm(name: &str, host: HostId, network: NetworkId, mac: u32) -> Vm {
         snapshot_warnings: Vec::new(),
         seal: None,
         placement: Vec::new(),
+        moved_at: None,
     };
     Vm::new(name.parse().unwrap(), Labels::new(), now, spec, status)
 }

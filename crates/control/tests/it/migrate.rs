@@ -29,7 +29,7 @@ struct Case {
     trial: Mutex<Option<(SimConnector, [HostId; 2])>>,
 }
 
-fn object<K: Kind>(name: &str, spec: K::Spec, status: K::Status) -> Object<K> {
+pub(crate) fn object<K: Kind>(name: &str, spec: K::Spec, status: K::Status) -> Object<K> {
     Object::new(name.parse().unwrap(), Labels::new(), Timestamp::now(), spec, status)
 }
 
@@ -42,20 +42,21 @@ fn facts() -> HostFacts {
     .unwrap()
 }
 
-fn host(name: &str, port: u16) -> Host {
+pub(crate) fn host(name: &str, port: u16) -> Host {
     object(
         name,
-        HostSpec { address: format!("127.0.0.1:{port}") },
+        HostSpec::new(format!("127.0.0.1:{port}")),
         HostStatus {
             state: HostState::Connected,
             since: Timestamp::now(),
             message: None,
             facts: Some(facts()),
+            evacuated: Vec::new(),
         },
     )
 }
 
-fn datastore(hosts: [HostId; 2]) -> Datastore {
+pub(crate) fn datastore(hosts: [HostId; 2]) -> Datastore {
     let ready = |host| DatastoreOnHost { host, state: DatastoreState::Ready, message: None };
     let mut spec = DatastoreSpec::local(hosts[0], "/shared");
     spec.kind = hostler_types::StorageKind::Shared;
@@ -74,7 +75,7 @@ fn datastore(hosts: [HostId; 2]) -> Datastore {
     )
 }
 
-fn vm(host: HostId, datastore: &Datastore, power: PowerState) -> Vm {
+pub(crate) fn vm(host: HostId, datastore: &Datastore, power: PowerState) -> Vm {
     let spec: VmSpec = serde_json::from_value(json!({
         "cpus": 1, "memory": "1GiB",
         "disks": [{"name": "disk0", "size": "2GiB", "source": "blank"}],
@@ -97,8 +98,31 @@ fn vm(host: HostId, datastore: &Datastore, power: PowerState) -> Vm {
         snapshot_warnings: Vec::new(),
         seal: None,
         placement: Vec::new(),
+        moved_at: None,
     };
     object("web01", spec, status)
+}
+
+/// A VM on the first of two hosts, which have the same files.
+pub(crate) fn plant(connector: &SimConnector, hosts: [HostId; 2], vm: &Vm) {
+    let planted = SimVm {
+        definition: hostler_agent_api::VmDefinition {
+            vm: vm.clone(),
+            images: Vec::new(),
+            networks: Vec::new(),
+            customization_hash: None,
+        },
+        epoch: Epoch(1),
+        power: vm.status.power,
+        since: vm.status.power_since,
+        message: None,
+        guest: None,
+        storage: SimStorage::with_snapshots(vm.id(), &vm.spec, &[]),
+        seal: None,
+    };
+    connector.host(hosts[0]).plant(planted.clone());
+    connector.host(hosts[1]).plant(planted);
+    connector.host(hosts[1]).lose(vm.id());
 }
 
 #[async_trait]
@@ -116,25 +140,7 @@ impl Scenario for Case {
             .with(Write::create(&vm));
         store.commit(batch).await.unwrap();
         let connector = SimConnector::default();
-        let planted = SimVm {
-            definition: hostler_agent_api::VmDefinition {
-                vm: vm.clone(),
-                images: Vec::new(),
-                networks: Vec::new(),
-                customization_hash: None,
-            },
-            epoch: Epoch(1),
-            power: self.power,
-            since: vm.status.power_since,
-            message: None,
-            guest: None,
-            storage: SimStorage::with_snapshots(vm.id(), &vm.spec, &[]),
-            seal: None,
-        };
-        connector.host(ids[0]).plant(planted.clone());
-        // The same files.
-        connector.host(ids[1]).plant(planted);
-        connector.host(ids[1]).lose(vm.id());
+        plant(&connector, ids, &vm);
         *self.trial.lock().unwrap() = Some((connector.clone(), ids));
         let world = testing::core(store, Arc::new(connector)).await.unwrap();
         let vm = Vm::clone(world.snapshot().get(vm.id()).unwrap());

@@ -8,7 +8,7 @@ use hostler_control::services::group::{self, GroupCreate, GroupUpdate};
 use hostler_control::services::host::{self, HostUpdate};
 use hostler_control::services::placement;
 use hostler_control::services::rule::{self, RuleCreate, RuleUpdate};
-use hostler_control::services::{Options, stats, vm};
+use hostler_control::services::{Options, drs, stats, vm};
 use hostler_control::{Actor, ServiceError};
 use hostler_sim::{Fleet, SimHost, vm_request};
 use hostler_types::{
@@ -20,7 +20,7 @@ use serde_json::json;
 
 const PATH: &str = "/mnt/nfs";
 
-fn root() -> Actor {
+pub(crate) fn root() -> Actor {
     Actor::root()
 }
 
@@ -32,13 +32,16 @@ fn dry() -> Options {
     Options { dry_run: true, ..Options::default() }
 }
 
-fn by_name(text: &str) -> Ref {
+pub(crate) fn by_name(text: &str) -> Ref {
     text.parse().unwrap()
 }
 
 /// `sim` and others, all with the shared datastore `nfs`.
-async fn several(others: &[&str]) -> (Fleet, Vec<SimHost>) {
-    let fleet = Fleet::new().await;
+pub(crate) async fn several(others: &[&str]) -> (Fleet, Vec<SimHost>) {
+    several_on(Fleet::new().await, others).await
+}
+
+pub(crate) async fn several_on(fleet: Fleet, others: &[&str]) -> (Fleet, Vec<SimHost>) {
     let mut hosts = vec![fleet.host.clone()];
     for other in others {
         hosts.push(fleet.join(other).await);
@@ -68,7 +71,7 @@ async fn several(others: &[&str]) -> (Fleet, Vec<SimHost>) {
 }
 
 /// A small VM with a blank disk on the shared datastore.
-fn wish(name: &str, labels: &[(&str, &str)]) -> VmCreate {
+pub(crate) fn wish(name: &str, labels: &[(&str, &str)]) -> VmCreate {
     let labels: Labels =
         labels.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect();
     serde_json::from_value(json!({
@@ -77,7 +80,7 @@ fn wish(name: &str, labels: &[(&str, &str)]) -> VmCreate {
     .unwrap()
 }
 
-async fn made(fleet: &Fleet, request: VmCreate) -> Result<String, ServiceError> {
+pub(crate) async fn made(fleet: &Fleet, request: VmCreate) -> Result<String, ServiceError> {
     let name = request.name.clone();
     let created = vm::create(&fleet.world, &root(), request, &plain()).await?;
     fleet.done(&created.task.unwrap()).await;
@@ -85,17 +88,17 @@ async fn made(fleet: &Fleet, request: VmCreate) -> Result<String, ServiceError> 
 }
 
 /// The name of the host that a VM is on.
-fn on(fleet: &Fleet, vm: &str) -> String {
+pub(crate) fn on(fleet: &Fleet, vm: &str) -> String {
     let snapshot = fleet.snapshot();
     let host = snapshot.find::<VmKind>(&by_name(vm)).unwrap().status.host;
     snapshot.get::<HostKind>(host).unwrap().name().to_string()
 }
 
-fn labelled(key: &str, value: &str) -> Selector {
+pub(crate) fn labelled(key: &str, value: &str) -> Selector {
     Selector::Labels([(key.to_owned(), value.to_owned())].into())
 }
 
-fn apart(vms: Selector, scope: Option<&str>) -> RuleSpec {
+pub(crate) fn apart(vms: Selector, scope: Option<&str>) -> RuleSpec {
     RuleSpec {
         relation: RuleRelation::AntiAffinity,
         strength: RuleStrength::Must,
@@ -106,11 +109,11 @@ fn apart(vms: Selector, scope: Option<&str>) -> RuleSpec {
     }
 }
 
-fn with_hosts(relation: RuleRelation, vms: Selector, hosts: Selector) -> RuleSpec {
+pub(crate) fn with_hosts(relation: RuleRelation, vms: Selector, hosts: Selector) -> RuleSpec {
     RuleSpec { relation, hosts: Some(hosts), ..apart(vms, None) }
 }
 
-async fn ruled(fleet: &Fleet, name: &str, spec: RuleSpec) -> Result<Ref, ServiceError> {
+pub(crate) async fn ruled(fleet: &Fleet, name: &str, spec: RuleSpec) -> Result<Ref, ServiceError> {
     let request = RuleCreate { name: name.parse().unwrap(), labels: Labels::new(), spec };
     rule::create(&fleet.world, &root(), request).await.map(|rule| rule.reference())
 }
@@ -122,7 +125,7 @@ async fn label(fleet: &Fleet, host: &str, key: &str, value: &str) {
 }
 
 /// All decisions that are kept come out the same when they are made again.
-async fn all_replay(fleet: &Fleet) -> usize {
+pub(crate) async fn all_replay(fleet: &Fleet) -> usize {
     let world = &fleet.world;
     let decisions = placement::list_decisions(world, &root(), None, None, None).await.unwrap();
     for decision in &decisions {
@@ -491,12 +494,12 @@ async fn what_if_and_recommendations_read_only() {
     let error = placement::simulate(world, &root(), wrong).await.unwrap_err();
     assert!(error.message.starts_with("edits[0]: unknown variant"), "{}", error.message);
 
-    assert!(placement::recommendations(world, &root()).await.unwrap().steps.is_empty());
+    assert!(drs::recommendations(world, &root()).await.unwrap().steps.is_empty());
     assert_eq!(fleet.snapshot().revision, before);
     let (here, vms) = (on(&fleet, "a"), Selector::Names(vec![by_name("a")]));
     let hosts = Selector::Names(vec![by_name(&here)]);
     ruled(&fleet, "away", with_hosts(RuleRelation::NotRunOn, vms, hosts)).await.unwrap();
-    let told = placement::recommendations(world, &root()).await.unwrap();
+    let told = drs::recommendations(world, &root()).await.unwrap();
     let [step] = told.steps.as_slice() else { panic!("{told:?}") };
     assert_eq!((step.why.as_str(), step.moves[0].vm.as_str()), ("rule", "a"));
     assert_eq!(step.moves[0].from, here);
@@ -550,7 +553,7 @@ async fn what_vms_were_measured_to_want_is_what_balancing_and_placement_see() {
     }
     let (world, mut steps) = (&fleet.world, Vec::new());
     for _ in 0..300 {
-        steps = placement::recommendations(world, &root()).await.unwrap().steps;
+        steps = drs::recommendations(world, &root()).await.unwrap().steps;
         if !steps.is_empty() {
             break;
         }
@@ -584,7 +587,7 @@ async fn what_vms_were_measured_to_want_is_what_balancing_and_placement_see() {
     };
     vm::update(world, &root(), &by_name("busy0"), update, None, &plain()).await.unwrap();
     assert_eq!(made(&fleet, wish("new", &[("tier", "db")])).await.unwrap(), "two");
-    let again = placement::recommendations(world, &root()).await.unwrap();
+    let again = drs::recommendations(world, &root()).await.unwrap();
     assert!(!again.steps.is_empty());
     assert_eq!(all_replay(&fleet).await, 5);
 

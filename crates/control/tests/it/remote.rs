@@ -12,7 +12,7 @@ use hostler_control::{AgentError, AgentLink, Connector, RemoteConnector};
 use hostler_endpoint::{EventStream, Routes};
 use hostler_pki::{Ca, CredentialFile, KeyRequest, tls};
 use hostler_sim::SimHost;
-use hostler_types::{Host, HostId, HostSpec, HostState, HostStatus, Labels, VmId};
+use hostler_types::{Host, HostId, HostSpec, HostStatus, Labels, VmId};
 use jiff::Timestamp;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
@@ -77,9 +77,9 @@ async fn serve(credentials: &CredentialFile, sim: SimHost) -> SocketAddr {
 }
 
 fn host(id: HostId, address: SocketAddr) -> Host {
-    let spec = HostSpec { address: address.to_string() };
+    let spec = HostSpec::new(address.to_string());
     let since = Timestamp::now();
-    let status = HostStatus { state: HostState::Joined, since, message: None, facts: None };
+    let status = HostStatus::joined(since);
     let mut host = Host::new("h1".parse().unwrap(), Labels::new(), since, spec, status);
     host.metadata.id = id;
     host

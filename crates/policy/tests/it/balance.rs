@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use hostler_policy::balance::{
-    BalanceSettings, Plan, Wanted, Why, balance, fewest_moves, measure, order,
+    BalanceSettings, Plan, Wanted, Why, balance, fewest_moves, may_begin, measure, order,
 };
 use hostler_policy::cluster::{
     Automation, Cluster, ClusterHost, ClusterSnapshot, ClusterVm, HostCondition,
@@ -128,6 +128,43 @@ proptest! {
         prop_assert_eq!(unsound(&snapshot, &plan, &settings), Vec::<String>::new());
         prop_assert_eq!(cancelled_somewhere(&snapshot, &plan, &mut tape), Vec::<String>::new());
         prop_assert_eq!(&plan, &planned(&snapshot, &settings));
+    }
+
+    #[test]
+    fn what_may_begin_makes_nothing_worse_whatever_is_on_its_way(numbers in tape(), messy in any::<bool>()) {
+        let mut tape = Tape::new(numbers);
+        let snapshot = if messy { disorder(&mut tape, 10) } else { cluster(&mut tape, 10) };
+        prop_assume!(!snapshot.vms.is_empty());
+        let built = Cluster::build(&snapshot).unwrap();
+        let mut asked = built.clone();
+        let mut moving: Vec<(hostler_types::VmId, hostler_types::HostId)> = Vec::new();
+        for _ in 0..12 {
+            let vm = &snapshot.vms[usize::try_from(tape.next(snapshot.vms.len() as u64)).unwrap()];
+            let host = &snapshot.hosts[usize::try_from(tape.next(snapshot.hosts.len() as u64)).unwrap()];
+            let known = moving.iter().any(|(own, _)| *own == vm.id);
+            if known || vm.host.is_none() || vm.host == Some(host.id) {
+                continue;
+            }
+            let index = |vm, host| (built.vm(vm).unwrap(), built.host(host).unwrap());
+            let others: Vec<_> = moving
+                .iter()
+                .map(|(vm, host)| index(*vm, *host))
+                .map(|(vm, host)| Wanted { vm, host })
+                .collect();
+            let (own, to) = index(vm.id, host.id);
+            if !may_begin(&mut asked, &[own], to, &others).is_empty() {
+                continue;
+            }
+            let before = faults_in_motion(&snapshot, &moving);
+            moving.push((vm.id, host.id));
+            let after = faults_in_motion(&snapshot, &moving);
+            prop_assert_eq!(worse(&before, &after), Vec::<String>::new(), "{} to {}", vm.name, host.name);
+        }
+        // It was only asked.
+        prop_assert_eq!(
+            measure(&asked, &BalanceSettings::default()),
+            measure(&built, &BalanceSettings::default())
+        );
     }
 
     #[test]

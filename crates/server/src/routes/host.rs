@@ -3,16 +3,16 @@
 use std::time::Instant;
 
 use hostler_api::host::{
-    CreateJoinToken, Delete, HostVm, JoinHost, JoinTokenCreated, List, Register, Show, Stats,
-    Unregistered, Update,
+    CreateJoinToken, Delete, EnterMaintenance, ExitMaintenance, HostVm, JoinHost, JoinTokenCreated,
+    List, MaintenanceEnded, Register, Show, Stats, Unregistered, Update,
 };
 use hostler_control::Class;
 use hostler_control::services::host::{self, HostFilter, HostUpdate};
-use hostler_control::services::join_token;
 use hostler_control::services::stats;
 use hostler_control::services::vm::{self, VmRegisterFromHost};
+use hostler_control::services::{Options, join_token};
 use hostler_endpoint::{Call, Page, Problem, Routes};
-use hostler_types::{Host, HostStats, JoinAnswer, Revision, Task};
+use hostler_types::{Host, HostMaintenance, HostStats, JoinAnswer, Revision, Task};
 use jiff::SignedDuration;
 
 use crate::app::{App, actor, keyed, page, paged, shown, task_of};
@@ -25,6 +25,8 @@ pub(crate) fn add(routes: Routes<App>) -> Routes<App> {
         .serve::<Show, _>(show)
         .serve::<Stats, _>(host_stats)
         .serve::<Update, _>(update)
+        .serve::<EnterMaintenance, _>(enter_maintenance)
+        .serve::<ExitMaintenance, _>(exit_maintenance)
         .serve::<Delete, _>(delete)
         .serve::<Unregistered, _>(unregistered)
         .serve::<Register, _>(register)
@@ -55,6 +57,26 @@ async fn update(app: App, call: Call<Update>) -> Result<Host, Problem> {
     let request = HostUpdate { labels: call.body.labels };
     let changed = host::update(&app.world, actor, &call.path.host, request, expected);
     changed.await.map(shown).map_err(problem)
+}
+
+async fn enter_maintenance(
+    app: App,
+    call: Call<EnterMaintenance>,
+) -> Result<HostMaintenance, Problem> {
+    let options = Options { dry_run: call.query.dry_run, idempotency_key: call.idempotency_key };
+    let actor = actor(&call.extensions)?;
+    let entered = host::maintenance_enter(&app.world, actor, &call.path.host, &call.body, &options);
+    entered.await.map_err(problem)
+}
+
+async fn exit_maintenance(
+    app: App,
+    call: Call<ExitMaintenance>,
+) -> Result<MaintenanceEnded, Problem> {
+    let (options, actor) = (keyed(call.idempotency_key), actor(&call.extensions)?);
+    let left = host::maintenance_exit(&app.world, actor, &call.path.host, &call.body, &options);
+    let host::Left { host, task } = left.await.map_err(problem)?;
+    Ok(MaintenanceEnded { host: shown(host), task: task.map(shown) })
 }
 
 async fn delete(app: App, call: Call<Delete>) -> Result<(), Problem> {

@@ -1,14 +1,12 @@
 //! Where VMs are and could be.
 
 use hostler_api::placement::{
-    Decisions, Export, ListDecisions, ListRecommendations, ReplayDecision, ShowDecision, Simulate,
-    SimulationAnswer, WhyNot,
+    Decisions, Export, ListDecisions, ReplayDecision, ShowDecision, Simulate, SimulationAnswer,
+    WhyNot,
 };
 use hostler_control::services::placement;
 use hostler_endpoint::{Call, Problem, Routes};
-use hostler_types::{
-    DecisionRecord, DecisionReplay, InventoryExport, PlacementWhyNot, Recommendations,
-};
+use hostler_types::{DecisionRecord, DecisionReplay, InventoryExport, PlacementWhyNot};
 
 use crate::app::{App, actor};
 use crate::problem::problem;
@@ -21,7 +19,6 @@ pub(crate) fn add(routes: Routes<App>) -> Routes<App> {
         .serve::<ReplayDecision, _>(replay_decision)
         .serve::<Export, _>(export)
         .serve::<Simulate, _>(simulate)
-        .serve::<ListRecommendations, _>(list_recommendations)
 }
 
 async fn why_not(app: App, call: Call<WhyNot>) -> Result<PlacementWhyNot, Problem> {
@@ -55,12 +52,4 @@ async fn simulate(app: App, call: Call<Simulate>) -> Result<SimulationAnswer, Pr
     let actor = actor(&call.extensions)?;
     let answer = placement::simulate(&app.world, actor, call.body).await;
     answer.map(|answer| SimulationAnswer { answer }).map_err(problem)
-}
-
-async fn list_recommendations(
-    app: App,
-    call: Call<ListRecommendations>,
-) -> Result<Recommendations, Problem> {
-    let actor = actor(&call.extensions)?;
-    placement::recommendations(&app.world, actor).await.map_err(problem)
 }

@@ -50,7 +50,8 @@ fn body(id: &str) -> Option<Value> {
         "datastore_remove_orphans" => json!({"paths": ["vms/x"]}),
         "cluster_update" => json!({"vcpus_per_cpu": 1001}),
         "pool_create" => json!({"name": "p", "parent": "no-such-pool"}),
-        "pool_update" | "vm_migrate" => json!({}),
+        "pool_update" | "vm_migrate" | "drs_apply" => json!({}),
+        "host_maintenance_enter" | "host_maintenance_exit" => json!({}),
         "rule_create" => {
             json!({"name": "r", "spec": {"relation": "run-on", "vms": {"names": ["no-such-vm"]}}})
         }

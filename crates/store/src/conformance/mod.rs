@@ -1,11 +1,12 @@
 //! The suite that every store must pass. It knows nothing of SQLite.
 //!
-//! A store's own tests give a [`Place`] and call each function of `objects`, `log`, `locks`, `decisions`
-//! and `concurrency` in a test of its own, and [`model::agrees_with_the_model`] once. Each function
+//! A store's own tests give a [`Place`] and call each function of `objects`, `log`, `locks`, `decisions`,
+//! `drs_runs` and `concurrency` in a test of its own, and [`model::agrees_with_the_model`] once. Each function
 //! panics with what is wrong, and needs a place that holds nothing yet.
 
 pub mod concurrency;
 pub mod decisions;
+pub mod drs_runs;
 pub mod locks;
 pub mod log;
 pub mod model;

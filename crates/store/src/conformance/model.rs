@@ -96,7 +96,7 @@ impl Model {
             }
             Write::Expect { kind, id, revision } => self.expect(*kind, *id, *revision).map(|_| ()),
             Write::ExpectUnlocked { object } if self.locks.contains_key(object) => Err("locked"),
-            Write::ExpectUnlocked { .. } | Write::Decide(_) => Ok(()),
+            Write::ExpectUnlocked { .. } | Write::Decide(_) | Write::KeepDrsRun(_) => Ok(()),
         }
     }
 

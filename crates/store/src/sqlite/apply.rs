@@ -6,8 +6,8 @@ use std::sync::Arc;
 use hostler_types::{KindName, ObjectId, Revision, TaskId};
 use rusqlite::{Connection, params};
 
-use super::decisions;
 use super::row::{self, RowError, nanoseconds};
+use super::{decisions, drs_runs};
 use crate::batch::{Batch, Write};
 use crate::change::Change;
 use crate::error::StoreError;
@@ -75,6 +75,7 @@ impl<'a> Application<'a> {
                 }
                 Write::ExpectUnlocked { object } => self.expect_unlocked(*object)?,
                 Write::Decide(decision) => decisions::keep(self.connection, batch, decision)?,
+                Write::KeepDrsRun(run) => drs_runs::keep(self.connection, run)?,
             }
         }
         Ok(self.changes)

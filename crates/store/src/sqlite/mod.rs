@@ -6,6 +6,7 @@
 
 mod apply;
 mod decisions;
+mod drs_runs;
 mod fault;
 mod files;
 mod readers;
@@ -18,7 +19,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use hostler_types::{Decision, DecisionId, KindName, Name, ObjectId, Revision, VmId};
+use hostler_types::{
+    Decision, DecisionId, DrsRun, KindName, Name, ObjectId, Revision, TaskId, VmId,
+};
 use jiff::Timestamp;
 use rusqlite::{Connection, ErrorCode};
 use tokio::sync::broadcast;
@@ -154,6 +157,14 @@ impl Store for SqliteStore {
         limit: usize,
     ) -> Result<Vec<Decision>, StoreError> {
         self.readers.read("listing decisions", move |c| decisions::list(c, vm, before, limit)).await
+    }
+
+    async fn drs_runs(
+        &self,
+        before: Option<TaskId>,
+        limit: usize,
+    ) -> Result<Vec<DrsRun>, StoreError> {
+        self.readers.read("listing runs", move |c| drs_runs::list(c, before, limit)).await
     }
 
     fn subscribe(&self) -> Subscription {

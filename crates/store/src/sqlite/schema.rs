@@ -10,10 +10,11 @@ use super::classify;
 use crate::error::StoreError;
 
 /// In order; the first is version 1.
-pub(super) const MIGRATIONS: [(&str, &str); 3] = [
+pub(super) const MIGRATIONS: [(&str, &str); 4] = [
     ("0001_initial", include_str!("../../migrations/0001_initial.sql")),
     ("0002_commits", include_str!("../../migrations/0002_commits.sql")),
     ("0004_decisions", include_str!("../../migrations/0004_decisions.sql")),
+    ("0006_drs_runs", include_str!("../../migrations/0006_drs_runs.sql")),
 ];
 
 /// Marks the file as ours ("HSTL"), as `file` and SQLite's documentation suggest.

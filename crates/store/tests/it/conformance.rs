@@ -1,6 +1,6 @@
 //! Each function of the suite as a test of its own.
 
-use hostler_store::conformance::{concurrency, decisions, locks, log, model, objects};
+use hostler_store::conformance::{concurrency, decisions, drs_runs, locks, log, model, objects};
 
 use super::SqlitePlace;
 
@@ -150,4 +150,15 @@ async fn a_decision_is_kept_with_what_it_leads_to() {
 #[tokio::test]
 async fn the_oldest_decisions_go_when_their_records_are_too_large() {
     decisions::the_oldest_decisions_go_when_their_records_are_too_large(&SqlitePlace::new()).await;
+}
+
+#[tokio::test]
+async fn a_drs_run_is_kept_and_its_end_takes_the_place_of_its_beginning() {
+    let place = SqlitePlace::new();
+    drs_runs::a_drs_run_is_kept_and_its_end_takes_the_place_of_its_beginning(&place).await;
+}
+
+#[tokio::test]
+async fn the_oldest_drs_runs_go() {
+    drs_runs::the_oldest_drs_runs_go(&SqlitePlace::new()).await;
 }

@@ -130,6 +130,14 @@ impl Store for CrashingStore {
         self.inner.decisions(vm, before, limit).await
     }
 
+    async fn drs_runs(
+        &self,
+        before: Option<hostler_types::TaskId>,
+        limit: usize,
+    ) -> Result<Vec<hostler_types::DrsRun>, StoreError> {
+        self.inner.drs_runs(before, limit).await
+    }
+
     fn subscribe(&self) -> Subscription {
         self.inner.subscribe()
     }

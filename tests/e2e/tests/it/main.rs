@@ -11,6 +11,7 @@ mod faults;
 mod images;
 mod instant;
 mod lifecycle;
+mod maintenance;
 mod migrate;
 mod parallel;
 mod pools;

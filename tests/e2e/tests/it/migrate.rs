@@ -8,10 +8,10 @@ use hostler_e2e::{Conversation, Lab, Link, eventually, tiny_image};
 use serde_json::Value;
 
 /// A lab of one's own, which ends with it.
-struct Mine(Lab);
+pub(crate) struct Mine(Lab);
 
 impl Mine {
-    fn up(name: &str, hosts: usize) -> Self {
+    pub(crate) fn up(name: &str, hosts: usize) -> Self {
         let folder = PathBuf::from(format!("/tmp/hlab-{name}"));
         let own = std::env::current_exe().unwrap();
         let binary = std::env::var_os("HOSTLER_BINARY").map_or_else(
@@ -36,17 +36,17 @@ impl Mine {
     }
 
     #[track_caller]
-    fn ok(&self, arguments: &[&str]) -> String {
+    pub(crate) fn ok(&self, arguments: &[&str]) -> String {
         self.0.ok(arguments).unwrap_or_else(|error| panic!("{error:#}"))
     }
 
-    fn fails(&self, arguments: &[&str]) -> String {
+    pub(crate) fn fails(&self, arguments: &[&str]) -> String {
         let output = self.0.hostler(arguments).unwrap();
         assert!(!output.status.success(), "{arguments:?}");
         String::from_utf8_lossy(&output.stderr).into_owned()
     }
 
-    fn boot(&self, name: &str, host: &str) {
+    pub(crate) fn boot(&self, name: &str, host: &str) {
         let create = ["vm", "create", name, "--image", "tiny", "--memory", "256MiB"];
         let place = ["--host", host, "--network", "lab", "--set", "address=pool"];
         self.ok(&[&create[..], &place, &["--start", "--wait=guest"]].concat());
@@ -57,7 +57,7 @@ impl Mine {
     }
 
     /// The name of the host that has it.
-    fn host_of(&self, vm: &str) -> String {
+    pub(crate) fn host_of(&self, vm: &str) -> String {
         let hosts = self.0.json(&["host", "list"]).unwrap();
         let hosts = hosts["items"].as_array().or(hosts.as_array()).cloned().unwrap();
         let id = self.show(vm)["status"]["host"].clone();
@@ -65,11 +65,11 @@ impl Mine {
         host["metadata"]["name"].as_str().unwrap().to_owned()
     }
 
-    fn exec(&self, vm: &str, script: &str) -> String {
+    pub(crate) fn exec(&self, vm: &str, script: &str) -> String {
         self.ok(&["vm", "exec", vm, "--", "/bin/sh", "-c", script])
     }
 
-    fn talk(&self, vm: &str) -> Conversation {
+    pub(crate) fn talk(&self, vm: &str) -> Conversation {
         Conversation::begin(&self.0, vm).unwrap_or_else(|error| panic!("{error:#}"))
     }
 
@@ -80,7 +80,7 @@ impl Mine {
     }
 
     /// QEMUs on all hosts.
-    fn guests(&self, hosts: usize) -> Vec<usize> {
+    pub(crate) fn guests(&self, hosts: usize) -> Vec<usize> {
         (1..=hosts).map(|host| self.0.processes_of("qemu-system", host).len()).collect()
     }
 }

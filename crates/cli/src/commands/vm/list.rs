@@ -225,6 +225,7 @@ pub(super) fn fields(vm: &Vm, names: &Names, now: Timestamp) -> Vec<(&'static st
         ("CPU limit", spec.cpu_limit.iter().map(|l| Cell::new(counted(l, "CPU"))).collect()),
         ("Resources", resources(vm, names)),
         ("Firmware", one(word(&spec.firmware))),
+        ("DRS", spec.automation.iter().map(|level| Cell::new(level.as_str())).collect()),
         ("Restart", one(word(&spec.restart))),
         ("Protected", one(if spec.protected { "yes" } else { "no" }.to_owned())),
         ("Disks", disks(vm, names)),

@@ -1,11 +1,11 @@
 //! `hostler vm set|rename`.
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use hostler_api::vm;
 use hostler_endpoint::{CallOptions, NoParams};
 use hostler_types::{
     BootDevice, ByteSize, Cores, Firmware, Labels, LinkState, Millicpus, Name, QuietWindow, Ref,
-    RestartPolicy, VmNic, VmResourcesUpdate, VmUpdate,
+    RestartPolicy, VmAutomation, VmNic, VmResourcesUpdate, VmUpdate,
 };
 
 use super::change::{Request, carry_out};
@@ -26,6 +26,7 @@ Examples:
   hostler vm set web01 --cpus 8 --firmware uefi --plan
   hostler vm set web01 --cpu-limit 1.5 --balloon 2GiB
   hostler vm set web01 --pool prod --cpu-shares high --memory-reservation 1GiB
+  hostler vm set web01 --drs manual
   hostler vm set web01 --label tier=db --unlabel canary --protect
   hostler vm set web01 --snapshot-max-age 7d --snapshot-at-limit merge
   hostler vm set web01 --iso debian-netinst --boot-order cdrom,disk")]
@@ -55,6 +56,10 @@ pub(crate) struct Set {
 
     #[command(flatten)]
     resources: ResourceArgs,
+
+    /// What balancing may do with it
+    #[arg(long, value_enum, value_name = "LEVEL")]
+    drs: Option<DrsArg>,
 
     /// Firmware
     #[arg(long, value_enum, value_name = "FIRMWARE")]
@@ -132,6 +137,33 @@ pub(crate) struct Set {
     wait: WaitOptions,
 }
 
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum DrsArg {
+    /// As the cluster says
+    Inherit,
+    /// Never move it
+    #[value(alias = "off")]
+    Disabled,
+    /// Recommend moves
+    Manual,
+    /// Recommend moves; it is placed without asking
+    Partial,
+    /// Move it without asking
+    Full,
+}
+
+impl From<DrsArg> for VmAutomation {
+    fn from(level: DrsArg) -> Self {
+        match level {
+            DrsArg::Inherit => Self::Inherit,
+            DrsArg::Disabled => Self::Disabled,
+            DrsArg::Manual => Self::Manual,
+            DrsArg::Partial => Self::Partial,
+            DrsArg::Full => Self::Full,
+        }
+    }
+}
+
 /// In thousandths; 0 is none.
 #[derive(Debug, Clone, Copy)]
 struct CpuLimit(u32);
@@ -202,6 +234,7 @@ impl Set {
             balloon: self.balloon,
             cpu_limit: self.cpu_limit.map(|limit| limit.0),
             resources: self.resources.over(VmResourcesUpdate::default()),
+            automation: self.drs.map(VmAutomation::from),
             firmware: self.firmware.map(Firmware::from),
             boot_order: (!self.boot_order.is_empty()).then(|| self.boot_order.clone()),
             nics: replaces_nics.then(|| nics.collect()),

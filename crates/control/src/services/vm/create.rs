@@ -191,6 +191,7 @@ pub(crate) fn specified(
             own.map(|spec| spec.resources.clone()).unwrap_or_default(),
             &request.resources,
         )?,
+        automation: own.and_then(|spec| spec.automation),
         firmware: request.firmware.or(own.map(|spec| spec.firmware)).unwrap_or_default(),
         cpu_model: request.cpu_model.clone().or(own.and_then(|spec| spec.cpu_model.clone())),
         boot_order: (request.boot_order.clone())
@@ -259,6 +260,7 @@ pub(super) fn in_the_making(place: Place, explanation: Vec<String>) -> VmStatus 
         snapshot_warnings: Vec::new(),
         seal: None,
         placement: explanation,
+        moved_at: None,
     }
 }
 

@@ -16,9 +16,9 @@ use super::{require_host, require_idle};
 use crate::actor::{Actor, authorize};
 use crate::error::{Class, ServiceError};
 use crate::inventory::{Snapshot, images};
-use crate::services::Options;
 use crate::services::host::require_connected;
 use crate::services::submit::{Ordered, Planned, order_with};
+use crate::services::{Options, Order};
 use crate::tasks::vm_migrate::{self, Input};
 use crate::world::World;
 
@@ -105,6 +105,38 @@ pub async fn migrate(
     let to = to.map_or_else(|| vm.clone(), Ref::by_id);
     let host = world.snapshot().find::<HostKind>(&to)?.name().clone();
     Ok(Migration { host, task, explanation })
+}
+
+/// The move of a VM to a host that a plan has chosen, if nothing but rules and room is in its way:
+/// those are the plan's to look at.
+///
+/// # Errors
+/// `wrong_state`, `not_movable`, `busy`, `host_disconnected`.
+pub(crate) fn chosen(snapshot: &Snapshot, vm: &Vm, to: HostId) -> Result<Order, ServiceError> {
+    require_idle(snapshot, vm)?;
+    require_host(snapshot, vm)?;
+    let live = is_live(vm)?;
+    let host = snapshot.find::<HostKind>(&Ref::by_id(to))?;
+    require_connected(host)?;
+    let obstacles = obstacles(snapshot, vm, host, live);
+    if !obstacles.is_empty() {
+        let (name, host) = (vm.name(), host.name());
+        let message = format!("vm `{name}` cannot go to host `{host}`: {}", obstacles.join("; "));
+        return Err(ServiceError::conflict("not_movable", message));
+    }
+    let input = Input {
+        vm: vm.id(),
+        from: vm.status.host,
+        to,
+        epoch: vm.status.epoch,
+        live,
+        max_bandwidth: None,
+        downtime_ms: DOWNTIME_MS,
+        policy: MigrationPolicy::default(),
+    };
+    let mut order = vm_migrate::order(vm, &input);
+    order.writes.push(expect(vm));
+    Ok(order)
 }
 
 fn is_live(vm: &Vm) -> Result<bool, ServiceError> {
@@ -211,6 +243,9 @@ fn obstacles(snapshot: &Snapshot, vm: &Vm, host: &Host, live: bool) -> Vec<Strin
     let mut found = Vec::new();
     if host.status.state != HostState::Connected {
         return vec!["it does not answer".to_owned()];
+    }
+    if host.spec.maintenance {
+        return vec!["it is in maintenance".to_owned()];
     }
     let mut datastores = vec![vm.status.datastore];
     datastores

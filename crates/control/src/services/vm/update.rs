@@ -227,6 +227,7 @@ fn changed(
         None => {}
     }
     spec.resources = resources(snapshot, spec.resources.clone(), &request.resources)?;
+    set(&mut spec.automation, request.automation.map(Into::into).as_ref());
     set(&mut spec.firmware, request.firmware.as_ref());
     set(&mut spec.boot_order, request.boot_order.as_ref());
     set(&mut spec.restart, request.restart.as_ref());

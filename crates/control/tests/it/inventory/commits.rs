@@ -75,6 +75,13 @@ impl Store for Piecemeal {
     ) -> Result<Vec<hostler_types::Decision>, StoreError> {
         self.inner.decisions(vm, before, limit).await
     }
+    async fn drs_runs(
+        &self,
+        before: Option<hostler_types::TaskId>,
+        limit: usize,
+    ) -> Result<Vec<hostler_types::DrsRun>, StoreError> {
+        self.inner.drs_runs(before, limit).await
+    }
 
     fn subscribe(&self) -> Subscription {
         Subscription::new(self.pieces.subscribe())
