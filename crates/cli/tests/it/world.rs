@@ -131,6 +131,7 @@ pub(crate) fn vm(name: &str, n: u8) -> Vm {
     };
     let status = VmStatus {
         hardware: None,
+        moved_at: None,
         pending: Vec::new(),
         power: PowerState::Stopped,
         power_since: at(0),
