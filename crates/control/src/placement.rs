@@ -97,15 +97,15 @@ impl Placement {
                 board.follow(&newest);
                 board
             }
-            None => self.first(newest),
+            None => self.first(&newest),
         };
         work(held.insert(board))
     }
 
-    fn first(&self, newest: Arc<Snapshot>) -> Board {
+    fn first(&self, newest: &Arc<Snapshot>) -> Board {
         let mut board = Board::build(newest.clone());
         for host in self.demands.known() {
-            board.measure(host, &self.demands.lately(&newest, host));
+            board.measure(host, &self.demands.lately(newest, host));
         }
         board
     }

@@ -160,9 +160,7 @@ impl Demands {
     }
 
     pub(crate) fn host_use(&self, host: HostId) -> Option<HostUse> {
-        let own = self.host(host)?;
-        let used = lock(&own).used;
-        used
+        self.host(host).and_then(|own| lock(&own).used)
     }
 
     fn visit(&self, host: HostId, mut each: impl FnMut(VmId, &Kept, Tenths)) {
