@@ -108,6 +108,41 @@ fn facts() -> HostFacts {
     .unwrap()
 }
 
+/// Of the VM.
+fn status(
+    given: Given,
+    now: Timestamp,
+    host: hostler_types::HostId,
+    datastore: hostler_types::DatastoreId,
+) -> VmStatus {
+    let power = match given {
+        Given::Vm(power) => power,
+        Given::NoVm | Given::NoImage | Given::FoundImage => PowerState::Creating,
+        Given::Snapshots | Given::Waiting | Given::Lender | Given::Unknown => PowerState::Running,
+        Given::Recycled | Given::Template => PowerState::Stopped,
+        Given::Files => PowerState::Unknown,
+    };
+    VmStatus {
+        power,
+        power_since: now,
+        message: None,
+        host,
+        epoch: Epoch(1),
+        datastore,
+        disks: Vec::new(),
+        nics: Vec::new(),
+        guest: None,
+        customization: None,
+        hardware: None,
+        pending: Vec::new(),
+        snapshots: hostler_types::SnapshotTree::default(),
+        snapshot_warnings: Vec::new(),
+        seal: None,
+        placement: Vec::new(),
+        moved_at: None,
+    }
+}
+
 fn objects(given: Given) -> Objects {
     let now = Timestamp::now();
     let host: Host = object(
@@ -162,32 +197,7 @@ fn objects(given: Given) -> Objects {
         "nics": [{"name": "nic0", "network": network.id(), "mac": "52:54:00:00:00:01"}],
     }))
     .unwrap();
-    let power = match given {
-        Given::Vm(power) => power,
-        Given::NoVm | Given::NoImage | Given::FoundImage => PowerState::Creating,
-        Given::Snapshots | Given::Waiting | Given::Lender | Given::Unknown => PowerState::Running,
-        Given::Recycled | Given::Template => PowerState::Stopped,
-        Given::Files => PowerState::Unknown,
-    };
-    let status = VmStatus {
-        power,
-        power_since: now,
-        message: None,
-        host: host.id(),
-        epoch: Epoch(1),
-        datastore: datastore.id(),
-        disks: Vec::new(),
-        nics: Vec::new(),
-        guest: None,
-        customization: None,
-        hardware: None,
-        pending: Vec::new(),
-        snapshots: hostler_types::SnapshotTree::default(),
-        snapshot_warnings: Vec::new(),
-        seal: None,
-        placement: Vec::new(),
-        moved_at: None,
-    };
+    let status = status(given, now, host.id(), datastore.id());
     let mut vm: Vm = object("web01", spec, status);
     if given == Given::Recycled {
         let (name, by) = (vm.name().clone(), "tester".to_owned());
