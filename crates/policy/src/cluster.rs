@@ -28,6 +28,9 @@ pub use state::{Cluster, HostIndex, VmIndex};
 use crate::placement::DatastoreCandidate;
 use crate::rules::{Group, Rule};
 
+/// How many CPUs a VM may have for each logical CPU of its host, where no other host has more.
+pub const WIDER: u32 = 8;
+
 /// Everything that decisions about a cluster depend on.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -182,6 +182,19 @@ async fn an_agent_killed_in_the_middle_of_an_import_goes_on_with_what_was_upload
     world.assert_nothing_left();
 }
 
+/// Asks for it, to be cut off.
+fn begin_seal(
+    world: &World,
+    vm: VmId,
+    command: api::VmCommand,
+) -> tokio::task::JoinHandle<Answer<api::VmReport>> {
+    let client = world.client.clone();
+    tokio::spawn(async move {
+        let path = VmPath { vm };
+        client.call_with::<api::VmSeal>(&path, &NoParams {}, command, long()).await
+    })
+}
+
 /// The guest is off: another machine cleans its disk, on a layer of its own that becomes the disk's when
 /// all is done.
 #[tokio::test]
@@ -204,11 +217,7 @@ async fn qemu_an_agent_killed_in_the_middle_of_sealing_a_disk_seals_it_or_has_no
             seal_as(&world, vm, op).await.unwrap();
             whole = begin.elapsed();
         } else {
-            let client = world.client.clone();
-            let asking = tokio::spawn(async move {
-                let path = VmPath { vm };
-                client.call_with::<api::VmSeal>(&path, &NoParams {}, op, long()).await
-            });
+            let asking = begin_seal(&world, vm, op);
             tokio::time::sleep(whole * (2 * number - 1) / (2 * rounds)).await;
             world.end_agent().await;
             let _ = asking.await.unwrap();
@@ -254,11 +263,7 @@ async fn qemu_sealing_a_guest_that_runs_comes_to_its_end_whoever_is_killed() {
             seal_as(&world, vm, op).await.unwrap();
             whole = begin.elapsed();
         } else {
-            let client = world.client.clone();
-            let asking = tokio::spawn(async move {
-                let path = VmPath { vm };
-                client.call_with::<api::VmSeal>(&path, &NoParams {}, op, long()).await
-            });
+            let asking = begin_seal(&world, vm, op);
             tokio::time::sleep(whole * (2 * number.div_ceil(2) - 1) / (2 * rounds)).await;
             let pids = world.qemu_pids();
             if qemu {

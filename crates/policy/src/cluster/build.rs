@@ -5,6 +5,7 @@ use std::sync::OnceLock;
 
 use hostler_types::{ByteSize, DatastoreId, HostId, VmId};
 
+use super::WIDER;
 use super::classes::{Asked, ClassKey};
 use super::state::{HostFacts, Load, Room, StoreRoom, UNLIMITED, VmFacts};
 use super::{
@@ -133,7 +134,7 @@ impl Cluster {
     pub(super) fn settle_widest(&mut self) {
         let most = self.room.iter().map(|room| room.cpus).max().unwrap_or(0);
         for room in &mut self.room {
-            room.widest = if room.cpus == most { UNLIMITED } else { room.cpus };
+            room.widest = if room.cpus == most { room.cpus * i64::from(WIDER) } else { room.cpus };
         }
     }
 

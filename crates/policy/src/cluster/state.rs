@@ -83,8 +83,8 @@ pub(crate) struct Room {
     /// Logical CPUs.
     pub(crate) cpus: i64,
     /// How many CPUs a VM may have here: as many as there are, so that all of them can run at once. On a
-    /// host that no other surpasses any: it would fit nowhere better, and guests of more CPUs than
-    /// there are run all the same.
+    /// host that no other surpasses [`super::WIDER`] times as many: it would fit nowhere better, and guests
+    /// of more CPUs than there are run all the same.
     pub(crate) widest: i64,
     /// In bytes: no VM is larger.
     pub(crate) memory: i64,

@@ -80,7 +80,8 @@ fn vm_faults(snapshot: &ClusterSnapshot, host: &ClusterHost, vm: &ClusterVm, fau
         broken("state");
     }
     let wider = snapshot.hosts.iter().any(|other| other.cpus > host.cpus);
-    if (vm.cpus > host.cpus && wider) || vm.memory > host.memory {
+    let most = host.cpus * if wider { 1 } else { 8 };
+    if vm.cpus > most || vm.memory > host.memory {
         broken("larger than the host");
     }
     let needed =

@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use hostler_policy::cluster::WIDER;
 use hostler_store::Write;
 use hostler_types::{
     AddressPool, ByteSize, Customization, CustomizationState, Hardware, Host, HostKind, Name,
@@ -350,16 +351,22 @@ fn fits(snapshot: &Snapshot, vm: &Vm) -> Result<(), ServiceError> {
     let too_much = |message: String| {
         Err(ServiceError::new(Class::NoCapacity, "no_capacity", message).hint("ask for less"))
     };
-    // As in placement: on a host that no other surpasses a VM may be wider than it.
-    if vm.spec.cpus.count() > facts.cpus
-        && let Some(wider) = wider_than(snapshot, facts.cpus)
-    {
-        let (has, asked) = (counted(facts.cpus, "CPU"), vm.spec.cpus);
-        let refused = format!("host `{}` has {has}, {asked} are asked for", host.name());
-        return Err(ServiceError::new(Class::NoCapacity, "no_capacity", refused).hint(format!(
-            "ask for less, or move it first, such as to host `{}` (`hostler vm migrate`)",
-            wider.name()
-        )));
+    // As in placement.
+    let cpus = vm.spec.cpus.count();
+    if cpus > facts.cpus {
+        let (has, wider) = (counted(facts.cpus, "CPU"), wider_than(snapshot, facts.cpus));
+        let refused = format!("host `{}` has {has}, {cpus} are asked for", host.name());
+        if let Some(wider) = wider {
+            return Err(ServiceError::new(Class::NoCapacity, "no_capacity", refused).hint(
+                format!(
+                    "ask for less, or move it first, such as to host `{}` (`hostler vm migrate`)",
+                    wider.name()
+                ),
+            ));
+        }
+        if cpus > facts.cpus.saturating_mul(WIDER) {
+            return too_much(refused);
+        }
     }
     if vm.spec.memory > facts.memory {
         let (has, asked) = (facts.memory, vm.spec.memory);
