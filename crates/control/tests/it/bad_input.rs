@@ -73,7 +73,7 @@ async fn bad_sizes_are_refused_with_the_range() {
         &fleet,
         with("cpus", json!(65)),
         expect![[r#"
-            NoCapacity no_capacity: no host can take vm `web01`: host `sim` has 8 CPUs, 65 are asked for
+            NoCapacity no_capacity: no host can take vm `web01`: host `sim` has 8 CPUs, enough for VMs of up to 64; 65 are asked for
             hint: ask for less, change what stands in the way, or add a host or datastore
         "#]],
     )

@@ -16,22 +16,67 @@ pub enum Obstacle {
     NotAskedFor,
     Disconnected,
     Maintenance,
-    TooFewCpus { has: i64, asked: i64 },
-    TooLittleMemory { has: ByteSize, asked: ByteSize },
-    CpuFeatures { missing: Vec<String> },
-    Network { missing: String },
-    Reach { what: ReachOf },
+    /// `most` is what a VM may have there: see `Room::widest`.
+    TooFewCpus {
+        has: i64,
+        most: i64,
+        asked: i64,
+    },
+    TooLittleMemory {
+        has: ByteSize,
+        asked: ByteSize,
+    },
+    CpuFeatures {
+        missing: Vec<String>,
+    },
+    Network {
+        missing: String,
+    },
+    Reach {
+        what: ReachOf,
+    },
     NoDatastore,
     NotThatDatastore,
-    DatastoresFull { reasons: Vec<String> },
-    Memory { free: i64, most: ByteSize, asked: ByteSize },
-    Vcpus { free: i64, most: i64, asked: i64 },
-    MemoryReservation { free: i64, most: ByteSize, asked: ByteSize },
-    CpuReservation { free: i64, most: i64, asked: i64 },
-    HostRule { rule: String, run_on: bool },
-    Apart { rule: String, place: String, with: Vec<String> },
-    Together { rule: String, with: Vec<String>, places: Vec<String> },
-    NoLabel { label: String },
+    DatastoresFull {
+        reasons: Vec<String>,
+    },
+    Memory {
+        free: i64,
+        most: ByteSize,
+        asked: ByteSize,
+    },
+    Vcpus {
+        free: i64,
+        most: i64,
+        asked: i64,
+    },
+    MemoryReservation {
+        free: i64,
+        most: ByteSize,
+        asked: ByteSize,
+    },
+    CpuReservation {
+        free: i64,
+        most: i64,
+        asked: i64,
+    },
+    HostRule {
+        rule: String,
+        run_on: bool,
+    },
+    Apart {
+        rule: String,
+        place: String,
+        with: Vec<String>,
+    },
+    Together {
+        rule: String,
+        with: Vec<String>,
+        places: Vec<String>,
+    },
+    NoLabel {
+        label: String,
+    },
 }
 
 impl Obstacle {
@@ -62,8 +107,8 @@ impl Obstacle {
             Self::NotAskedFor => "do not ask for another host".to_owned(),
             Self::Disconnected => "start its agent, or repair its network".to_owned(),
             Self::Maintenance => "end its maintenance".to_owned(),
-            Self::TooFewCpus { has, asked } => {
-                format!("give the VM {} less ({has} at most)", counted(asked - has, "CPU"))
+            Self::TooFewCpus { most, asked, .. } => {
+                format!("give the VM {} less ({most} at most)", counted(asked - most, "CPU"))
             }
             Self::TooLittleMemory { has, asked } => {
                 let less = ByteSize(asked.0.saturating_sub(has.0));
@@ -137,7 +182,12 @@ impl fmt::Display for Obstacle {
             Self::NotAskedFor => f.write_str("is not the host that is asked for"),
             Self::Disconnected => f.write_str("does not answer"),
             Self::Maintenance => f.write_str("is in maintenance"),
-            Self::TooFewCpus { has, asked } => {
+            Self::TooFewCpus { has, most, asked } if most > has => write!(
+                f,
+                "has {}, enough for VMs of up to {most}; {asked} are asked for",
+                counted(*has, "CPU")
+            ),
+            Self::TooFewCpus { has, asked, .. } => {
                 write!(f, "has {}, {asked} are asked for", counted(*has, "CPU"))
             }
             Self::TooLittleMemory { has, asked } => {
@@ -228,7 +278,7 @@ impl Cluster {
         let room = &self.room[host];
         let (has, asked) = (room.cpus, item.cpus);
         if asked > room.widest {
-            obstacles.push(Obstacle::TooFewCpus { has, asked });
+            obstacles.push(Obstacle::TooFewCpus { has, most: room.widest, asked });
         }
         if item.memory > room.memory {
             let (has, asked) = (bytes(room.memory), bytes(item.memory));

@@ -125,8 +125,13 @@ fn a_vm_of_more_cpus_than_a_host_has_goes_to_the_widest_one_only() {
         two.hosts.iter().find(|host| host.id == placed.host).unwrap().name.clone()
     };
     assert_eq!([2, 3, 32].map(|cpus| name(wide(cpus))), ["narrow", "wide", "wide"]);
-    let refusal = placed(&two, &wide(33)).unwrap_err().to_string();
-    assert!(refusal.contains("2 of 2 hosts") && refusal.contains("33 are asked for"), "{refusal}");
+    refused(
+        &cluster(&[("alone", 4, 4)]),
+        &wide(33),
+        "host `alone` has 4 CPUs, enough for VMs of up to 32; 33 are asked for",
+    );
+    let way_out = Obstacle::TooFewCpus { has: 4, most: 32, asked: 33 }.way_out();
+    assert_eq!(way_out, "give the VM 1 CPU less (32 at most)");
     let mut away = two.clone();
     away.hosts[1].condition = HostCondition::Disconnected;
     let expected = "no host can take vm `new`: size: host `narrow` has 2 CPUs, 3 are asked for (1 of \

@@ -352,21 +352,22 @@ fn fits(snapshot: &Snapshot, vm: &Vm) -> Result<(), ServiceError> {
         Err(ServiceError::new(Class::NoCapacity, "no_capacity", message).hint("ask for less"))
     };
     // As in placement.
-    let cpus = vm.spec.cpus.count();
-    if cpus > facts.cpus {
-        let (has, wider) = (counted(facts.cpus, "CPU"), wider_than(snapshot, facts.cpus));
-        let refused = format!("host `{}` has {has}, {cpus} are asked for", host.name());
-        if let Some(wider) = wider {
-            return Err(ServiceError::new(Class::NoCapacity, "no_capacity", refused).hint(
-                format!(
-                    "ask for less, or move it first, such as to host `{}` (`hostler vm migrate`)",
-                    wider.name()
-                ),
-            ));
-        }
-        if cpus > facts.cpus.saturating_mul(WIDER) {
-            return too_much(refused);
-        }
+    let (cpus, own) = (vm.spec.cpus.count(), counted(facts.cpus, "CPU"));
+    if cpus > facts.cpus
+        && let Some(wider) = wider_than(snapshot, facts.cpus)
+    {
+        let refused = format!("host `{}` has {own}, {cpus} are asked for", host.name());
+        return Err(ServiceError::new(Class::NoCapacity, "no_capacity", refused).hint(format!(
+            "ask for less, or move it first, such as to host `{}` (`hostler vm migrate`)",
+            wider.name()
+        )));
+    }
+    let most = facts.cpus.saturating_mul(WIDER);
+    if cpus > most {
+        return too_much(format!(
+            "host `{}` has {own}, enough for VMs of up to {most}; {cpus} are asked for",
+            host.name()
+        ));
     }
     if vm.spec.memory > facts.memory {
         let (has, asked) = (facts.memory, vm.spec.memory);
