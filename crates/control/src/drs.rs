@@ -23,7 +23,7 @@ use crate::pools::demand::Demands;
 use crate::world::Core;
 
 /// A plan's record is kept of clusters of up to so many VMs: it holds all of them, some 500 bytes each.
-const MOST_RECORDED: usize = 20_000;
+const MOST_RECORDED: usize = 2_000;
 
 /// A plan, and the inventory that it was made from.
 #[derive(Debug)]

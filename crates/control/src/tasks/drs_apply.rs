@@ -4,7 +4,8 @@
 //! 2. `move`: each step of the plan, as far as the world allows it when its turn comes; see
 //!    [`super::moves`]. What has moved stays where it is, also when the task is cancelled or a move
 //!    fails: any part of a plan is allowed. Undone by noting what was made.
-//! 3. `measure`: notes what was made, and how balanced the cluster is now.
+//! 3. `measure`: notes what was made, and how balanced the cluster is now. Fails if a move did, so that
+//!    the task says so; what was made is noted all the same, by the undo of `move`.
 //!
 //! The task holds the cluster, so that there is one plan at a time.
 
@@ -64,22 +65,16 @@ async fn begin(step: Step) -> StepResult {
 
 async fn move_(step: Step) -> StepResult {
     let input: Input = step.input()?;
-    let made = carry_out(&step, &input.steps, Retry::Never).await?;
-    let failed: Vec<_> = made.iter().filter(|one| one.outcome == DrsOutcome::Failed).collect();
-    if failed.is_empty() {
-        return Ok(Outcome::of(&made));
-    }
-    let told: Vec<_> = failed.iter().filter_map(|one| one.told.clone()).collect();
-    let moved = counted(&made).get(DrsOutcome::Moved.as_str()).copied().unwrap_or(0);
-    let message =
-        format!("{moved} of {} moves were made, and stay; {}", made.len(), told.join("; "));
-    Err(StepError::failed("moves_failed", message))
+    Ok(Outcome::of(&carry_out(&step, &input.steps, Retry::Never).await?))
 }
 
-/// Nothing moves back: only what was made is noted.
+/// Nothing moves back: only what was made is noted, as far as that is known.
 async fn stopped(step: Step) -> StepResult {
     let input: Input = step.input()?;
-    let made = left(&step, &input.steps).await?;
+    let made = match step.result_if_done("move")? {
+        Some(made) => made,
+        None => left(&step, &input.steps).await?,
+    };
     let after = drs::measure(step.world()).await.map_err(from_service)?;
     Ok(Outcome::none().with(kept(&step, &input, &made, Some(after))))
 }
@@ -103,6 +98,14 @@ async fn measure(step: Step) -> StepResult {
         before.broken_rules,
         after.broken_rules,
     ));
+    let failed: Vec<_> = made.iter().filter(|one| one.outcome == DrsOutcome::Failed).collect();
+    if !failed.is_empty() {
+        let told: Vec<_> = failed.iter().filter_map(|one| one.told.clone()).collect();
+        let moved = of(DrsOutcome::Moved);
+        let message =
+            format!("{moved} of {} moves were made, and stay; {}", made.len(), told.join("; "));
+        return Err(StepError::failed("moves_failed", message));
+    }
     Ok(Outcome::none().with(kept(&step, &input, &made, Some(after))))
 }
 

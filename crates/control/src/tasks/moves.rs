@@ -13,7 +13,9 @@ use std::time::Duration;
 use futures::future::{BoxFuture, FutureExt as _, join_all};
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use hostler_tasks::StepError;
-use hostler_types::{DrsOutcome, HostId, HostKind, PlannedStep, Task, VmId, VmKind};
+use hostler_types::{
+    DrsOutcome, HostId, HostKind, PlannedMove, PlannedStep, Task, TaskState, VmId, VmKind,
+};
 use serde::{Deserialize, Serialize};
 
 use super::command::Step;
@@ -98,20 +100,20 @@ pub(super) async fn carry_out(
 pub(super) async fn left(step: &Step, steps: &[PlannedStep]) -> Result<Vec<Made>, StepError> {
     let mut all = Vec::new();
     for planned in steps {
-        let (mut begun, mut moved) = (0, 0);
+        let (mut begun, mut moved, mut why) = (0, 0, None);
         for one in &planned.moves {
             if let Some(child) = step.child(&label(planned, one.vm, 0)).await? {
                 begun += 1;
-                moved += usize::from(child.status.state == hostler_types::TaskState::Done);
+                moved += usize::from(child.status.state == TaskState::Done);
+                why = why.or(child.status.error);
             }
         }
         all.push(match (begun, moved) {
             (0, _) => Made::skipped("it was not begun"),
             (_, moved) if moved == planned.moves.len() => Made::moved(),
-            _ => Made::failed("it was stopped"),
+            _ => Made::failed(why.unwrap_or_else(|| "it was stopped".to_owned())),
         });
     }
-    let _ = step;
     Ok(all)
 }
 
@@ -166,7 +168,7 @@ impl Carrying<'_> {
                 labels.extend(child.map(|_| label));
             }
             if labels.len() == planned.moves.len() {
-                self.wait(at, labels);
+                self.wait(at, labels, None);
             }
         }
         Ok(())
@@ -199,6 +201,13 @@ impl Carrying<'_> {
     async fn begin(&mut self, at: usize) -> Result<Begun, StepError> {
         let (step, planned) = (self.step, &self.steps[at]);
         let world = step.world();
+        // Most wait for a place: that costs no look into the store.
+        let full = |one: &PlannedMove, snapshot: &Snapshot| {
+            busy(snapshot, planned, one.from) || busy(snapshot, planned, one.to)
+        };
+        if planned.moves.iter().any(|one| full(one, &world.snapshot())) {
+            return Ok(Begun::Later);
+        }
         // Nobody else begins a planned move between the look and the order.
         let _turn = world.moves.lock().await;
         let snapshot = world.inventory.at_least(world.store.revision().await?).await;
@@ -207,7 +216,9 @@ impl Carrying<'_> {
         for one in &planned.moves {
             let (label, child) = attempt(self.step, self.retry, planned, one.vm).await?;
             if child.is_some() {
+                // On its way since before a crash: the others are allowed with it or not at all.
                 labels.push(label);
+                vms.push(one.vm);
                 continue;
             }
             let Some(vm) = snapshot.get::<VmKind>(one.vm) else {
@@ -229,15 +240,12 @@ impl Carrying<'_> {
             ends = Some((one.from, one.to));
         }
         if let Some((from, to)) = ends {
-            let moving = moving(&snapshot);
-            let busy = |host: HostId| {
-                let count = moving.iter().filter(|one| one.from == host || one.to == host).count();
-                count > 0 && count + vms.len() > PER_HOST
-            };
-            if busy(from) || busy(to) {
+            if busy(&snapshot, planned, from) || busy(&snapshot, planned, to) {
                 return Ok(Begun::Later);
             }
-            let moving: Vec<_> = moving.iter().map(|one| (one.vm, one.to)).collect();
+            let moving = snapshot.migrating().filter_map(|task| Migration::of(task));
+            let moving = moving.filter(|one| !vms.contains(&one.vm));
+            let moving: Vec<_> = moving.map(|one| (one.vm, one.to)).collect();
             let found = (world.placement)
                 .on_board(&world.inventory, |board| board.may_begin(&vms, to, &moving));
             if found.as_ref().is_none_or(|found| !found.is_empty()) {
@@ -260,24 +268,30 @@ impl Carrying<'_> {
                 }
                 // It has changed just now; what was ordered is found again.
                 Err(StepError::Retry { .. }) => return Ok(Begun::Later),
-                Err(StepError::Failed { message, .. }) => {
+                Err(StepError::Failed { message, .. }) if labels.is_empty() => {
                     return Ok(Begun::Never(Made::skipped(message)));
+                }
+                // Those that have begun are waited for; that the others are missing is told.
+                Err(StepError::Failed { message, .. }) => {
+                    self.wait(at, labels, Some(message));
+                    return Ok(Begun::Yes);
                 }
             }
         }
         if labels.is_empty() {
             return Ok(Begun::Never(Made::moved()));
         }
-        self.wait(at, labels);
+        self.wait(at, labels, None);
         Ok(Begun::Yes)
     }
 
-    fn wait(&mut self, at: usize, labels: Vec<String>) {
+    /// Waits for moves of a step; `missing` is why it has others that did not begin.
+    fn wait(&mut self, at: usize, labels: Vec<String>, missing: Option<String>) {
         self.states[at] = State::Moving;
         let step = self.step.clone();
         let waiting = async move {
             let all = labels.iter().map(|label| step.wait_child(label));
-            let mut failures = Vec::new();
+            let mut failures: Vec<_> = missing.into_iter().collect();
             for ended in join_all(all).await {
                 match ended {
                     Ok(_) => {}
@@ -347,9 +361,16 @@ fn label(planned: &PlannedStep, vm: VmId, number: u32) -> String {
     format!("{}/{vm}/{number}", planned.id)
 }
 
-/// All moves that are under way, whoever asked for them.
-fn moving(snapshot: &Snapshot) -> Vec<Migration> {
-    snapshot.migrating().filter_map(|task| Migration::of(task)).collect()
+/// Whether a host has as many moves under way as it may, whoever asked for them. Those of the step itself
+/// do not count, nor does what is stuck, and so moves nothing.
+fn busy(snapshot: &Snapshot, planned: &PlannedStep, host: HostId) -> bool {
+    let others = snapshot
+        .migrating()
+        .filter(|task| task.status.state != TaskState::Stuck)
+        .filter_map(|task| Migration::of(task))
+        .filter(|one| planned.moves.iter().all(|own| own.vm != one.vm));
+    let count = others.filter(|one| one.from == host || one.to == host).count();
+    count > 0 && count + planned.moves.len() > PER_HOST
 }
 
 pub(super) fn host_name(snapshot: &Snapshot, host: HostId) -> String {

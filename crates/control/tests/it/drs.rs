@@ -114,6 +114,8 @@ async fn a_failed_move_leaves_the_others_and_is_told() {
     let mut outcomes: Vec<_> = run.steps.iter().map(|step| step.outcome.as_str()).collect();
     outcomes.sort_unstable();
     assert_eq!(outcomes, ["failed", "moved"]);
+    let told: Vec<_> = run.steps.iter().filter_map(|step| step.told.as_deref()).collect();
+    assert!(told.len() == 1 && told[0].contains("QEMU could not"), "{told:?}");
     assert!(run.ended_at.is_some());
 }
 
