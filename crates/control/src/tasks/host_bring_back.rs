@@ -2,6 +2,7 @@
 //!
 //! 1. `move`: each that is somewhere else and may run on the host, as far as the world allows it when
 //!    its turn comes; see [`super::moves`]. What cannot come is told, and stays where it is.
+//!    Undone, when it is cancelled, as it ends: those who have not come stay where they are.
 //! 2. `note`: the host no longer remembers who had left.
 //!
 //! That the host takes VMs again was done when this was asked for, and is not undone.
@@ -27,7 +28,9 @@ struct Input {
 }
 
 pub(crate) fn definition() -> Definition<Core> {
-    Definition::new(ACTION).step(TaskStep::new("move", move_)).step(TaskStep::new("note", note))
+    Definition::new(ACTION)
+        .step(TaskStep::new("move", move_).undo(note))
+        .step(TaskStep::new("note", note))
 }
 
 pub(crate) fn order(snapshot: &Snapshot, host: &Host) -> Order {

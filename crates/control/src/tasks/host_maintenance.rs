@@ -12,7 +12,10 @@ use std::time::Duration;
 use hostler_policy::balance::Why;
 use hostler_store::Write;
 use hostler_tasks::{Definition, Outcome, Step as TaskStep, StepError, StepResult};
-use hostler_types::{DrsOutcome, Host, HostId, HostKind, Vm, VmId, VmKind};
+use hostler_types::{
+    DrsOutcome, Host, HostId, HostKind, HostState, TaskKind, TaskState, Vm, VmId, VmKind,
+};
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::command::{Step, from_service};
@@ -92,6 +95,9 @@ async fn open(step: Step) -> StepResult {
     let input: Input = step.input()?;
     let mut host = host(&step, input.host).await?;
     host.spec.maintenance = input.closed;
+    // Who has left is brought back by `exit`, or by the end of another maintenance.
+    let there: Option<Vec<VmId>> = step.result_if_done("close")?;
+    note_gone(&mut host, &step.world().snapshot(), &there.unwrap_or_default());
     Ok(Outcome::none().with(Write::update(&host)))
 }
 
@@ -110,13 +116,14 @@ async fn evacuate(step: Step) -> StepResult {
             moved = made.iter().filter(|one| one.outcome == DrsOutcome::Moved).count();
         }
         let snapshot = world.snapshot();
-        tries = if moved > 0 { 0 } else { tries + 1 };
+        let settles = unsettled(world, &snapshot, input.host);
+        tries = if moved > 0 || settles.is_some() { 0 } else { tries + 1 };
         let empty = running(&snapshot, input.host).next().is_none();
         // What does not run leaves as well, but does not hold the others up.
         if empty && (moved == steps.len() || tries >= TRIES) {
             return Ok(Outcome::none());
         }
-        let told = told(&planned, &snapshot, input.host);
+        let told = settles.unwrap_or_else(|| told(&planned, &snapshot, input.host));
         if tries >= TRIES && !input.wait_blocked {
             let message = format!("not everything could leave the host: {told}");
             return Err(StepError::failed("not_evacuated", message));
@@ -129,6 +136,22 @@ async fn evacuate(step: Step) -> StepResult {
             }
         }
     }
+}
+
+/// What will change by itself, so that it is waited for: work on a VM that is there, also a move of an
+/// earlier run of this task; a host whose agent starts anew.
+fn unsettled(world: &Core, snapshot: &Snapshot, host: HostId) -> Option<String> {
+    let own = snapshot.get::<HostKind>(host)?;
+    let away = Timestamp::now().duration_since(own.status.since).unsigned_abs();
+    if own.status.state != HostState::Connected && away < world.settings.migration_patience {
+        return Some(format!("host `{}` does not answer just now", own.name()));
+    }
+    let busy = running(snapshot, host).find_map(|vm| {
+        let task = snapshot.get::<TaskKind>(snapshot.task_on(vm.id().untyped())?)?;
+        (task.status.state != TaskState::Stuck).then_some((vm, task))
+    });
+    let (vm, task) = busy?;
+    Some(format!("vm `{}` is busy with {}", vm.name(), task.spec.action))
 }
 
 /// What is left on a host, and why.
@@ -149,12 +172,15 @@ async fn note(step: Step) -> StepResult {
     let input: Input = step.input()?;
     let there: Vec<VmId> = step.result("close")?;
     let mut host = host(&step, input.host).await?;
-    let snapshot = step.world().snapshot();
+    note_gone(&mut host, &step.world().snapshot(), &there);
+    Ok(Outcome::none().with(Write::update(&host)))
+}
+
+fn note_gone(host: &mut Host, snapshot: &Snapshot, there: &[VmId]) {
     for vm in there {
-        let gone = snapshot.get::<VmKind>(vm).is_some_and(|vm| vm.status.host != input.host);
-        if gone && !host.status.evacuated.contains(&vm) {
-            host.status.evacuated.push(vm);
+        let gone = snapshot.get::<VmKind>(*vm).is_some_and(|vm| vm.status.host != host.id());
+        if gone && !host.status.evacuated.contains(vm) {
+            host.status.evacuated.push(*vm);
         }
     }
-    Ok(Outcome::none().with(Write::update(&host)))
 }

@@ -92,24 +92,29 @@ impl Scenario for Case {
     async fn describe(&self, _: &Core, store: &dyn Store) -> String {
         let (connector, ids) = self.trial.lock().unwrap().clone().unwrap();
         let hosts = ids.map(|id| connector.host(id));
-        let mut text = String::new();
+        let (mut text, mut away, mut remembered) = (String::new(), Vec::new(), Vec::new());
         for record in &store.load_all().await.unwrap().records {
             if record.kind == KindName::Vm {
                 let vm = record.object::<VmKind>().unwrap();
                 let agrees = connector.host(vm.status.host).vm(vm.id()).is_some_and(|there| {
                     there.power == vm.status.power && there.epoch == vm.status.epoch
                 });
+                if vm.status.host != ids[0] {
+                    away.push(vm.id());
+                }
                 let have = hosts.iter().filter(|host| host.vm(vm.id()).is_some()).count();
                 text += &format!("{} {} agrees {agrees}, on {have}\n", vm.name(), vm.status.power);
             }
             if record.kind == KindName::Host {
                 let host = record.object::<HostKind>().unwrap();
-                let evacuated = host.status.evacuated.len();
-                text += &format!("{} {} {evacuated}\n", host.name(), host.spec.maintenance);
+                text += &format!("{} {}\n", host.name(), host.spec.maintenance);
+                remembered.extend(host.status.evacuated.clone());
             }
         }
         let left: usize = hosts.iter().map(|host| host.awaited().len() + host.given().len()).sum();
-        format!("{text}left {left}\n")
+        // Whoever has left for a maintenance is known, also when that was broken off.
+        let known = self.verb != Verb::Maintenance || away.iter().all(|vm| remembered.contains(vm));
+        format!("{text}left {left}, known {known}\n")
     }
 }
 

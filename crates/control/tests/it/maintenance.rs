@@ -181,3 +181,31 @@ async fn a_move_that_fails_once_is_made_again_and_one_that_always_fails_opens_th
     assert!(!is_closed(&fleet.snapshot()));
     assert_eq!(on(&fleet, "a"), "sim");
 }
+
+#[tokio::test]
+async fn a_vm_that_is_busy_is_waited_for_and_who_left_before_a_cancel_comes_back() {
+    let (fleet, hosts) = several(&["two"]).await;
+    for vm in ["busy", "free"] {
+        there(&fleet, "sim", vm, true).await;
+    }
+    let gate = hosts[0].hold("vm_snapshot", 1);
+    let request = services::vm::snapshot::SnapshotCreate::default();
+    let (world, busy) = (&fleet.world, by_name("busy"));
+    services::vm::snapshot::create(world, &root(), &busy, &request, &plain()).await.unwrap();
+    hosts[0].taken("vm_snapshot").await;
+    let task = enter(&fleet, false).await.unwrap().task.unwrap();
+    fleet.until("what can leave has left", |_| on(&fleet, "free") == "two").await;
+    // Longer than a host that nothing may leave is tried.
+    tokio::time::sleep(std::time::Duration::from_secs(8)).await;
+    let still = fleet.snapshot().get::<hostler_types::TaskKind>(task.id()).unwrap().status.state;
+    assert_eq!(still, TaskState::Running);
+    services::task::cancel(world, &root(), &task.reference()).await.unwrap();
+    assert_eq!(fleet.ended(&task).await.status.state, TaskState::Cancelled);
+    drop(gate);
+
+    assert!(!is_closed(&fleet.snapshot()));
+    assert_eq!((on(&fleet, "busy").as_str(), on(&fleet, "free").as_str()), ("sim", "two"));
+    fleet.done(&exit(&fleet, true).await.unwrap().task.unwrap()).await;
+    assert_eq!(on(&fleet, "free"), "sim");
+    assert_eq!(exit(&fleet, true).await.unwrap_err().code, "wrong_state", "nobody is left away");
+}
