@@ -108,7 +108,7 @@ pub async fn progress(qmp: &Qmp) -> Result<MigrationInfo, MonitorError> {
 }
 
 /// Waits for what comes next. `stopped` becomes the instant at which the guest was seen to stand
-/// still. Cancel safe.
+/// still. Not cancel safe: an event that it has taken is looked into afterwards.
 ///
 /// # Errors
 /// [`MonitorError::Transfer`] when it has failed or was cancelled.

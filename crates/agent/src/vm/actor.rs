@@ -282,7 +282,7 @@ impl Actor {
             return Next::Go;
         }
         let stale = command.epoch > self.record.epoch;
-        if !matches!(action, Action::Disown) {
+        if !matches!(action, Action::Disown | Action::Abandon) {
             self.record.epoch = self.record.epoch.max(command.epoch);
         }
         let op = command.op;
@@ -407,6 +407,8 @@ impl Actor {
             (RecordedState::Given(given), Action::Prepare(order)) if order.is_later_than(given) => {
                 Ok(())
             }
+            // There is nothing to end.
+            (RecordedState::Given(_), Action::Abandon) => Ok(()),
             (RecordedState::Given(given), _) => Err(Fault::WrongState(format!(
                 "it was given to the host {}, and is not this host's any more",
                 given.moved.to

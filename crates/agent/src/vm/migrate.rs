@@ -59,7 +59,11 @@ impl Vms {
         if let Some(given) = given(host, vm).await? {
             return Ok(VmOffer { luggage: serde_json::Value::Null, moved: Some(given) });
         }
-        self.command(vm, command, Action::Offer).await?;
+        if let Err(refused) = self.command(vm, command, Action::Offer).await {
+            // It may have been given away between the two looks.
+            let given = given(host, vm).await?.ok_or(refused)?;
+            return Ok(VmOffer { luggage: serde_json::Value::Null, moved: Some(given) });
+        }
         let record = record(host, vm).await?.ok_or(Fault::NoVm(vm))?;
         let luggage = serde_json::to_value(record);
         let luggage = luggage.map_err(|error| Fault::internal("pack a VM", &error))?;

@@ -112,6 +112,9 @@ pub(crate) enum RecordedState {
         from: HostId,
         /// The user that the files belong to until then.
         owner: VmUid,
+        /// They may be this host's user's: QEMU was just opening them.
+        #[serde(default)]
+        ours: bool,
     },
     /// It has gone to another host, for good. Nobody is told of it any more.
     Given(Box<Given>),

@@ -151,9 +151,11 @@ pub(super) async fn drive(
         };
         begin(qmp, far, settings).await.map_err(qemu)?;
         let mut watch = Watch::new(host, op, order);
+        // One wait for all looks: one that is cut off may have taken an event with it.
+        let mut reached = std::pin::pin!(milestone(qmp, &mut events, &mut stopped));
         loop {
             let reached = tokio::select! {
-                reached = milestone(qmp, &mut events, &mut stopped) => Some(reached.map_err(qemu)?),
+                reached = &mut reached => Some(reached.map_err(qemu)?),
                 () = tokio::time::sleep(LOOK) => None,
             };
             match reached {
@@ -178,10 +180,9 @@ pub(super) async fn drive(
         let late = |_| Fault::Timeout { what, after: SWITCHOVER };
         timeout(SWITCHOVER, sent).await.map_err(late)?.map_err(qemu)
     };
-    let (last, ready, written) = tokio::join!(last, target.ready(), write(host, given));
-    last?;
-    ready?;
-    Ok(Sent { target, begun, stopped: stopped.unwrap_or(begun), written: written? })
+    // The first that fails ends it: the guest stands still.
+    let ((), (), written) = tokio::try_join!(last, target.ready(), write(host, given))?;
+    Ok(Sent { target, begun, stopped: stopped.unwrap_or(begun), written })
 }
 
 async fn write(host: &HostContext, record: VmRecord) -> Result<Written, Fault> {

@@ -65,7 +65,7 @@ impl PrepareOrder {
             epoch: self.epoch,
             uid,
             since: Timestamp::now(),
-            state: RecordedState::Incoming { op, from, owner },
+            state: RecordedState::Incoming { op, from, owner, ours: false },
             journal: Journal::default(),
             plugs: Some(assign(&[], &self.luggage.definition)),
             came_from: None,
@@ -127,12 +127,12 @@ impl Actor {
         // First of all, so that whatever follows is known to be ours.
         self.save().await?;
         plug_all(&self.host, &self.record).await?;
+        self.mark_files(true).await?;
         self.give_files(self.record.uid).await?;
         // QEMU opens all of them at its start.
         let launched = launch(&self.host, &self.record, &running, Launch::first(Start::Fork)).await;
-        let back = self.give_files(owner).await;
+        self.give_back(owner).await?;
         let launched = launched?;
-        back?;
         let failed = |error: std::io::Error| Fault::internal("a socket", &error);
         let (near, far) = BlockingStream::pair().map_err(failed)?;
         near.set_nonblocking(true).map_err(failed)?;
@@ -151,6 +151,24 @@ impl Actor {
         blocking(move || own_files(&vm_dir(&host, &record)?, &record, uid)).await
     }
 
+    /// Notes that the files of its disks are this host's user's for an instant, or are not any more.
+    async fn mark_files(&mut self, are: bool) -> Result<(), Fault> {
+        if let RecordedState::Incoming { ours, .. } = &mut self.record.state {
+            *ours = are;
+        }
+        self.save().await
+    }
+
+    /// Gives the files back, if they are this host's: else they may be a third host's by now, to which the
+    /// VM has gone while this one was away.
+    async fn give_back(&mut self, owner: VmUid) -> Result<(), Fault> {
+        if !matches!(self.record.state, RecordedState::Incoming { ours: true, .. }) {
+            return Ok(());
+        }
+        self.give_files(owner).await?;
+        self.mark_files(false).await
+    }
+
     /// Nothing is left but the record.
     async fn clear(&mut self) {
         self.host.seats.remove(self.record.id());
@@ -160,7 +178,7 @@ impl Actor {
             tracing::error!(vm = %id, %error, "a QEMU that waits cannot be ended");
         }
         if let RecordedState::Incoming { owner, .. } = self.record.state
-            && let Err(error) = self.give_files(owner).await
+            && let Err(error) = self.give_back(owner).await
         {
             tracing::warn!(vm = %id, %error, "files may be another user's now");
         }
@@ -176,6 +194,11 @@ impl Actor {
     }
 
     pub(in crate::vm) async fn abandon(&mut self, op: OperationId, reply: Reply) -> Next {
+        if matches!(self.record.state, RecordedState::Given(_)) {
+            // From before it left: nothing has been prepared here since.
+            self.finish(op, Ok(()), reply).await;
+            return Next::Go;
+        }
         if !matches!(self.record.state, RecordedState::Incoming { .. }) {
             let fault = Fault::WrongState("it is this host's, and stays".to_owned());
             self.finish(op, Err(fault), reply).await;
@@ -210,6 +233,10 @@ impl Actor {
 
     /// Only who was announced is heard, and is told of nothing else.
     fn admit(&self, from: Option<HostId>, epoch: Epoch) -> Result<(), Fault> {
+        if let RecordedState::Given(given) = &self.record.state {
+            let to = given.moved.to;
+            return Err(Fault::WrongState(format!("it was given to the host {to} since")));
+        }
         let expected = match self.record.state {
             RecordedState::Incoming { from, .. } => Some(from),
             _ => self.record.came_from,
@@ -292,7 +319,7 @@ impl Actor {
             // through, and the QEMU ends by itself.
             Ok(Some((machine, _))) => {
                 self.machine = Some(machine);
-                if let Err(error) = self.give_files(owner).await {
+                if let Err(error) = self.give_back(owner).await {
                     tracing::warn!(vm = %self.record.id(), %error, "files may be another user's");
                 }
             }
