@@ -287,7 +287,7 @@ async fn stay(step: Step) -> StepResult {
         let forgotten = of_target(step, input.to, farewell, |target| {
             Box::pin(async move {
                 let call = target.vm_migration_forget(id, command);
-                ask(step, &target, command.op, call).await
+                in_time(farewell, ask(step, &target, command.op, call)).await
             })
         });
         return forgotten.await.or_else(|error| left_there(step, error)).map(|()| Outcome::none());
@@ -317,13 +317,16 @@ async fn stay(step: Step) -> StepResult {
     let id = vm.id();
     let abandoned = of_target(&step, input.to, farewell, |target| {
         Box::pin(async move {
-            match target.vm_migration_abandon(id, command).await {
-                Ok(()) => Ok(()),
-                Err(AgentError::Refused(problem)) => {
-                    Err(StepError::failed(problem.code.clone(), problem.to_string()))
+            let abandoned = async {
+                match target.vm_migration_abandon(id, command).await {
+                    Ok(()) => Ok(()),
+                    Err(AgentError::Refused(problem)) => {
+                        Err(StepError::failed(problem.code.clone(), problem.to_string()))
+                    }
+                    Err(error) => Err(StepError::retry(AGAIN, error.to_string())),
                 }
-                Err(error) => Err(StepError::retry(AGAIN, error.to_string())),
-            }
+            };
+            in_time(farewell, abandoned).await
         })
     });
     match abandoned.await {
@@ -333,6 +336,15 @@ async fn stay(step: Step) -> StepResult {
         }
         ended => ended.or_else(|error| left_there(&step, error)).map(|()| Outcome::none()),
     }
+}
+
+/// For a host that takes a call and does not answer it.
+async fn in_time<T>(
+    limit: Duration,
+    call: impl Future<Output = Result<T, StepError>>,
+) -> Result<T, StepError> {
+    let late = |_| StepError::retry(AGAIN, format!("no answer within {} s", limit.as_secs()));
+    tokio::time::timeout(limit, call).await.map_err(late)?
 }
 
 /// The target does not answer. The VM is not its own, whatever it has of it; when it comes back it is

@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use hostler_agent_api::{AgentEvent, Inventory, VmCommand, VmElsewhere, VmEpoch, VmReport};
-use hostler_types::{Epoch, HostId, HostKind, OperationId, Vm, VmId};
+use hostler_types::{Epoch, HostId, HostKind, OperationId, Task, Vm, VmId};
 
 use crate::agents::{AgentError, AgentLink};
+use crate::tasks::vm_migrate;
 use crate::world::Core;
 
-/// Between two looks whether a VM is still being worked on, and how often is looked: ten minutes.
+/// Between two looks whether a VM is still being worked on.
 const AGAIN: Duration = Duration::from_secs(1);
-const LOOKS: u32 = 600;
 /// For the answer of a VM's host.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -36,12 +36,16 @@ pub(super) fn settle_stale(core: &Arc<Core>, host: HostId, inventory: &Inventory
     let mut disowned = HashSet::new();
     for report in &inventory.vms {
         let Some(vm) = snapshot.get(report.vm) else { continue };
-        // A task that moves it knows better.
-        if vm.status.host != host && snapshot.task_on(report.vm.untyped()).is_none() {
-            disowned.insert(report.vm);
-            let (core, vm, report) = (core.clone(), vm.clone(), report.clone());
-            tokio::spawn(async move { settle_claimed(&core, host, &vm, &report).await });
+        if vm.status.host == host {
+            continue;
         }
+        // A task that moves it knows better.
+        let task = snapshot.task_on(report.vm.untyped()).and_then(|task| snapshot.get(task));
+        if task.is_none_or(|task: &Arc<Task>| task.spec.action != vm_migrate::ACTION) {
+            disowned.insert(report.vm);
+        }
+        let (core, report) = (core.clone(), report.clone());
+        tokio::spawn(async move { settle_claimed(&core, host, &report).await });
     }
     for told in inventory.elsewhere.iter().copied() {
         if inventory.vms.iter().all(|report| report.vm != told.vm) {
@@ -52,24 +56,48 @@ pub(super) fn settle_stale(core: &Arc<Core>, host: HostId, inventory: &Inventory
     disowned
 }
 
+/// The VM once no task works on it any more; `None`: there is none, or the host is away: it tells of what it
+/// has when it comes back.
+async fn at_rest(core: &Core, host: HostId, vm: VmId) -> Option<Arc<Vm>> {
+    loop {
+        let snapshot = core.snapshot();
+        if snapshot.task_on(vm.untyped()).is_none() {
+            return snapshot.get(vm).cloned();
+        }
+        tokio::time::sleep(AGAIN).await;
+        let known = core.snapshot().get::<HostKind>(host).cloned()?;
+        core.agents.link(&known).ok()?;
+    }
+}
+
 /// A host takes another host's VM for its own.
-async fn settle_claimed(core: &Core, host: HostId, vm: &Vm, report: &VmReport) {
-    let (id, power) = (vm.id(), report.power);
+async fn settle_claimed(core: &Core, host: HostId, report: &VmReport) {
+    let (id, power) = (report.vm, report.power);
+    let Some(vm) = at_rest(core, host, id).await.filter(|vm| vm.status.host != host) else {
+        return;
+    };
     if vm.status.epoch > report.epoch {
         tracing::warn!(%host, vm = %id, %power, "the host has a VM that is another host's; it forgets it");
         return tell(core, host, id, Word::Forget(vm.status.epoch)).await;
     }
     // It was taken in, off, and the host was lost before it could say so; so the VM has stayed where it
     // was. Unless its host says so as well, nothing is certain.
-    if power.is_live() || !is_at_its_host(core, vm).await {
+    if power.is_live() || !is_at_its_host(core, host, &vm).await {
         tracing::error!(%host, vm = %id, %power, "the host says that another host's VM is its own");
         return;
     }
-    tell(core, host, id, Word::Forget(Epoch(report.epoch.0 + 1))).await;
+    // Nobody has begun anything with it meanwhile.
+    let snapshot = core.snapshot();
+    let now = snapshot.get(id).is_some_and(|now: &Arc<Vm>| {
+        (now.status.host, now.status.epoch) == (vm.status.host, vm.status.epoch)
+    });
+    if now && snapshot.task_on(id.untyped()).is_none() {
+        tell(core, host, id, Word::Forget(Epoch(report.epoch.0 + 1))).await;
+    }
 }
 
 /// Asks the host that the inventory says has the VM.
-async fn is_at_its_host(core: &Core, vm: &Vm) -> bool {
+async fn is_at_its_host(core: &Core, claims: HostId, vm: &Vm) -> bool {
     let Some(owner) = core.snapshot().get::<HostKind>(vm.status.host).cloned() else {
         return false;
     };
@@ -82,31 +110,25 @@ async fn is_at_its_host(core: &Core, vm: &Vm) -> bool {
     };
     let told = tokio::time::timeout(PATIENCE, told).await.ok().flatten();
     let Some(told) = told.filter(|told| told.epoch == vm.status.epoch) else { return false };
-    // What the other has said may have taken its place.
+    // What the other has said has taken its place.
+    core.reports.forget_from(claims, vm.id());
     core.reports.event(owner.id(), &told);
     true
 }
 
 /// Once no task works on the VM any more, the inventory says whose it is.
 async fn settle_elsewhere(core: &Core, host: HostId, told: VmElsewhere) {
-    for _ in 0..LOOKS {
-        let snapshot = core.snapshot();
-        // Of one that nobody knows nothing is removed.
-        let Some(vm) = snapshot.get(told.vm) else { return };
-        if snapshot.task_on(told.vm.untyped()).is_some() {
-            tokio::time::sleep(AGAIN).await;
-            continue;
-        }
-        let mine = vm.status.host == host;
-        let word = match (told.awaited, mine) {
-            (true, true) if vm.status.epoch == told.epoch => Word::Take(told.epoch),
-            (true, _) => Word::Abandon(told.epoch),
-            (false, false) => Word::Forget(told.epoch.max(vm.status.epoch)),
-            // It has gone, and the inventory does not say so: a backup of it, perhaps.
-            (false, true) => return,
-        };
-        return tell(core, host, told.vm, word).await;
-    }
+    // Of one that nobody knows nothing is removed.
+    let Some(vm) = at_rest(core, host, told.vm).await else { return };
+    let mine = vm.status.host == host;
+    let word = match (told.awaited, mine) {
+        (true, true) if vm.status.epoch == told.epoch => Word::Take(told.epoch),
+        (true, _) => Word::Abandon(told.epoch),
+        (false, false) => Word::Forget(told.epoch.max(vm.status.epoch)),
+        // It has gone, and the inventory does not say so: a backup of it, perhaps.
+        (false, true) => return,
+    };
+    tell(core, host, told.vm, word).await;
 }
 
 async fn tell(core: &Core, host: HostId, vm: VmId, word: Word) {
