@@ -131,8 +131,13 @@ async fn aside<T: Send + 'static>(
     divide: impl FnOnce() -> Result<T, ServiceError> + Send + 'static,
 ) -> Result<T, ServiceError> {
     static AT_ONCE: Semaphore = Semaphore::const_new(2);
-    let _turn = AT_ONCE.acquire().await;
-    let divided = tokio::task::spawn_blocking(divide).await;
+    let turn = AT_ONCE.acquire().await;
+    // The turn ends with the work, not with the request: who asked may go away.
+    let divided = tokio::task::spawn_blocking(move || {
+        let _turn = turn;
+        divide()
+    })
+    .await;
     divided.map_err(|error| ServiceError::internal("the division was cut off", error))?
 }
 
