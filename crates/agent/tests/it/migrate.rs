@@ -666,3 +666,31 @@ async fn qemu_a_stale_guest_is_killed_and_forgotten() {
     assert!(there.is_dir(), "the files are the new owner's");
     assert!(one.report(vm).await.is_none());
 }
+
+/// The VM has gone on to a third host while this one was away; its files are that host's user's.
+#[tokio::test]
+async fn qemu_a_host_that_comes_back_leaves_the_disks_of_a_vm_that_moved_on_alone() {
+    use std::os::unix::fs::{MetadataExt as _, chown};
+
+    let mut pair = Pair::running().await;
+    pair.prepare().await.unwrap();
+    let disks = || {
+        let folder = pair.one.path(&format!("store/vms/{}", pair.vm));
+        let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        files.filter(|file| file.extension().is_some_and(|it| it == "qcow2")).collect::<Vec<_>>()
+    };
+    let (disks, third) = (disks(), 1_912_345);
+    assert!(!disks.is_empty());
+    kill(agent_of(&pair.two));
+    kill(pair.two.qemu_pids()[0]);
+    disks.iter().for_each(|disk| chown(disk, Some(third), None).unwrap());
+    pair.two.end_agent().await;
+    pair.two.spawn_agent().await;
+    let owners = || disks.iter().map(|disk| disk.metadata().unwrap().uid()).collect::<Vec<_>>();
+    eventually("it is looked after", Duration::from_secs(20), async || {
+        pair.two.qemu_pids().is_empty().then_some(())
+    })
+    .await;
+    pair.abandon().await;
+    assert_eq!(owners(), vec![third; disks.len()]);
+}
