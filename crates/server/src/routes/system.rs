@@ -53,6 +53,9 @@ async fn features(_: App, _: Call<ListFeatures>) -> Result<Features, Problem> {
             "decisions",
             "simulate",
             "stats",
+            "live-migration",
+            "balancing",
+            "host-maintenance",
         ]
         .map(str::to_owned)
         .to_vec(),

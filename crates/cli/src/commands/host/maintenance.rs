@@ -39,8 +39,8 @@ Examples:
   hostler host maintenance enter host01 --wait-blocked
 
 VMs that are off leave as well if they lie on a shared datastore: nothing is copied. What runs and cannot
-leave is told, with the way out, and nothing is done. Cancelling (Ctrl-C) opens the host again; what has
-left it stays where it is.")]
+leave is told, with the way out, before anything is done. Cancelling (Ctrl-C) opens the host again; what has
+left it stays where it is (`exit --bring-back`).")]
 struct Enter {
     #[command(flatten)]
     which: Which,
