@@ -92,8 +92,12 @@ impl Vms {
         let handle = self.handle(vm)?;
         let live = handle.live.borrow().clone();
         let power = handle.report.borrow().power;
-        let power = if power == PowerState::Unknown { PowerState::Stopped } else { power };
-        live.ok_or(Fault::Power { action, power, needed: "running" })
+        live.ok_or_else(|| match power {
+            PowerState::Unknown => Fault::WrongState(format!(
+                "what the VM does is not known yet; {action} needs it to be running"
+            )),
+            power => Fault::Power { action, power, needed: "running" },
+        })
     }
 }
 
