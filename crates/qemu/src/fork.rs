@@ -28,8 +28,8 @@ use std::{
 use hostler_qmp::{
     Qmp,
     command::{
-        Getfd, Migrate, MigrateCancel, MigrateIncoming, MigrateSetParameters, MigrationAddress,
-        RemoveFd, SocketAddress,
+        BlockdevSetActive, Getfd, Migrate, MigrateCancel, MigrateIncoming, MigrateSetParameters,
+        MigrationAddress, RemoveFd, SocketAddress,
     },
     event::Event,
 };
@@ -114,6 +114,18 @@ pub fn share_taps(process: &Process) -> io::Result<BTreeMap<String, OwnedFd>> {
 /// See [`MonitorError`].
 pub async fn prepare(qmp: &Qmp) -> Result<(), MonitorError> {
     set_transfer(qmp, &["events", "x-ignore-shared"]).await
+}
+
+/// Takes files into use that nobody writes to any more, by the nodes of their layers, so that a machine
+/// which goes on later need not look at them again while its guest stands still. A QEMU before 10.0
+/// cannot, and then does look.
+pub async fn open_settled(qmp: &Qmp, nodes: impl Iterator<Item = String>) {
+    for node_name in nodes {
+        let open = BlockdevSetActive { node_name, active: true };
+        if let Err(error) = qmp.execute(open).await {
+            tracing::debug!(error = &error as &dyn std::error::Error, "a layer is opened later");
+        }
+    }
 }
 
 /// Stops a guest and brings its devices, but not its memory, into a machine started with

@@ -31,6 +31,7 @@ use std::time::Duration;
 
 use hostler_agent_api::{VmForkAnswer, VmForkRequest, VmReport};
 use hostler_endpoint::Problem;
+use hostler_qemu::layer_node;
 use hostler_types::{DiskStatus, VmId};
 use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
@@ -40,7 +41,7 @@ pub(super) use parent::end;
 
 use super::actor::Action;
 use super::hardware::Running;
-use super::record::RecordedState;
+use super::record::{RecordedState, VmRecord};
 use super::registry::Vms;
 use crate::fault::Fault;
 
@@ -173,6 +174,12 @@ impl Vms {
         let paused_microseconds = u64::try_from(paused.as_micros()).unwrap_or(u64::MAX);
         Ok(VmForkAnswer { parent, clones, paused_microseconds })
     }
+}
+
+/// The nodes of the files beneath what the parent's guest writes to until it is stopped.
+fn settled(record: &VmRecord) -> impl Iterator<Item = String> {
+    let layers = |disk: &DiskStatus| Some(layer_node(&disk.name, &disk.layers.get(2)?.file));
+    record.definition.vm.status.disks.iter().filter_map(layers)
 }
 
 /// How an operation of the clone is called whose fork never came about.

@@ -350,11 +350,12 @@ async fn qemu_a_guest_outlives_forks_that_fail() {
         world.spawn_agent().await;
         let parent = world.found(vm).await;
         assert_eq!(parent.power, PowerState::Running, "after {delay} ms: {parent:?}");
-        let clone = eventually("the clone is known, or gone", Duration::from_secs(20), async || {
-            let clone = world.report(id).await;
-            clone.as_ref().is_none_or(|it| it.power != PowerState::Unknown).then_some(clone)
-        })
-        .await;
+        let clone =
+            eventually("the clone is known, or gone", Duration::from_secs(20), async || {
+                let clone = world.report(id).await;
+                clone.as_ref().is_none_or(|it| it.power != PowerState::Unknown).then_some(clone)
+            })
+            .await;
         assert!(clone.is_some() || !done);
         let runs = 1 + usize::from(clone.is_some());
         eventually("the others are gone", Duration::from_secs(5), async || {

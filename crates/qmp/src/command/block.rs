@@ -133,6 +133,20 @@ impl Command for BlockdevDel {
     type Return = Empty;
 }
 
+/// Takes a node, and all beneath it, into use before its machine runs, or out of it. Since QEMU 10.0.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct BlockdevSetActive {
+    /// The node.
+    pub node_name: String,
+    /// Whether it is to be in use.
+    pub active: bool,
+}
+impl Command for BlockdevSetActive {
+    const NAME: &'static str = "blockdev-set-active";
+    type Return = Empty;
+}
+
 /// Resizes a node's image.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]

@@ -170,6 +170,10 @@ async fn qemu_takes_descriptors_and_plugs() {
     .await
     .unwrap();
     qmp.execute(BlockResize { node_name: "plugged".to_owned(), size: 2 << 20 }).await.unwrap();
+    for active in [false, true] {
+        let node_name = "plugged".to_owned();
+        qmp.execute(BlockdevSetActive { node_name, active }).await.unwrap();
+    }
     assert_eq!(file.metadata().unwrap().len(), 2 << 20);
     let device =
         json!({ "driver": "virtio-blk-pci", "id": "vdb", "drive": "plugged", "bus": "spare0" });

@@ -12,7 +12,7 @@ use hostler_types::{
     ByteSize, DiskSource, DiskSpec, Layer, LayerFile, LinkState, OperationId, PowerState,
 };
 
-use super::{Base, ForkSeat, STATE, not_forked};
+use super::{Base, ForkSeat, STATE, not_forked, settled};
 use crate::blocking::blocking;
 use crate::fault::{Fault, chain};
 use crate::vm::actor::{Actor, Next, Reply};
@@ -119,6 +119,7 @@ impl Actor {
         let launched = launch(&self.host, &self.record, &running, how).await?;
         let prepared = fork::prepare(launched.qmp()).await;
         prepared.map_err(|error| Fault::Qemu(chain(&error)))?;
+        fork::open_settled(launched.qmp(), settled(&self.record)).await;
         self.cables_are_out();
         self.record.state = RecordedState::Running { process: launched.id() };
         self.record.journal.add(op, &Ok(()));

@@ -12,7 +12,7 @@ use hostler_qmp::command::{Cont, QueryStatus, RunState};
 use hostler_types::{ByteSize, DiskStatus, Layer, LayerFile, LayerOwner, OperationId, PowerState};
 use tokio::time::timeout;
 
-use super::{Base, CloneLink, ForkOrder, READY, STATE};
+use super::{Base, CloneLink, ForkOrder, READY, STATE, settled};
 use crate::blocking::blocking;
 use crate::fault::{Fault, chain};
 use crate::vm::actor::Actor;
@@ -122,7 +122,7 @@ impl Actor {
                     _ => return Err(Fault::Qemu(format!("the clone {vm} did not get ready"))),
                 }
             }
-            let stopped = self.freeze_into(&successor, &mut clones).await?;
+            let stopped = self.freeze_into(&next, &successor, &mut clones).await?;
             Ok((written, stopped))
         };
         let (written, (stopped, state)) = match stopped.await {
@@ -233,6 +233,7 @@ impl Actor {
     /// still, and the state.
     async fn freeze_into(
         &self,
+        next: &VmRecord,
         successor: &Launched,
         clones: &mut [CloneLink],
     ) -> Result<(SystemTime, Arc<OwnedFd>), Fault> {
@@ -240,6 +241,7 @@ impl Actor {
         let qemu = |error| Fault::Qemu(format!("the guest cannot be frozen: {}", chain(&error)));
         fork::prepare(&old).await.map_err(qemu)?;
         fork::prepare(new).await.map_err(qemu)?;
+        fork::open_settled(new, settled(next)).await;
         self.runs(&old).await?;
         // The old process has nothing to do any more, and the successor needs one processor.
         let free = std::thread::available_parallelism().map_or(0, |all| all.get() - 1);
