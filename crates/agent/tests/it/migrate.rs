@@ -683,7 +683,9 @@ async fn qemu_a_host_that_comes_back_leaves_the_disks_of_a_vm_that_moved_on_alon
     assert!(!disks.is_empty());
     kill(agent_of(&pair.two));
     // It may have died with its agent, which was still at work on it.
-    pair.two.qemu_pids().first().copied().map(kill);
+    if let Some(pid) = pair.two.qemu_pids().first() {
+        kill(*pid);
+    }
     disks.iter().for_each(|disk| chown(disk, Some(third), None).unwrap());
     pair.two.end_agent().await;
     pair.two.spawn_agent().await;
