@@ -25,7 +25,7 @@ pub trait Shown: Held {
 
 impl Shown for VmKind {
     fn shown(vm: &Arc<Object<Self>>) -> Arc<Object<Self>> {
-        if !vm.spec.customization.as_ref().is_some_and(Customization::has_secrets) {
+        if !vm.spec.customization.as_ref().is_some_and(|it| it.has_secrets()) {
             return vm.clone();
         }
         let mut shown = Object::clone(vm);

@@ -13,6 +13,11 @@ use std::process::ExitCode;
 use anyhow::Result;
 use hostler_cli::{AgentJoinOptions, AgentOptions, Daemons, LogFormat, LogOptions, ServerOptions};
 
+/// An inventory is millions of small pieces. The C library's allocator puts 16 bytes beside each and
+/// keeps a heap per thread: with 400,000 VMs a fifth of the server's memory.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     hostler_cli::main(&Binary)
 }

@@ -127,7 +127,7 @@ pub struct VmSpec {
     pub nics: Vec<NicSpec>,
     /// What the guest is told of itself at its first boot, through a NoCloud seed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub customization: Option<Customization>,
+    pub customization: Option<Box<Customization>>,
     /// What the host does by itself when QEMU dies, also while the server is away.
     #[serde(default)]
     pub restart: RestartPolicy,
@@ -346,14 +346,14 @@ impl VmSpec {
     /// The spec as it may be shown: secrets replaced.
     #[must_use]
     pub fn redacted(mut self) -> Self {
-        self.customization = self.customization.map(Customization::redacted);
+        self.customization = self.customization.map(|it| Box::new(it.redacted()));
         self
     }
 
     /// The spec as it lies where secrets have no business.
     #[must_use]
     pub fn without_secrets(mut self) -> Self {
-        self.customization = self.customization.map(Customization::without_secrets);
+        self.customization = self.customization.map(|it| Box::new(it.without_secrets()));
         self
     }
 }

@@ -313,7 +313,7 @@ impl VmSpec {
         {
             return Err(SpecError::new("cpu_model", "use letters, digits, `-`, `_` and `.`"));
         }
-        self.customization.as_ref().map_or(Ok(()), Customization::validate)
+        self.customization.as_ref().map_or(Ok(()), |it| it.validate())
     }
 }
 

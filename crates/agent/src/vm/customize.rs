@@ -87,7 +87,7 @@ impl VmRecord {
             known.run == customization.run && known.state == CustomizationState::Applied
         });
         if proved {
-            *customization = settled(customization);
+            **customization = settled(customization);
         }
     }
 }

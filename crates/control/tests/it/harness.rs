@@ -555,7 +555,8 @@ async fn disk_take() {
 async fn vm_customize() {
     let submit = |objects: &Objects| {
         let mut new = objects.vm.clone();
-        new.spec.customization = Some(Customization { run: 1, ..Customization::default() });
+        new.spec.customization =
+            Some(Box::new(Customization { run: 1, ..Customization::default() }));
         testing::vm_customize(&objects.vm, &new, false)
     };
     Case::new(Given::Vm(PowerState::Running), Compare::Everything, submit).check().await;

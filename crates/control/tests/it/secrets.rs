@@ -84,7 +84,7 @@ async fn no_secret_leaves_through_any_service() {
     fleet.done(&changed.task.unwrap()).await;
     // What a view has shown can be sent back: the secrets stay.
     let back = changed.object.spec.customization.clone();
-    let update = VmUpdate { customization: back, ..VmUpdate::default() };
+    let update = VmUpdate { customization: back.map(|it| *it), ..VmUpdate::default() };
     let changed = vm::update(world, &root(), &reference, update, None, &options).await.unwrap();
     fleet.done(&changed.task.unwrap()).await;
     let shown = vm::show(world, &root(), &reference).unwrap();

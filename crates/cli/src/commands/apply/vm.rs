@@ -173,7 +173,7 @@ fn drop_same_customization(update: &mut VmUpdate, vm: &Vm) {
     let there = vm.spec.customization.clone().unwrap_or_default();
     let Some(wanted) = &update.customization else { return };
     // What the server has set is not the document's.
-    let there = Customization { origin: None, run: 0, ..there };
+    let there = Customization { origin: None, run: 0, ..*there };
     if wanted.clone().redacted() == there.redacted() {
         update.customization = None;
     }

@@ -344,7 +344,7 @@ impl Plan<'_, '_> {
                 false => parent.cdroms.iter().map(drive).collect(),
             },
             nics,
-            customization: Some(customization),
+            customization: Some(Box::new(customization)),
             protected: request.protected,
             recycled: None,
             template: None,
@@ -460,5 +460,5 @@ fn inherited(parent: &Vm) -> Customization {
         return Customization::default();
     }
     let told = parent.spec.customization.clone().unwrap_or_default();
-    Customization { hostname: None, network_config: None, run: 0, ..told }
+    Customization { hostname: None, network_config: None, run: 0, ..*told }
 }

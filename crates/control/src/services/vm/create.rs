@@ -201,7 +201,7 @@ pub(crate) fn specified(
         cdroms: cdroms(snapshot, request.iso.as_ref())?,
         nics,
         // A guest that has a system is told its name even if nothing else was asked for.
-        customization: customization.or(has_system.then(Customization::default)),
+        customization: customization.or(has_system.then(Customization::default)).map(Box::new),
         restart: request.restart,
         protected: request.protected,
         recycled: None,

@@ -71,7 +71,7 @@ fn told_anew(
     request: &VmCustomize,
 ) -> Result<Vm, ServiceError> {
     let mut new = old.clone();
-    let before = old.spec.customization.as_ref();
+    let before = old.spec.customization.as_deref();
     let over = request.customization.as_ref();
     let over = over.map(|over| customize::sealed(&world.vault, over, before)).transpose()?;
     let wish = GuestWish {
@@ -91,7 +91,7 @@ fn told_anew(
         (None, None, _) => Customization::default(),
     };
     customization.run = before.map_or(0, |before| before.run).saturating_add(1);
-    new.spec.customization = Some(customization);
+    new.spec.customization = Some(Box::new(customization));
     if new.spec.nics != old.spec.nics && old.status.power.is_live() {
         let name = old.name();
         let message = format!("vm `{name}` runs, and its addresses would change");

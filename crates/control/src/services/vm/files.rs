@@ -122,7 +122,7 @@ pub async fn register(
         }
         let mut vm = adopted(snapshot, &request, found.map(|vm| Vm::clone(vm)))?;
         require_ownerless(vm.id(), vm.name().as_str(), owners)?;
-        customize::seal(&world.vault, vm.spec.customization.as_mut());
+        customize::seal(&world.vault, vm.spec.customization.as_deref_mut());
         let mut order = vm_register::order(&vm);
         order.writes.push(Write::create(&vm));
         order.writes.extend(expect_files(&vm));

@@ -136,7 +136,7 @@ pub async fn register_from_host(
             let mut vm = taken_in(snapshot, host, &request, definition, report)?;
             customizing.release();
             customizing.keep(vm.id(), host.id(), &vm.spec.nics)?;
-            customize::seal(&world.vault, vm.spec.customization.as_mut());
+            customize::seal(&world.vault, vm.spec.customization.as_deref_mut());
             let mut order = vm_register_from_host::order(&definition.vm, &vm);
             order.writes.push(Write::create(&vm));
             order.writes.extend(expect_files(&vm));

@@ -238,13 +238,13 @@ fn changed(
         spec.snapshot_limits = limits;
     }
     if let Some(customization) = &request.customization {
-        let before = spec.customization.as_ref();
+        let before = spec.customization.as_deref();
         let mut sealed = customize::sealed(&world.vault, customization, before)?;
         if before.is_some_and(|before| *before != sealed) && !is_applied(old) {
             // What the guest was told before, if anything, is to be told anew.
             sealed.run = sealed.run.saturating_add(1);
         }
-        spec.customization = Some(sealed);
+        spec.customization = Some(Box::new(sealed));
     }
     if let Some(wanted) = &request.nics {
         spec.nics = nics(snapshot, macs, old.id(), Some(&kept_macs(old, wanted)))?;
