@@ -131,21 +131,18 @@ async fn of_200_moves_asked_at_once_a_host_makes_two_at_a_time_and_all_come_to_t
     let (world, actor) = (&two.fleet.world, Actor::root());
     let snapshot = two.fleet.snapshot();
     let source = snapshot.get::<HostKind>(two.source.id()).unwrap().name().clone();
-    let made = (1..VMS).map(|number| {
+    let mut movers = vec![two.vm];
+    // One after the other: how long so many take at once is no matter of this test.
+    for number in 1..VMS {
         let request = json!({
             "name": format!("vm{number}"), "datastore": "nfs", "nics": [], "start": true,
             "host": source, "memory": "64MiB", "disks": [{"size": "64MiB"}],
         });
-        let (fleet, actor) = (&two.fleet, &actor);
-        async move {
-            let request = serde_json::from_value(request).unwrap();
-            let made = vms::create(&fleet.world, actor, request, &plain()).await.unwrap();
-            fleet.done(&made.task.unwrap()).await;
-            fleet.show(&format!("vm{number}")).id()
-        }
-    });
-    let mut movers = futures::future::join_all(made).await;
-    movers.push(two.vm);
+        let request = serde_json::from_value(request).unwrap();
+        let made = vms::create(world, &actor, request, &plain()).await.unwrap();
+        two.fleet.done(&made.task.unwrap()).await;
+        movers.push(two.fleet.show(&format!("vm{number}")).id());
+    }
     let gate = two.source.hold("vm_migrate", VMS);
     let request = VmMigrate { host: Some(Ref::by_id(two.target.id())), ..VmMigrate::default() };
     let mut tasks: Vec<Arc<Task>> = Vec::new();
