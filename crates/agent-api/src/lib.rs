@@ -42,7 +42,8 @@ pub use image::{
     ImageImportSource, ImageImported, ImagePath, ImageRemove, ImageRemoveRequest, ImageUpload,
 };
 pub use migrate::{
-    VmEpoch, VmMigrate, VmMigrateRequest, VmMigrationAbandon, VmMigrationForget, VmMigrationOffer,
+    VmEpoch, VmMigrate, VmMigrateRequest, VmMigrationAbandon, VmMigrationForget,
+    VmMigrationMeasure, VmMigrationMeasureRequest, VmMigrationMeasured, VmMigrationOffer,
     VmMigrationPrepare, VmMigrationPrepareRequest, VmMigrationReady, VmMigrationTake, VmMoved,
     VmOffer,
 };

@@ -115,8 +115,44 @@ pub struct VmMigrateRequest {
     pub policy: MigrationPolicy,
 }
 
-/// How a VM went away.
+/// `POST /agent/v1/vms/{vm}/migration-measure`: measures, within about a second, how fast a running guest
+/// writes and how fast another host is reached. Nothing changes.
+#[derive(Debug)]
+pub struct VmMigrationMeasure;
+
+impl Endpoint for VmMigrationMeasure {
+    const ID: &'static str = "vm_migration_measure";
+    const METHOD: Method = Method::Post;
+    const PATH: &'static str = "/agent/v1/vms/{vm}/migration-measure";
+    const SUMMARY: &'static str = "Measure what moving a VM would take";
+    const TAG: &'static str = "vm";
+    type Path = VmPath;
+    type Query = NoParams;
+    type Body = Json<VmMigrationMeasureRequest>;
+    type Answer = Json<VmMigrationMeasured>;
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct VmMigrationMeasureRequest {
+    /// The host that it would go to.
+    #[schema(value_type = String)]
+    pub to: HostId,
+    /// Where that host's agent listens, `address:port`.
+    pub address: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct VmMigrationMeasured {
+    /// Bytes of the guest's memory that it has ever used.
+    pub resident: u64,
+    /// Bytes of different pages that the guest writes a second.
+    pub dirty_rate: u64,
+    /// Bytes a second that come through to the other host, encrypted as a guest would be.
+    pub bandwidth: u64,
+}
+
+/// How a VM went away.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct VmMoved {
     #[schema(value_type = String)]
     pub to: HostId,
@@ -130,6 +166,10 @@ pub struct VmMoved {
     pub total_microseconds: u64,
     /// Bytes.
     pub transferred: u64,
+    /// What the other host said of the VM when it took it: so that the server need not ask. Absent
+    /// when it has not answered, and from an agent of the version before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub report: Option<Box<VmReport>>,
 }
 
 /// `POST /agent/v1/vms/{vm}/migration-ready`, by the source: whether the target could take the VM now.

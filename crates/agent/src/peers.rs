@@ -4,7 +4,7 @@
 //! that is meant. QEMU has no part in it: it gets one end of a pair of sockets.
 
 use std::io;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hostler_endpoint::Client;
 use hostler_pki::{CredentialFile, Identity, tls};
@@ -22,6 +22,13 @@ const SILENCE: Duration = Duration::from_secs(15);
 const LINE: u64 = 200;
 /// What is under way in each direction, in bytes.
 const BUFFER: usize = 256 << 10;
+
+/// The first words of a connection that only measures.
+const MEASURED: &str = "measure";
+/// For how long is sent to measure.
+const MEASURE: Duration = Duration::from_millis(250);
+/// The most that is sent to measure, and taken, in bytes.
+const MOST_MEASURED: u64 = 1 << 30;
 
 /// How other agents are reached.
 #[derive(Debug, Clone)]
@@ -59,6 +66,34 @@ impl Peers {
         vm: VmId,
         epoch: Epoch,
     ) -> Result<Stream, Fault> {
+        self.connect(host, address, &format!("{vm} {epoch}")).await
+    }
+
+    /// How many bytes a second come through to another host, as a guest's memory would: what is sent
+    /// within [`MEASURE`] is thrown away there, and counted.
+    pub(crate) async fn bandwidth(&self, host: HostId, address: &str) -> Result<u64, Fault> {
+        let Stream(mut stream) = self.connect(host, address, MEASURED).await?;
+        let failed = |error: io::Error| Fault::Peer(format!("the host {host}: {error}"));
+        let data = vec![0_u8; BUFFER];
+        let begun = Instant::now();
+        let measured = async {
+            let mut sent = 0_u64;
+            while begun.elapsed() < MEASURE && sent < MOST_MEASURED {
+                stream.write_all(&data).await?;
+                sent += data.len() as u64;
+            }
+            stream.shutdown().await?;
+            // It has all of it.
+            first_line(&mut stream).await?;
+            Ok(sent)
+        };
+        let late = |_| failed(io::ErrorKind::TimedOut.into());
+        let sent = tokio::time::timeout(CONNECT, measured).await.map_err(late)?.map_err(failed)?;
+        let elapsed = begun.elapsed().as_micros().max(1);
+        Ok(u64::try_from(u128::from(sent) * 1_000_000 / elapsed).unwrap_or(u64::MAX))
+    }
+
+    async fn connect(&self, host: HostId, address: &str, words: &str) -> Result<Stream, Fault> {
         let failed = |what: String| Fault::Peer(format!("the host {host} at {address}: {what}"));
         let config = tls::migration_client(&self.credentials, Identity::Host(host));
         let config = config.map_err(|error| Fault::internal("TLS", &error))?;
@@ -78,7 +113,7 @@ impl Peers {
         let tls = tls.map_err(|_| failed("it does not answer".to_owned()))?;
         let mut stream = BufReader::new(TlsStream::from(tls.map_err(|e| failed(chain(&e)))?));
         let greeted = async {
-            stream.write_all(format!("{vm} {epoch}\n").as_bytes()).await?;
+            stream.write_all(format!("{words}\n").as_bytes()).await?;
             stream.flush().await?;
             first_line(&mut stream).await
         };
@@ -96,22 +131,35 @@ impl Peers {
 pub(crate) struct Stream(BufReader<TlsStream<TcpStream>>);
 
 impl Stream {
-    /// The other side's first words: which VM it sends, and under which epoch.
+    /// The other side's first words: which VM it sends, and under which epoch; or `None`: it measures.
     pub(crate) async fn accept(
         tls: TlsStream<TcpStream>,
-    ) -> Result<(Self, VmId, Epoch), io::Error> {
+    ) -> Result<(Self, Option<(VmId, Epoch)>), io::Error> {
         let mut stream = BufReader::new(tls);
         let line = tokio::time::timeout(CONNECT, first_line(&mut stream)).await??;
+        if line == MEASURED {
+            return Ok((Self(stream), None));
+        }
         let unknown = || io::Error::new(io::ErrorKind::InvalidData, "not a VM and an epoch");
         let (vm, epoch) = line.split_once(' ').ok_or_else(unknown)?;
         let vm = vm.parse().map_err(|_| unknown())?;
         let epoch = epoch.parse().map(Epoch).map_err(|_| unknown())?;
-        Ok((Self(stream), vm, epoch))
+        Ok((Self(stream), Some((vm, epoch))))
     }
 
     pub(crate) async fn answer(&mut self, line: &str) -> io::Result<()> {
         self.0.write_all(format!("{line}\n").as_bytes()).await?;
         self.0.flush().await
+    }
+
+    /// Throws away what comes, to its end, and says so: the other side measures.
+    pub(crate) async fn swallow(mut self) -> io::Result<()> {
+        let swallowed = async {
+            let mut all = (&mut self.0).take(MOST_MEASURED + BUFFER as u64);
+            tokio::io::copy_buf(&mut all, &mut tokio::io::sink()).await
+        };
+        let bytes = tokio::time::timeout(CONNECT, swallowed).await??;
+        self.answer(&bytes.to_string()).await
     }
 
     /// Carries bytes both ways until both sides have ended, or one has failed.

@@ -74,6 +74,7 @@ pub(crate) fn router(service: Service) -> Router {
         .serve::<api::VmMigrationOffer, _>(migrate::offer)
         .serve::<api::VmMigrationPrepare, _>(migrate::prepare)
         .serve::<api::VmMigrate, _>(migrate::migrate)
+        .serve::<api::VmMigrationMeasure, _>(migrate::measure)
         .serve::<api::VmMigrationReady, _>(migrate::ready)
         .serve::<api::VmMigrationTake, _>(migrate::take)
         .serve::<api::VmMigrationAbandon, _>(migrate::abandon)

@@ -20,15 +20,19 @@ pub(crate) struct Seat {
 
 /// All that are free. Clones are the same.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Seats(Arc<Mutex<HashMap<VmId, Seat>>>);
+pub(crate) struct Seats {
+    free: Arc<Mutex<HashMap<VmId, Seat>>>,
+    /// Held by a connection that only measures.
+    measuring: Arc<tokio::sync::Mutex<()>>,
+}
 
 impl Seats {
     pub(crate) fn put(&self, vm: VmId, seat: Seat) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(vm, seat);
+        self.free.lock().unwrap_or_else(PoisonError::into_inner).insert(vm, seat);
     }
 
     pub(crate) fn remove(&self, vm: VmId) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&vm);
+        self.free.lock().unwrap_or_else(PoisonError::into_inner).remove(&vm);
     }
 
     /// Serves a connection for a guest, whose peer the handshake has proved.
@@ -41,7 +45,15 @@ impl Seats {
             return Err("who sends a guest is not a host".to_owned());
         };
         let text = |error: std::io::Error| format!("a guest's stream: {error}");
-        let (mut stream, vm, epoch) = Stream::accept(tls).await.map_err(text)?;
+        let (mut stream, guest) = Stream::accept(tls).await.map_err(text)?;
+        let Some((vm, epoch)) = guest else {
+            // One at once: more would measure each other, and keep this host busy.
+            let Ok(_alone) = self.measuring.try_lock() else {
+                return stream.answer("another host is just measuring").await.map_err(text);
+            };
+            stream.answer("ok").await.map_err(text)?;
+            return stream.swallow().await.map_err(text);
+        };
         let Some(qemu) = self.take(vm, *from, epoch) else {
             stream
                 .answer("nothing is prepared here for this VM from this host")
@@ -54,7 +66,7 @@ impl Seats {
     }
 
     fn take(&self, vm: VmId, from: HostId, epoch: Epoch) -> Option<UnixStream> {
-        let mut seats = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut seats = self.free.lock().unwrap_or_else(PoisonError::into_inner);
         let fits = seats.get(&vm).is_some_and(|seat| seat.from == from && seat.epoch == epoch);
         if fits { seats.remove(&vm).map(|seat| seat.stream) } else { None }
     }

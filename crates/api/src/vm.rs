@@ -93,7 +93,8 @@ pub struct MigrateRequest {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub host: Option<Ref>,
-    /// How long the guest may stand still, in milliseconds; absent: 300.
+    /// How long the guest may stand still, in milliseconds; absent: as the VM says,
+    /// else 300.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1, maximum = 60_000)]
     pub downtime_ms: Option<u64>,
@@ -101,7 +102,8 @@ pub struct MigrateRequest {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1)]
     pub max_bandwidth: Option<u64>,
-    /// What is done with a guest that writes faster than its memory is sent; absent: `throttle`.
+    /// What is done with a guest that writes faster than its memory is sent; absent: as the VM
+    /// says, else `throttle`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub policy: Option<MigrationPolicy>,
 }

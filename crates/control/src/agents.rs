@@ -16,8 +16,9 @@ use hostler_agent_api::{
     ImageRemoveRequest, RemoveFilesRequest, RemovedFile, VmCommand, VmCreateRequest,
     VmDefineRequest, VmDefinition, VmDiskTakeRequest, VmEpoch, VmExportRequest, VmFlattenRequest,
     VmForkAnswer, VmForkRequest, VmFreezeRequest, VmFrozen, VmMigrateRequest,
-    VmMigrationPrepareRequest, VmMoved, VmOffer, VmRemoveRequest, VmReport, VmRevertRequest,
-    VmSnapshotDeleteRequest, VmSnapshotRequest, VmSnapshotUpdateRequest, VmStopRequest,
+    VmMigrationMeasureRequest, VmMigrationMeasured, VmMigrationPrepareRequest, VmMoved, VmOffer,
+    VmRemoveRequest, VmReport, VmRevertRequest, VmSnapshotDeleteRequest, VmSnapshotRequest,
+    VmSnapshotUpdateRequest, VmStopRequest,
 };
 use hostler_endpoint::{ByteStream, EventStream, Problem};
 use hostler_types::{
@@ -106,6 +107,11 @@ pub trait AgentLink: Send + Sync + Debug {
         request: VmMigrationPrepareRequest,
     ) -> Result<(), AgentError>;
     async fn vm_migrate(&self, vm: VmId, request: VmMigrateRequest) -> Result<VmMoved, AgentError>;
+    async fn vm_migration_measure(
+        &self,
+        vm: VmId,
+        request: VmMigrationMeasureRequest,
+    ) -> Result<VmMigrationMeasured, AgentError>;
     async fn vm_migration_take(&self, vm: VmId, epoch: VmEpoch) -> Result<VmReport, AgentError>;
     async fn vm_migration_abandon(&self, vm: VmId, command: VmCommand) -> Result<(), AgentError>;
     async fn vm_migration_forget(&self, vm: VmId, command: VmCommand) -> Result<(), AgentError>;

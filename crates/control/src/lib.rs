@@ -22,6 +22,7 @@ mod error;
 mod idempotency;
 mod inventory;
 mod migrations;
+mod move_forecast;
 mod placement;
 mod pools;
 mod progress;

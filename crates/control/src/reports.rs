@@ -156,6 +156,13 @@ impl Reports {
         self.board().noted.get(&vm).map(Noted::report)
     }
 
+    /// What a host last said of a VM under an epoch.
+    pub(crate) fn of(&self, host: HostId, vm: VmId, epoch: Epoch) -> Option<VmReport> {
+        let board = self.board();
+        let noted = board.noted.get(&vm).filter(|n| n.host == host && n.epoch == epoch);
+        noted.map(Noted::report)
+    }
+
     /// Whether a host has said anything of it.
     pub(crate) fn knows(&self, vm: VmId) -> bool {
         self.board().noted.contains_key(&vm)
@@ -258,6 +265,7 @@ mod tests {
             seal: None,
             placement: Vec::new(),
             moved_at: None,
+            last_move: None,
         }
     }
 

@@ -10,6 +10,7 @@ pub mod approval;
 pub mod balance;
 pub mod cluster;
 pub mod entitlement;
+pub mod migration;
 pub mod placement;
 pub mod pools;
 pub mod record;

@@ -20,9 +20,9 @@ use std::{
 use hostler_qmp::{
     Events, EventsError, Qmp,
     command::{
-        AnnounceSelf, Cont, Getfd, Migrate, MigrateCancel, MigrateContinue, MigrateIncoming,
-        MigrateSetParameters, MigrationAddress, MigrationInfo, MigrationStatus, QueryMigrate,
-        SocketAddress,
+        AnnounceSelf, CalcDirtyRate, Cont, Getfd, Migrate, MigrateCancel, MigrateContinue,
+        MigrateIncoming, MigrateSetParameters, MigrationAddress, MigrationInfo, MigrationStatus,
+        QueryDirtyRate, QueryMigrate, SocketAddress,
     },
     event::Event,
 };
@@ -50,6 +50,9 @@ pub enum Milestone {
     PreSwitchover,
     /// The target has told that it has everything.
     Sent,
+    /// The guest's memory has been looked through for the so many-th time: at the second all of it was
+    /// sent once.
+    Pass(u64),
 }
 
 /// Makes the target listen to its end of the stream. It must have been started with
@@ -107,6 +110,29 @@ pub async fn progress(qmp: &Qmp) -> Result<MigrationInfo, MonitorError> {
     Ok(qmp.execute(QueryMigrate).await?)
 }
 
+/// How fast the guest writes memory, in bytes of different pages a second, measured over `time` (50 ms
+/// to a minute). The guest does not notice.
+///
+/// # Errors
+/// See [`MonitorError`]; also while another one measures.
+pub async fn dirty_rate(qmp: &Qmp, time: Duration) -> Result<u64, MonitorError> {
+    const AGAIN: Duration = Duration::from_millis(20);
+    let milliseconds = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    qmp.execute(CalcDirtyRate::over(milliseconds)).await?;
+    tokio::time::sleep(time).await;
+    let begin = Instant::now();
+    loop {
+        let told = qmp.execute(QueryDirtyRate).await?;
+        if let (Some(rate), "measured") = (told.dirty_rate, told.status.as_str()) {
+            return Ok(rate << 20);
+        }
+        if begin.elapsed() > time + Duration::from_secs(5) {
+            return Err(MonitorError::Transfer("QEMU does not end measuring".to_owned()));
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
 /// Waits for what comes next. `stopped` becomes the instant at which the guest was seen to stand
 /// still. Not cancel safe: an event that it has taken is looked into afterwards.
 ///
@@ -121,6 +147,7 @@ pub async fn milestone(
         match events.recv().await {
             Ok(event) => match event.event {
                 Event::Stop => *stopped = Some(Instant::now()),
+                Event::MigrationPass(pass) => return Ok(Milestone::Pass(pass.pass)),
                 Event::Migration(migration) => match migration.status {
                     MigrationStatus::PreSwitchover => return Ok(Milestone::PreSwitchover),
                     MigrationStatus::Completed => return Ok(Milestone::Sent),

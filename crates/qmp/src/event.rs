@@ -84,6 +84,9 @@ pub enum Event {
     DeviceUnplugGuestError(DeviceDeleted),
     /// A migration changed its state. Sent only with the capability `events`.
     Migration(MigrationEvent),
+    /// A guest's memory has been looked through for what it has written meanwhile. Only with the
+    /// capability `events`.
+    MigrationPass(MigrationPass),
     /// A guest program opened or closed a virtio-serial port: the guest agent came or went.
     VserportChange(VserportChange),
     /// The guest changed a NIC's receive filter.
@@ -252,6 +255,13 @@ pub struct MigrationEvent {
     pub status: MigrationStatus,
 }
 
+/// Data of [`Event::MigrationPass`].
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct MigrationPass {
+    /// How often, this time included; 1: at the beginning.
+    pub pass: u64,
+}
+
 /// Data of [`Event::VserportChange`].
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct VserportChange {
@@ -360,6 +370,7 @@ impl Event {
             "DEVICE_DELETED" => typed(data, Self::DeviceDeleted),
             "DEVICE_UNPLUG_GUEST_ERROR" => typed(data, Self::DeviceUnplugGuestError),
             "MIGRATION" => typed(data, Self::Migration),
+            "MIGRATION_PASS" => typed(data, Self::MigrationPass),
             "VSERPORT_CHANGE" => typed(data, Self::VserportChange),
             "NIC_RX_FILTER_CHANGED" => typed(data, Self::NicRxFilterChanged),
             "RTC_CHANGE" => typed(data, Self::RtcChange),

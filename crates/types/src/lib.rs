@@ -95,7 +95,7 @@ pub use layer::{Layer, LayerFile, LayerFileError, LayerOwner};
 pub use lease::{Lease, LeaseStage};
 pub use lifecycle::{DeletionPlan, Dependent, PlannedDisk, PlannedNic, Recycled};
 pub use limits::{IoLimits, Millicpus};
-pub use migration::{DOWNTIME_MS, MigrationPolicy};
+pub use migration::{DOWNTIME_MS, LastMove, MOST_DOWNTIME_MS, MigrationPolicy, MigrationTerms};
 pub use name::{Name, NameError, Ref, shorten};
 pub use naming_rule::{NamingRule, NamingRuleKind, NamingRuleSpec, NamingRuleStatus};
 pub use network::{

@@ -27,6 +27,7 @@ use crate::layer::{Layer, LayerFile};
 use crate::lease::Lease;
 use crate::lifecycle::Recycled;
 use crate::limits::{IoLimits, Millicpus};
+use crate::migration::{LastMove, MigrationTerms};
 use crate::name::{Name, shorten};
 use crate::network::MacAddress;
 use crate::object::{Kind, KindName, Object};
@@ -109,6 +110,9 @@ pub struct VmSpec {
     /// What balancing may do with it; absent: as the cluster says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub automation: Option<Automation>,
+    /// How long its guest may stand still when it is moved, and what is done if that cannot be kept.
+    #[serde(default, skip_serializing_if = "MigrationTerms::is_default")]
+    pub migration: MigrationTerms,
     #[serde(default)]
     pub firmware: Firmware,
     /// A QEMU CPU model; absent: all that the host and accelerator offer.
@@ -501,6 +505,9 @@ pub struct VmStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, format = DateTime)]
     pub moved_at: Option<Timestamp>,
+    /// How that went, if its guest ran meanwhile.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_move: Option<LastMove>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

@@ -7,6 +7,7 @@ use crate::address::NicAddressing;
 use crate::customization::Customization;
 use crate::drs::VmAutomation;
 use crate::limits::{IoLimits, Millicpus};
+use crate::migration::MigrationTerms;
 use crate::name::{Name, Ref};
 use crate::network::MacAddress;
 use crate::object::Labels;
@@ -98,6 +99,9 @@ pub struct VmCreate {
     pub customization: Option<Customization>,
     #[serde(default)]
     pub restart: RestartPolicy,
+    /// What it does not say is the template's.
+    #[serde(default, skip_serializing_if = "MigrationTerms::is_default")]
+    pub migration: MigrationTerms,
     #[serde(default)]
     pub protected: bool,
     /// Absent: the server decides, and says why.
@@ -215,6 +219,9 @@ pub struct VmUpdate {
     pub customization: Option<Customization>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub restart: Option<RestartPolicy>,
+    /// What it does not say stays.
+    #[serde(skip_serializing_if = "MigrationTerms::is_default")]
+    pub migration: MigrationTerms,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub protected: Option<bool>,
     /// All limits of its snapshots anew; an empty object: as the policies say.

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hostler_agent_api::{
     AgentEvent, DatastoreReport, FileOwner, FileUser, FoundFile, HostResources, Inventory,
-    VmDefinition, VmElsewhere, VmMoved, VmReport, code,
+    VmDefinition, VmElsewhere, VmMigrationMeasured, VmMoved, VmReport, code,
 };
 use hostler_endpoint::Problem;
 use hostler_types::{
@@ -55,6 +55,8 @@ pub(crate) struct State {
     pub(crate) awaited: BTreeMap<VmId, (VmDefinition, Epoch)>,
     /// VMs that were given to other hosts.
     pub(crate) given: BTreeMap<VmId, VmMoved>,
+    /// What moving any of its VMs would take.
+    pub(crate) measured: VmMigrationMeasured,
     pub(crate) datastores: BTreeMap<DatastoreId, (DatastoreReport, String)>,
     /// Directories with a marker, also those that other hosts have made.
     pub(crate) marked: BTreeMap<String, DatastoreId>,
@@ -170,6 +172,11 @@ impl SimHost {
             exports: BTreeSet::new(),
             awaited: BTreeMap::new(),
             given: BTreeMap::new(),
+            measured: VmMigrationMeasured {
+                resident: 100 << 20,
+                dirty_rate: 0,
+                bandwidth: 1 << 30,
+            },
             datastores: BTreeMap::new(),
             marked: BTreeMap::new(),
             networks: BTreeSet::new(),
@@ -305,6 +312,11 @@ impl SimHost {
         let mut state = self.lock();
         state.files.insert((definition.status.datastore, definition.id()), definition);
         state.vms.insert(vm.definition.vm.id(), vm);
+    }
+
+    /// What moving any of its VMs takes from now on.
+    pub fn measures(&self, measured: VmMigrationMeasured) {
+        self.lock().measured = measured;
     }
 
     /// An image that lies on the host already.

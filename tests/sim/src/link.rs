@@ -8,9 +8,9 @@ use hostler_agent_api::{
     ImageImported, ImageRemoveRequest, OperationProgress, RemoveFilesRequest, RemovedFile,
     VmCommand, VmCreateRequest, VmDefineRequest, VmDefinition, VmDiskTakeRequest, VmEpoch,
     VmExportRequest, VmFlattenRequest, VmForkAnswer, VmForkRequest, VmFreezeRequest, VmFrozen,
-    VmMigrateRequest, VmMigrationPrepareRequest, VmMoved, VmOffer, VmRemoveRequest, VmReport,
-    VmRevertRequest, VmSnapshotDeleteRequest, VmSnapshotRequest, VmSnapshotUpdateRequest,
-    VmStopRequest, code,
+    VmMigrateRequest, VmMigrationMeasureRequest, VmMigrationMeasured, VmMigrationPrepareRequest,
+    VmMoved, VmOffer, VmRemoveRequest, VmReport, VmRevertRequest, VmSnapshotDeleteRequest,
+    VmSnapshotRequest, VmSnapshotUpdateRequest, VmStopRequest, code,
 };
 use hostler_control::{AgentError, AgentLink};
 use hostler_endpoint::{ByteStream, EventStream, Item, Problem};
@@ -415,9 +415,22 @@ impl AgentLink for SimHost {
                 paused_microseconds: 42_000,
                 total_microseconds: 1_000_000,
                 transferred: 100 << 20,
+                report: None,
             };
             state.given.insert(vm, moved.clone());
             Ok(moved)
+        })
+        .await
+    }
+
+    async fn vm_migration_measure(
+        &self,
+        vm: VmId,
+        _: VmMigrationMeasureRequest,
+    ) -> Result<VmMigrationMeasured, AgentError> {
+        self.command("vm_migration_measure", None, |state| {
+            state.vms.get(&vm).ok_or_else(|| Problem::new(404, code::NOT_FOUND, "no such vm"))?;
+            Ok(state.measured)
         })
         .await
     }

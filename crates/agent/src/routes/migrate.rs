@@ -30,6 +30,13 @@ pub(super) async fn migrate(
     service.vms.migrate(&service.host, call.path.vm, call.body).await
 }
 
+pub(super) async fn measure(
+    service: Service,
+    call: Call<api::VmMigrationMeasure>,
+) -> Result<api::VmMigrationMeasured, Problem> {
+    Ok(service.vms.measure_move(&service.host, call.path.vm, &call.body).await?)
+}
+
 pub(super) async fn ready(
     service: Service,
     call: Call<api::VmMigrationReady>,

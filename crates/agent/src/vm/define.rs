@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use hostler_agent_api::VmDefinition;
 use hostler_host::volume;
-use hostler_types::{DiskSource, DiskSpec, RestartPolicy, SnapshotLimits, Vm, VmSpec};
+use hostler_types::{
+    DiskSource, DiskSpec, MigrationTerms, RestartPolicy, SnapshotLimits, Vm, VmSpec,
+};
 
 use super::actor::Actor;
 use super::create::{make_disk, vm_dir, write_seed};
@@ -168,6 +170,7 @@ fn hardware(spec: &VmSpec) -> VmSpec {
     VmSpec {
         description: String::new(),
         automation: None,
+        migration: MigrationTerms::default(),
         restart: RestartPolicy::default(),
         protected: false,
         recycled: None,

@@ -15,6 +15,7 @@
 //! that they are its own, and their files stay the source's user's until then.
 
 mod drive;
+mod measure;
 mod source;
 mod target;
 

@@ -85,7 +85,7 @@ pub(crate) struct VmRecord {
 }
 
 /// What the VM should be doing, as far as the agent knows.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "is", rename_all = "snake_case")]
 pub(crate) enum RecordedState {
     /// Its files are being made; the definition comes last. It is not written anew when they are
@@ -121,7 +121,7 @@ pub(crate) enum RecordedState {
 }
 
 /// Where a VM has gone.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Given {
     /// Where the agent listens that has it.
     pub(crate) address: String,

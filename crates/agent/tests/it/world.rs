@@ -300,6 +300,7 @@ impl World {
             seal: None,
             placement: Vec::new(),
             moved_at: None,
+            last_move: None,
         };
         let name = "web01".parse().unwrap();
         let vm = Vm::new(name, hostler_types::Labels::new(), Timestamp::now(), spec, status);

@@ -99,6 +99,7 @@ pub(crate) fn vm(name: &str, n: u8) -> Vm {
         cpu_limit: None,
         resources: Default::default(),
         automation: None,
+        migration: hostler_types::MigrationTerms::default(),
         description: String::new(),
         cpus: Cores::try_from(2).unwrap(),
         memory: "1GiB".parse().unwrap(),
@@ -132,6 +133,7 @@ pub(crate) fn vm(name: &str, n: u8) -> Vm {
     let status = VmStatus {
         hardware: None,
         moved_at: None,
+        last_move: None,
         pending: Vec::new(),
         power: PowerState::Stopped,
         power_since: at(0),

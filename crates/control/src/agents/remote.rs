@@ -226,6 +226,13 @@ impl AgentLink for Remote {
     ) -> Result<contract::VmMoved, AgentError> {
         self.vm::<contract::VmMigrate>(vm, request).await
     }
+    async fn vm_migration_measure(
+        &self,
+        vm: VmId,
+        request: contract::VmMigrationMeasureRequest,
+    ) -> Result<contract::VmMigrationMeasured, AgentError> {
+        self.vm::<contract::VmMigrationMeasure>(vm, request).await
+    }
     async fn vm_migration_take(
         &self,
         vm: VmId,

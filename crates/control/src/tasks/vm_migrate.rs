@@ -5,7 +5,8 @@
 //!    in. The record of the new owner, with the next epoch, goes with the step's end. Undone by ending
 //!    what was prepared; once the source has given the guest away there is no way back, so then the
 //!    undo brings the move to its end instead.
-//! 2. `forget`: the source's record goes. No way back.
+//! 2. `forget`: the source is told to forget its record; of a live move this is not waited for. No way
+//!    back.
 //!
 //! The server only asks: that exactly one host has the guest is between the two agents (ADR 0019).
 //!
@@ -22,7 +23,7 @@ use hostler_agent_api::{
 };
 use hostler_store::Write;
 use hostler_tasks::{Definition, Outcome, Step as TaskStep, StepError, StepResult};
-use hostler_types::{Epoch, HostId, HostKind, MigrationPolicy, Task, Vm, VmId};
+use hostler_types::{Epoch, HostId, HostKind, LastMove, MigrationPolicy, Task, Vm, VmId};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -30,6 +31,7 @@ use super::command::{
     Step, ask, ask_for, definition as define, from_service, linked, operation_for, vm, vm_if_there,
 };
 use crate::agents::{AgentError, AgentLink};
+use crate::move_forecast::{self, Move};
 use crate::reports::{absorb, lose};
 use crate::services::Order;
 use crate::tasks::naming::named_report;
@@ -105,7 +107,7 @@ async fn send(step: &Step, input: &Input, vm: Vm) -> StepResult {
         Some(moved) => moved,
         None => sent(step, input, &vm, &source, offered.luggage).await?,
     };
-    tell(step, &vm, &moved);
+    tell(step, &vm, &moved, input.downtime_ms);
     settled(step, input, vm, Some(moved)).await
 }
 
@@ -117,6 +119,9 @@ async fn sent(
     source: &Arc<dyn AgentLink>,
     luggage: serde_json::Value,
 ) -> Result<VmMoved, StepError> {
+    if input.policy == MigrationPolicy::Refuse {
+        require_short(step, input, vm, source).await?;
+    }
     step.progress(None, "starting QEMU on the other host");
     let command = input.command(step, "prepare", input.next());
     let definition = define(step, vm)?;
@@ -145,6 +150,37 @@ async fn sent(
     };
     let call = source.vm_migrate(vm.id(), request);
     ask_for(step, "migrate", step.cancelled(), source, command.op, call).await
+}
+
+/// Refuses a guest that would stand still for too long before anything is done for it. What cannot be
+/// measured is tried: the source refuses as well once it sees how it goes.
+async fn require_short(
+    step: &Step,
+    input: &Input,
+    vm: &Vm,
+    source: &Arc<dyn AgentLink>,
+) -> Result<(), StepError> {
+    step.progress(None, "measuring how fast the guest writes");
+    let (budget_ms, max_bandwidth) = (input.downtime_ms, input.max_bandwidth);
+    let planned = Move { vm: vm.id(), to: input.to, budget_ms, max_bandwidth };
+    match move_forecast::of_move(&step.world().snapshot(), source.as_ref(), planned).await {
+        Ok(Some(forecast)) if !forecast.fits(budget_ms) => {
+            let name = vm.name();
+            Err(StepError::failed(
+                "not_movable",
+                format!(
+                    "vm `{name}` would stand still for longer than the {budget_ms} ms that it may: \
+                     {forecast}; allow more (`hostler vm set {name} --downtime-budget`), slow it down \
+                     (`--downtime-policy throttle`), or try when it does less"
+                ),
+            ))
+        }
+        Ok(_) => Ok(()),
+        Err(error) => {
+            tracing::info!(vm = %vm.id(), %error, "what a move takes was not measured");
+            Ok(())
+        }
+    }
 }
 
 fn patience(step: &Step) -> Duration {
@@ -191,16 +227,37 @@ fn address(step: &Step, host: HostId) -> Result<String, StepError> {
     Ok(host.spec.address.clone())
 }
 
-fn tell(step: &Step, vm: &Vm, moved: &VmMoved) {
+/// Says so when a guest stood still for longer than it was to.
+fn over(paused_microseconds: u64, allowed_ms: u64) -> String {
+    match paused_microseconds > allowed_ms * 1000 {
+        true => format!(" ({allowed_ms} ms were allowed)"),
+        false => String::new(),
+    }
+}
+
+fn tell(step: &Step, vm: &Vm, moved: &VmMoved, allowed_ms: u64) {
     if moved.paused_microseconds == 0 {
         return;
     }
     let name = vm.name();
     let [paused, total] = [moved.paused_microseconds, moved.total_microseconds].map(tenths);
     step.message(format!(
-        "vm {name} stood still for {paused} ms; moving it took {total} ms, and {} MiB were sent",
+        "vm {name} stood still for {paused} ms{}; moving it took {total} ms, and {} MiB were sent",
+        over(moved.paused_microseconds, allowed_ms),
         moved.transferred >> 20
     ));
+}
+
+/// What of it is kept with the VM, if it is known how it went.
+fn last_move(input: &Input, moved: &VmMoved) -> Option<LastMove> {
+    (moved.paused_microseconds > 0).then(|| LastMove {
+        at: Timestamp::now(),
+        from: input.from,
+        paused_microseconds: moved.paused_microseconds,
+        allowed_ms: input.downtime_ms,
+        total_microseconds: moved.total_microseconds,
+        transferred: moved.transferred,
+    })
 }
 
 /// Milliseconds with one decimal.
@@ -208,17 +265,37 @@ fn tenths(microseconds: u64) -> String {
     format!("{}.{}", microseconds / 1000, microseconds % 1000 / 100)
 }
 
-/// The source has given the guest away: lets the target take it, if it has not, and records it.
-async fn settled(step: &Step, input: &Input, mut vm: Vm, moved: Option<VmMoved>) -> StepResult {
+/// What the target says of the VM: as it has told the source, or later by itself; else it is let to
+/// take the guest, if it has not, and asked.
+async fn taken(
+    step: &Step,
+    input: &Input,
+    vm: VmId,
+    told: Option<Box<VmReport>>,
+) -> Result<VmReport, AgentError> {
     let epoch = input.next();
-    let taken = match linked(step, input.to) {
-        Ok(target) => target.vm_migration_take(vm.id(), VmEpoch { epoch }).await,
+    // What it says by itself may have come before what the source was told, but was said after it.
+    let known = step.world().reports.of(input.to, vm, epoch);
+    if let Some(report) = told {
+        return Ok(known.filter(|known| known.since >= report.since).unwrap_or(*report));
+    }
+    match linked(step, input.to) {
+        Ok(target) => target.vm_migration_take(vm, VmEpoch { epoch }).await,
         Err(error) => {
             Err(AgentError::Unreachable { host: input.to.to_string(), reason: error.to_string() })
         }
-    };
+    }
+}
+
+/// The source has given the guest away: lets the target take it, if it has not, and records it.
+async fn settled(step: &Step, input: &Input, mut vm: Vm, moved: Option<VmMoved>) -> StepResult {
+    let epoch = input.next();
+    let (mut moved, id) = (moved, vm.id());
+    let told = moved.as_mut().and_then(|moved| moved.report.take());
+    let taken = taken(step, input, id, told).await;
     vm.status.host = input.to;
     vm.status.moved_at = Some(Timestamp::now());
+    vm.status.last_move = moved.as_ref().and_then(|moved| last_move(input, moved));
     vm.status.epoch = epoch;
     match taken {
         Ok(report) => {
@@ -249,6 +326,7 @@ async fn hand_over(step: &Step, input: &Input, mut vm: Vm) -> StepResult {
     .await?;
     vm.status.host = input.to;
     vm.status.moved_at = Some(Timestamp::now());
+    vm.status.last_move = None;
     vm.status.epoch = input.next();
     step.world().reports.answer(input.to, &report);
     absorb(&mut vm.status, &named_report(&step.world().snapshot(), &report));
@@ -365,6 +443,16 @@ async fn forget(step: Step) -> StepResult {
         return Ok(left_alone(&step));
     };
     let command = input.command(&step, "forget", input.next());
+    if input.live {
+        // The guest runs on the other host, and who waits for that need not wait until the old QEMU's
+        // memory is given back. An order that is lost is given again when the source connects anew.
+        tokio::spawn(async move {
+            if let Err(error) = source.vm_migration_forget(input.vm, command).await {
+                tracing::warn!(vm = %input.vm, %error, "the host that a VM has left keeps its record");
+            }
+        });
+        return Ok(Outcome::none());
+    }
     match source.vm_migration_forget(input.vm, command).await {
         Ok(()) => Ok(Outcome::none()),
         Err(AgentError::Refused(problem)) => Err(StepError::failed("refused", problem.to_string())),

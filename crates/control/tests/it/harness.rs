@@ -140,6 +140,7 @@ fn status(
         seal: None,
         placement: Vec::new(),
         moved_at: None,
+        last_move: None,
     }
 }
 

@@ -46,6 +46,7 @@ fn vm(name: &str, host: HostId, network: NetworkId, mac: u32) -> Vm {
         seal: None,
         placement: Vec::new(),
         moved_at: None,
+        last_move: None,
     };
     Vm::new(name.parse().unwrap(), Labels::new(), now, spec, status)
 }

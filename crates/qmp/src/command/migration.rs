@@ -155,6 +155,43 @@ impl Command for MigrateSetParameters {
     type Return = Empty;
 }
 
+/// Begins to measure how many pages the guest writes. Returns at once; [`QueryDirtyRate`] tells.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct CalcDirtyRate {
+    calc_time: u64,
+    calc_time_unit: &'static str,
+}
+impl CalcDirtyRate {
+    /// Over so many milliseconds: 50 to 60,000. Pages are sampled, which costs the guest nothing.
+    #[must_use]
+    pub fn over(milliseconds: u64) -> Self {
+        Self { calc_time: milliseconds, calc_time_unit: "millisecond" }
+    }
+}
+impl Command for CalcDirtyRate {
+    const NAME: &'static str = "calc-dirty-rate";
+    type Return = Empty;
+}
+
+/// What [`CalcDirtyRate`] has measured.
+#[derive(Debug, Serialize)]
+pub struct QueryDirtyRate;
+impl Command for QueryDirtyRate {
+    const NAME: &'static str = "query-dirty-rate";
+    type Return = DirtyRate;
+}
+
+/// Answer of [`QueryDirtyRate`].
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct DirtyRate {
+    /// MiB a second; absent until it is measured.
+    pub dirty_rate: Option<u64>,
+    /// `unstarted`, `measuring` or `measured`.
+    pub status: String,
+}
+
 /// How the migration goes.
 #[derive(Debug, Serialize)]
 pub struct QueryMigrate;

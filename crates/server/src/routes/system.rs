@@ -55,6 +55,7 @@ async fn features(_: App, _: Call<ListFeatures>) -> Result<Features, Problem> {
             "stats",
             "live-migration",
             "balancing",
+            "downtime-budget",
             "host-maintenance",
         ]
         .map(str::to_owned)

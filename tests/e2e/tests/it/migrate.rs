@@ -79,6 +79,13 @@ impl Mine {
         std::fs::read_dir(records).map_or(0, Iterator::count)
     }
 
+    /// So many QEMUs are on the hosts, soon: who waits for a move does not wait for the end of the old one.
+    pub(crate) fn guests_become(&self, expected: &[usize]) {
+        eventually(&format!("QEMUs: {expected:?}"), Duration::from_secs(10), || {
+            self.guests(expected.len()) == expected
+        });
+    }
+
     /// QEMUs on all hosts.
     pub(crate) fn guests(&self, hosts: usize) -> Vec<usize> {
         (1..=hosts).map(|host| self.0.processes_of("qemu-system", host).len()).collect()
@@ -110,22 +117,31 @@ fn qemu_a_guest_moves_with_an_open_connection() {
 
     let plan = lab.ok(&["vm", "migrate", "web01", "--dry-run"]);
     assert!(plan.contains("it would go to host host2"), "{plan}");
+    assert!(plan.contains("may stand still for 300 ms (throttle"), "{plan}");
+    assert!(plan.contains("expected: about "), "it was measured: {plan}");
+    assert!(!plan.contains("only 300 ms are allowed"), "an idle guest is no trouble: {plan}");
     assert_eq!(lab.guests(2), [1, 0]);
     lab.ok(&["vm", "migrate", "web01"]);
     talk.goes_on();
     assert!(talk.longest_gap() < Duration::from_secs(5), "it was away only for a moment");
     assert_eq!(lab.host_of("web01"), "host2");
-    assert_eq!(lab.guests(2), [0, 1]);
+    lab.guests_become(&[0, 1]);
     assert_eq!(lab.exec("web01", "cat /proc/sys/kernel/random/boot_id"), boot);
     let task = lab.ok(&["task", "list"]);
     assert!(task.contains("vm.migrate"), "{task}");
+    let shown = lab.ok(&["vm", "show", "web01"]);
+    assert!(shown.contains("from host1: stood still for "), "{shown}");
+    let last = lab.show("web01")["status"]["last_move"].clone();
+    assert!(last["paused_microseconds"].as_u64().unwrap() > 0, "{last}");
+    assert_eq!(last["allowed_ms"], 300, "{last}");
 
     // Over a slow link, and back.
     lab.0.link("host2", &Link::Rate("200mbit".to_owned())).unwrap();
     lab.ok(&["vm", "migrate", "web01", "--host", "host1"]);
     talk.goes_on();
     assert!(talk.longest_gap() < Duration::from_secs(5), "it was away only for a moment");
-    assert_eq!((lab.host_of("web01").as_str(), lab.guests(2)), ("host1", vec![1, 0]));
+    assert_eq!(lab.host_of("web01"), "host1");
+    lab.guests_become(&[1, 0]);
     lab.0.link("host2", &Link::Unlimited).unwrap();
 
     // What is off moves as well, and starts there.
@@ -133,7 +149,38 @@ fn qemu_a_guest_moves_with_an_open_connection() {
     lab.ok(&["vm", "migrate", "web01", "--host", "host2"]);
     assert_eq!(lab.host_of("web01"), "host2");
     lab.ok(&["vm", "start", "web01", "--wait=guest"]);
-    assert_eq!(lab.guests(2), [0, 1]);
+    lab.guests_become(&[0, 1]);
+}
+
+#[test]
+fn qemu_a_guest_that_writes_too_fast_for_its_budget_stays_where_it_is_and_the_numbers_are_told() {
+    let lab = Mine::up("budget", 2);
+    lab.boot("db01", "host1");
+    lab.ok(&["vm", "set", "db01", "--downtime-budget", "60ms", "--downtime-policy", "refuse"]);
+    let shown = lab.ok(&["vm", "show", "db01"]);
+    assert!(shown.contains("60 ms, else refuse"), "{shown}");
+    // 64 MiB again and again, and a link that carries less.
+    lab.exec(
+        "db01",
+        "busybox dd if=/dev/urandom of=/tmp/some bs=1M count=8 2>/dev/null; \
+         touch /tmp/go; echo 'while [ -e /tmp/go ]; do for at in 0 1 2 3 4 5 6 7; do busybox dd if=/tmp/some of=/tmp/dirty bs=8M \
+         seek=$at conv=notrunc 2>/dev/null; done; done' >/tmp/dirty.sh; \
+         busybox sh /tmp/dirty.sh >/dev/null 2>&1 </dev/null & sleep 1",
+    );
+    lab.0.link("host2", &Link::Rate("100mbit".to_owned())).unwrap();
+    let plan = lab.ok(&["vm", "migrate", "db01", "--dry-run"]);
+    assert!(plan.contains("60 ms, as the VM says (refuse"), "{plan}");
+    assert!(plan.contains("only 60 ms are allowed: it would not be moved"), "{plan}");
+    let refused = lab.fails(&["vm", "migrate", "db01"]);
+    assert!(refused.contains("longer than the 60 ms that it may"), "{refused}");
+    assert_eq!((lab.host_of("db01").as_str(), lab.guests(2)), ("host1", vec![1, 0]));
+
+    // Once it does nothing, it may go.
+    lab.exec("db01", "rm /tmp/go; sleep 3");
+    lab.0.link("host2", &Link::Unlimited).unwrap();
+    lab.ok(&["vm", "migrate", "db01", "--downtime", "300ms"]);
+    assert_eq!(lab.host_of("db01"), "host2");
+    assert_eq!(lab.show("db01")["status"]["last_move"]["allowed_ms"], 300);
 }
 
 #[test]
@@ -208,7 +255,8 @@ fn qemu_a_move_over_a_cut_link_leaves_the_guest_where_it_is() {
     }
     lab.ok(&["vm", "migrate", "web01", "--host", "host2"]);
     talk.goes_on();
-    assert_eq!((lab.host_of("web01").as_str(), lab.guests(2)), ("host2", vec![0, 1]));
+    assert_eq!(lab.host_of("web01"), "host2");
+    lab.guests_become(&[0, 1]);
 }
 
 #[test]
@@ -229,7 +277,7 @@ fn qemu_a_killed_server_finds_the_move_done() {
     eventually("the server knows where it is", Duration::from_secs(30), || {
         lab.host_of("web01") == "host2" && lab.show("web01")["status"]["power"] == "running"
     });
-    assert_eq!(lab.guests(2), [0, 1]);
+    lab.guests_become(&[0, 1]);
 }
 
 #[test]

@@ -151,19 +151,23 @@ pub(super) async fn drive(
         };
         begin(qmp, far, settings).await.map_err(qemu)?;
         let mut watch = Watch::new(host, op, order);
-        // One wait for all looks: one that is cut off may have taken an event with it.
-        let mut reached = std::pin::pin!(milestone(qmp, &mut events, &mut stopped));
         loop {
-            let reached = tokio::select! {
-                reached = &mut reached => Some(reached.map_err(qemu)?),
-                () = tokio::time::sleep(LOOK) => None,
+            // One wait for all looks: one that is cut off may have taken an event with it.
+            let mut reached = std::pin::pin!(milestone(qmp, &mut events, &mut stopped));
+            let reached = loop {
+                tokio::select! {
+                    reached = &mut reached => break reached.map_err(qemu)?,
+                    () = tokio::time::sleep(LOOK) => watch.look(qmp).await?,
+                }
             };
             match reached {
-                Some(Milestone::PreSwitchover) => return Ok(()),
-                Some(Milestone::Sent) => {
+                Milestone::PreSwitchover => return Ok(()),
+                Milestone::Sent => {
                     return Err(Fault::Qemu("QEMU has not waited before the end".to_owned()));
                 }
-                None => watch.look(qmp).await?,
+                // What more is allowed counts from here on, not from the next look.
+                Milestone::Pass(KNOWS_AFTER..) => watch.look(qmp).await?,
+                Milestone::Pass(_) => {}
             }
         }
     };

@@ -156,6 +156,7 @@ impl Actor {
             paused_microseconds: 0,
             total_microseconds: 0,
             transferred: 0,
+            report: None,
         };
         let given = Given { address: order.address.clone(), moved };
         let mut record = self.record.clone();
@@ -196,9 +197,10 @@ impl Actor {
         let (paused, total) = (handing.stopped.elapsed(), handing.begun.elapsed());
         self.count().await;
         match taken {
-            Ok(_) => {
+            Ok(report) => {
                 if let RecordedState::Given(given) = &mut self.record.state {
                     given.moved.taken = true;
+                    given.moved.report = Some(Box::new(report));
                     given.moved.paused_microseconds = microseconds(paused);
                     given.moved.total_microseconds = microseconds(total);
                 }

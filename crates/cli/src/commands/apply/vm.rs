@@ -6,8 +6,8 @@ use hostler_api::template::{Show as TemplateShow, TemplatePath};
 use hostler_api::vm::{Create, Show, Update, VmCreateQuery, VmPath};
 use hostler_endpoint::{CallOptions, NoParams};
 use hostler_types::{
-    Customization, DiskSource, ImageId, KindName, LayerOwner, Name, Ref, TemplateRef, Vm, VmCreate,
-    VmNic, VmUpdate, counted,
+    Customization, DiskSource, ImageId, KindName, LayerOwner, MigrationTerms, Name, Ref,
+    TemplateRef, Vm, VmCreate, VmNic, VmUpdate, counted,
 };
 use serde_json::{Map, Value};
 
@@ -19,7 +19,7 @@ use crate::session::{Session, once};
 use crate::wait;
 
 /// The fields that an existing VM can be given, as documents name them.
-const CHANGEABLE: [&str; 11] = [
+const CHANGEABLE: [&str; 12] = [
     "labels",
     "description",
     "cpus",
@@ -30,6 +30,7 @@ const CHANGEABLE: [&str; 11] = [
     "iso",
     "customization",
     "restart",
+    "migration",
     "protected",
 ];
 
@@ -122,6 +123,9 @@ impl Document {
         drop_same(&mut update.firmware, &vm.spec.firmware);
         drop_same(&mut update.boot_order, &vm.spec.boot_order);
         drop_same(&mut update.restart, &vm.spec.restart);
+        if update.migration.or(vm.spec.migration) == vm.spec.migration {
+            update.migration = MigrationTerms::default();
+        }
         drop_same(&mut update.protected, &vm.spec.protected);
         drop_same_customization(&mut update, vm);
         if let Some(iso) = &update.iso {

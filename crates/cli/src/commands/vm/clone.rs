@@ -275,6 +275,7 @@ impl Many {
             ("--cpu-limit", one.cpu_limit.is_some()),
             ("--firmware", one.firmware.is_some()),
             ("--restart", one.restart != RestartPolicy::default()),
+            ("--downtime-budget", !one.migration.is_default()),
             ("--host", one.host.is_some()),
         ];
         if let Some((flag, _)) = single.into_iter().find(|(_, given)| *given) {

@@ -179,6 +179,9 @@ pub(crate) struct Wish {
     #[arg(long, value_enum, value_name = "POLICY")]
     restart: Option<RestartArg>,
 
+    #[command(flatten)]
+    migration: super::migrate::Terms,
+
     /// Host to put it on [default: the server decides]
     #[arg(long, value_name = "HOST", help_heading = "Placement")]
     host: Option<Ref>,
@@ -330,6 +333,7 @@ impl Wish {
         request.cpu_limit = self.cpu_limit.or(request.cpu_limit);
         request.resources = self.resources.over(std::mem::take(&mut request.resources));
         request.firmware = self.firmware.map(Firmware::from).or(request.firmware);
+        request.migration = self.migration.terms().or(request.migration);
         request.restart = self.restart.map_or(request.restart, RestartPolicy::from);
         request.labels.extend(self.labels.iter().map(Label::pair));
         request.protected |= self.protect;

@@ -197,6 +197,7 @@ impl Import {
             customization_spec: None,
             customization: None,
             restart: spec.restart,
+            migration: spec.migration,
             protected: false,
             host: None,
             datastore: self.datastore.clone(),

@@ -3,7 +3,7 @@
 use clap::Args;
 use hostler_api::vm::{self, VmPath};
 use hostler_endpoint::NoParams;
-use hostler_types::{CustomizationState, Name, PowerState, Ref, Vm, counted};
+use hostler_types::{CustomizationState, LastMove, Name, PowerState, Ref, Vm, counted};
 use jiff::Timestamp;
 
 use super::VmName;
@@ -196,6 +196,28 @@ pub(super) fn print(session: &Session, vm: &Vm, names: &Names) -> Result<(), Cli
     session.output.object(vm, vm.metadata.name.as_str(), || fields(vm, names, Timestamp::now()))
 }
 
+/// What the VM says of its own moves; nothing if it says nothing.
+fn downtime(vm: &Vm) -> Vec<Cell> {
+    let terms = vm.spec.migration;
+    if terms.is_default() {
+        return Vec::new();
+    }
+    let policy = terms.policy.unwrap_or_default();
+    vec![Cell::new(format!("{} ms, else {policy}", terms.downtime()))]
+}
+
+fn last_move(last: &LastMove, names: &Names) -> String {
+    format!(
+        "{} from {}: stood still for {} ms of {} ms, {} ms in total, {} MiB sent",
+        time::show(last.at),
+        names.of(last.from),
+        last.paused_microseconds / 1000,
+        last.allowed_ms,
+        last.total_microseconds / 1000,
+        last.transferred >> 20
+    )
+}
+
 pub(super) fn fields(vm: &Vm, names: &Names, now: Timestamp) -> Vec<(&'static str, Vec<Cell>)> {
     let one = |text: String| vec![Cell::new(text)];
     let (spec, status) = (&vm.spec, &vm.status);
@@ -227,6 +249,11 @@ pub(super) fn fields(vm: &Vm, names: &Names, now: Timestamp) -> Vec<(&'static st
         ("Firmware", one(word(&spec.firmware))),
         ("DRS", spec.automation.iter().map(|level| Cell::new(level.as_str())).collect()),
         ("Restart", one(word(&spec.restart))),
+        ("Downtime budget", downtime(vm)),
+        (
+            "Last move",
+            status.last_move.iter().map(|last| Cell::new(last_move(last, names))).collect(),
+        ),
         ("Protected", one(if spec.protected { "yes" } else { "no" }.to_owned())),
         ("Disks", disks(vm, names)),
         (

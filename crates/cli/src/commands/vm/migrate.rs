@@ -2,7 +2,7 @@
 
 use clap::Args;
 use hostler_api::vm::{self, MigrateRequest, VmCreateQuery, VmMigration};
-use hostler_types::{ByteSize, MigrationPolicy, Ref};
+use hostler_types::{ByteSize, MOST_DOWNTIME_MS, MigrationPolicy, MigrationTerms, Ref};
 
 use super::VmName;
 use crate::error::CliError;
@@ -30,7 +30,7 @@ pub(crate) struct Migrate {
     #[arg(long, value_name = "HOST")]
     host: Option<Ref>,
 
-    /// How long its guest may stand still, such as 100ms [default: 300ms]
+    /// How long its guest may stand still, such as 100ms [default: the VM's --downtime-budget]
     #[arg(long, value_name = "TIME", value_parser = milliseconds)]
     downtime: Option<u64>,
 
@@ -39,7 +39,7 @@ pub(crate) struct Migrate {
     rate: Option<ByteSize>,
 
     /// If the guest writes faster than it can be sent: wait, throttle it, or refuse
-    /// [default: throttle]
+    /// [default: the VM's --downtime-policy]
     #[arg(long, value_name = "POLICY")]
     policy: Option<MigrationPolicy>,
 
@@ -68,6 +68,24 @@ impl Migrate {
     }
 }
 
+/// What a VM says of its own moves.
+#[derive(Debug, Clone, Copy, Default, Args)]
+pub(super) struct Terms {
+    /// How long its guest may stand still when it is moved, such as 100ms
+    #[arg(long, value_name = "TIME", value_parser = milliseconds)]
+    downtime_budget: Option<u64>,
+
+    /// If that cannot be kept: wait, throttle the guest, or refuse to move it
+    #[arg(long, value_name = "POLICY")]
+    downtime_policy: Option<MigrationPolicy>,
+}
+
+impl Terms {
+    pub(super) fn terms(self) -> MigrationTerms {
+        MigrationTerms { downtime_ms: self.downtime_budget, policy: self.downtime_policy }
+    }
+}
+
 fn preview(session: &Session, migration: &VmMigration) -> Result<(), CliError> {
     if session.output.is_data() {
         return session.output.data(migration);
@@ -81,7 +99,7 @@ fn preview(session: &Session, migration: &VmMigration) -> Result<(), CliError> {
 }
 
 /// Milliseconds, as `100ms`, `2s` or, without a unit, a number of milliseconds.
-fn milliseconds(text: &str) -> Result<u64, String> {
+pub(super) fn milliseconds(text: &str) -> Result<u64, String> {
     let wrong = || format!("`{}` is not a time; write it like 100ms or 2s", text.escape_debug());
     let (number, factor) = match (text.strip_suffix("ms"), text.strip_suffix('s')) {
         (Some(number), _) => (number, 1),
@@ -90,7 +108,7 @@ fn milliseconds(text: &str) -> Result<u64, String> {
     };
     let number: u64 = number.parse().map_err(|_| wrong())?;
     match number.checked_mul(factor) {
-        Some(milliseconds @ 1..=60_000) => Ok(milliseconds),
+        Some(milliseconds @ 1..=MOST_DOWNTIME_MS) => Ok(milliseconds),
         _ => Err(format!("`{}` is not between 1ms and 60s", text.escape_debug())),
     }
 }

@@ -89,6 +89,9 @@ pub(crate) struct Set {
     #[arg(long, value_enum, value_name = "POLICY")]
     restart: Option<RestartArg>,
 
+    #[command(flatten)]
+    migration: super::migrate::Terms,
+
     /// Label to add or change; repeat it for several
     #[arg(long = "label", short = 'l', value_name = "KEY=VALUE")]
     labels: Vec<Label>,
@@ -240,6 +243,7 @@ impl Set {
             nics: replaces_nics.then(|| nics.collect()),
             iso: iso.or_else(|| self.no_iso.then(String::new)),
             restart: self.restart.map(RestartPolicy::from),
+            migration: self.migration.terms(),
             protected: (self.protect || self.no_protect).then_some(self.protect),
             ..VmUpdate::default()
         }

@@ -7,8 +7,8 @@ use hostler_store::Write;
 use hostler_types::{
     BootDevice, ByteSize, CdromSpec, Customization, DatastoreId, DatastoreKind, DiskSource,
     DiskSpec, Epoch, HostKind, Image, ImageKind, ImageMedia, ImageState, IoLimits, Lease,
-    LinkState, Name, NetworkKind, NicSpec, PowerState, Provisioning, Ref, Role, Vm, VmCreate,
-    VmDisk, VmId, VmKind, VmNic, VmSpec, VmStatus, validate_labels,
+    LinkState, MigrationTerms, Name, NetworkKind, NicSpec, PowerState, Provisioning, Ref, Role, Vm,
+    VmCreate, VmDisk, VmId, VmKind, VmNic, VmSpec, VmStatus, validate_labels,
 };
 use jiff::Timestamp;
 
@@ -192,6 +192,10 @@ pub(crate) fn specified(
             &request.resources,
         )?,
         automation: own.and_then(|spec| spec.automation),
+        migration: migration_terms(
+            request.migration,
+            own.map(|spec| spec.migration).unwrap_or_default(),
+        )?,
         firmware: request.firmware.or(own.map(|spec| spec.firmware)).unwrap_or_default(),
         cpu_model: request.cpu_model.clone().or(own.and_then(|spec| spec.cpu_model.clone())),
         boot_order: (request.boot_order.clone())
@@ -212,6 +216,19 @@ pub(crate) fn specified(
     let given = base.as_ref().map_or(usize::from(request.image.is_some()), Base::disks);
     validate(&spec).map_err(|error| as_asked(error, given))?;
     Ok((vm, spec))
+}
+
+/// What is asked for, else what was before.
+///
+/// # Errors
+/// `invalid`.
+pub(super) fn migration_terms(
+    asked: MigrationTerms,
+    before: MigrationTerms,
+) -> Result<MigrationTerms, ServiceError> {
+    let wrong = |reason| ServiceError::invalid_as_told("migration.downtime_ms", reason);
+    asked.validate().map_err(wrong)?;
+    Ok(asked.or(before))
 }
 
 fn plan(
@@ -261,6 +278,7 @@ pub(super) fn in_the_making(place: Place, explanation: Vec<String>) -> VmStatus 
         seal: None,
         placement: explanation,
         moved_at: None,
+        last_move: None,
     }
 }
 

@@ -5,9 +5,9 @@
 use std::sync::Arc;
 
 use hostler_types::{
-    Accelerator, DOWNTIME_MS, DatastoreId, DatastoreKind, DatastoreState, Host, HostId, HostKind,
-    HostState, ImageKind, MigrationPolicy, Name, NetworkId, NetworkKind, NetworkSpec, PowerState,
-    Ref, Role, Task, Vm, VmKind,
+    Accelerator, DatastoreId, DatastoreKind, DatastoreState, Host, HostId, HostKind, HostState,
+    ImageKind, MigrationPolicy, MigrationTerms, Name, NetworkId, NetworkKind, NetworkSpec,
+    PowerState, Ref, Role, Task, Vm, VmKind,
 };
 use serde::Serialize;
 
@@ -16,6 +16,7 @@ use super::{require_host, require_idle};
 use crate::actor::{Actor, authorize};
 use crate::error::{Class, ServiceError};
 use crate::inventory::{Snapshot, images};
+use crate::move_forecast::{self, Move};
 use crate::services::host::require_connected;
 use crate::services::submit::{Ordered, Planned, order_with};
 use crate::services::{Options, Order};
@@ -27,10 +28,11 @@ use crate::world::World;
 pub struct VmMigrate {
     /// Absent: where placement would put it.
     pub host: Option<Ref>,
-    /// How long its guest may stand still, in milliseconds: 1 to 60,000.
+    /// How long its guest may stand still, in milliseconds: 1 to 60,000; absent: as the VM says.
     pub downtime_ms: Option<u64>,
     /// Bytes a second.
     pub max_bandwidth: Option<u64>,
+    /// Absent: as the VM says.
     pub policy: Option<MigrationPolicy>,
 }
 
@@ -58,27 +60,37 @@ pub async fn migrate(
     options: &Options,
 ) -> Result<Migration, ServiceError> {
     authorize(actor, Role::Operator, "move VMs")?;
-    let downtime_ms = request.downtime_ms.unwrap_or(DOWNTIME_MS);
-    if !(1..=60_000).contains(&downtime_ms) {
-        let reason = format!("{downtime_ms} is not possible; 1 to 60000");
-        return Err(ServiceError::invalid("downtime_ms", reason));
-    }
+    let told = MigrationTerms { downtime_ms: request.downtime_ms, policy: request.policy };
+    told.validate().map_err(|reason| ServiceError::invalid_as_told("downtime_ms", reason))?;
     if request.max_bandwidth == Some(0) {
         let reason = "0 is no speed; leave it out for no limit";
         return Err(ServiceError::invalid("max_bandwidth", reason));
     }
-    let mut planned = None;
+    let (mut planned, mut expected) = (None, None);
     let ordered = order_with(world, actor, options, "vm.migrate", &(vm, request), |snapshot| {
         let vm = snapshot.find::<VmKind>(vm)?;
         require_idle(snapshot, vm)?;
         require_host(snapshot, vm)?;
         let live = is_live(vm)?;
+        let terms = told.or(vm.spec.migration);
+        let (downtime_ms, policy) = (terms.downtime(), terms.policy.unwrap_or_default());
         let (host, mut explanation) = target(world, snapshot, vm, live, request.host.as_ref())?;
         explanation.push(match live {
-            true => format!("its guest goes on running, and may stand still for {downtime_ms} ms"),
+            true => format!(
+                "its guest goes on running, and may stand still for {downtime_ms} ms{} ({policy} if \
+                 that cannot be kept)",
+                if told.downtime_ms.is_none() && vm.spec.migration.downtime_ms.is_some() {
+                    ", as the VM says"
+                } else {
+                    ""
+                }
+            ),
             false => "it is off: only its owner changes, nothing is copied".to_owned(),
         });
         planned = Some(host.id());
+        let planned_move =
+            Move { vm: vm.id(), to: host.id(), budget_ms: downtime_ms, max_bandwidth: request.max_bandwidth };
+        expected = live.then_some((planned_move, policy));
         let input = Input {
             vm: vm.id(),
             from: vm.status.host,
@@ -87,7 +99,7 @@ pub async fn migrate(
             live,
             max_bandwidth: request.max_bandwidth,
             downtime_ms,
-            policy: request.policy.unwrap_or_default(),
+            policy,
         };
         let mut order = vm_migrate::order(vm, &input);
         order.writes.push(expect(vm));
@@ -96,15 +108,38 @@ pub async fn migrate(
         Ok(Planned { order, object: Arc::new(moved), explanation })
     })
     .await?;
-    let (task, explanation) = match ordered {
+    let (task, mut explanation) = match ordered {
         Ordered::New(changed) => (changed.task, changed.explanation),
         Ordered::Before(task) => (Some(task), Vec::new()),
     };
+    if let Some((planned, policy)) = expected.filter(|_| options.dry_run) {
+        explanation.extend(foretold(world, planned, policy).await);
+    }
     // The same request of before has not been planned anew.
     let to = planned.or_else(|| Some(Input::of(task.as_ref()?)?.to));
     let to = to.map_or_else(|| vm.clone(), Ref::by_id);
     let host = world.snapshot().find::<HostKind>(&to)?.name().clone();
     Ok(Migration { host, task, explanation })
+}
+
+/// How long it would take, and what follows from that, in sentences.
+async fn foretold(world: &World, planned: Move, policy: MigrationPolicy) -> Vec<String> {
+    let snapshot = world.snapshot();
+    let Some(vm) = snapshot.get::<VmKind>(planned.vm) else { return Vec::new() };
+    let measured = match world.link(vm.status.host) {
+        Ok(source) => move_forecast::of_move(&snapshot, source.as_ref(), planned)
+            .await
+            .map_err(|error| error.to_string()),
+        Err(error) => Err(error.message),
+    };
+    match measured {
+        Ok(Some(forecast)) => {
+            let then = move_forecast::consequence(forecast, planned.budget_ms, policy);
+            [Some(format!("expected: {forecast}")), then].into_iter().flatten().collect()
+        }
+        Ok(None) => Vec::new(),
+        Err(error) => vec![format!("how long it would take could not be measured: {error}")],
+    }
 }
 
 /// The move of a VM to a host that a plan has chosen, if nothing but rules and room is in its way:
@@ -131,8 +166,8 @@ pub(crate) fn chosen(snapshot: &Snapshot, vm: &Vm, to: HostId) -> Result<Order, 
         epoch: vm.status.epoch,
         live,
         max_bandwidth: None,
-        downtime_ms: DOWNTIME_MS,
-        policy: MigrationPolicy::default(),
+        downtime_ms: vm.spec.migration.downtime(),
+        policy: vm.spec.migration.policy.unwrap_or_default(),
     };
     let mut order = vm_migrate::order(vm, &input);
     order.writes.push(expect(vm));

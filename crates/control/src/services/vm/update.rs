@@ -14,7 +14,7 @@ use hostler_types::{
     VmKind, VmSpec, VmUpdate, counted, plan_changes, validate_labels,
 };
 
-use super::create::{first_cdrom, name_taken, nics, validate};
+use super::create::{first_cdrom, migration_terms, name_taken, nics, validate};
 use super::mac::ReservedMacs;
 use super::resources::{resource_changes, resources};
 use super::{require_host, require_idle};
@@ -229,6 +229,7 @@ fn changed(
     }
     spec.resources = resources(snapshot, spec.resources.clone(), &request.resources)?;
     set(&mut spec.automation, request.automation.map(Into::into).as_ref());
+    spec.migration = migration_terms(request.migration, spec.migration)?;
     set(&mut spec.firmware, request.firmware.as_ref());
     set(&mut spec.boot_order, request.boot_order.as_ref());
     set(&mut spec.restart, request.restart.as_ref());
