@@ -49,7 +49,7 @@ pub use migrate::{
 pub use network::{NetworkDefinition, NetworkEnsure, NetworkPath, NetworkRemove};
 pub use resources::{HostResources, PoolSlice, ResourcesSet, Slice, VmSlice, VmUse};
 pub use snapshot::{
-    VmFlatten, VmFlattenRequest, VmFreeze, VmFreezeRequest, VmFrozen, VmRevert, VmRevertRequest,
+    VmDisksMove, VmDisksMoveRequest, VmFlatten, VmFlattenRequest, VmFreeze, VmFreezeRequest, VmFrozen, VmRevert, VmRevertRequest,
     VmSnapshot, VmSnapshotDelete, VmSnapshotDeleteRequest, VmSnapshotRequest, VmSnapshotUpdate,
     VmSnapshotUpdateRequest,
 };

@@ -89,6 +89,21 @@ pub fn create_layer(
     create(vm, &root.join(file.as_str()), size, Some(&beneath.relative_to(file)), owner)
 }
 
+/// Makes an empty file of a disk, on top of another one or of nothing. It may be there already.
+///
+/// # Errors
+/// [`VolumeError::Full`], or another file of that name.
+pub fn create_file(
+    vm: &VmDir,
+    file: &LayerFile,
+    size: ByteSize,
+    beneath: Option<&LayerFile>,
+    owner: VmUid,
+) -> Result<(), VolumeError> {
+    let backing = beneath.map(|beneath| beneath.relative_to(file));
+    create(vm, &vm.datastore().root().join(file.as_str()), size, backing.as_deref(), owner)
+}
+
 /// Makes a disk that reads as zeros. It may be there already.
 ///
 /// # Errors
@@ -357,7 +372,7 @@ fn read_header(path: &Path) -> Result<Header, VolumeError> {
 }
 
 /// The directory may come from another host, so its entries are not trusted to be files.
-fn open_disk(path: &Path) -> Result<File, VolumeError> {
+pub(crate) fn open_disk(path: &Path) -> Result<File, VolumeError> {
     open_plain(path).map_err(|source| match is_not_plain(&source) {
         true => VolumeError::NotAFile(path.to_owned()),
         false => io_error("open", path, source),

@@ -15,7 +15,7 @@
 //! A snapshot itself is not there then: nobody can say of which instant it would be. Its layers are
 //! merged again by the next deletion.
 
-use hostler_qemu::{BlockJob, close_nodes, jobs, layer_node};
+use hostler_qemu::{BlockJob, close_nodes, jobs};
 use hostler_qmp::Qmp;
 use hostler_qmp::command::{JobStatus, MigrateCancel, QueryNamedBlockNodes};
 use hostler_qmp::guest::GuestAgent;
@@ -151,11 +151,11 @@ impl Actor {
     }
 
     /// Closes layers that are in no chain, which an agent had no time to close.
-    async fn close_unknown_layers(&self, qmp: &Qmp) -> Result<(), hostler_qemu::MonitorError> {
+    pub(in crate::vm) async fn close_unknown_layers(&self, qmp: &Qmp) -> Result<(), hostler_qemu::MonitorError> {
         let status = &self.record.definition.vm.status;
         let node = |disk: &hostler_types::DiskStatus| {
             let layers = layers::of(&self.record, &disk.name);
-            layers.iter().map(|layer| layer_node(&disk.name, &layer.file)).collect::<Vec<_>>()
+            layers.iter().map(|layer| layers::node(&self.record, &disk.name, &layer.file)).collect::<Vec<_>>()
         };
         let known: Vec<String> = status.disks.iter().flat_map(node).collect();
         let nodes = qmp.execute(QueryNamedBlockNodes { flat: Some(true) }).await?;
