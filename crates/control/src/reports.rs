@@ -277,6 +277,7 @@ mod tests {
             snapshots: SnapshotTree::default(),
             seal: None,
             guest_disks: None,
+            datastore: None,
         }
     }
 

@@ -136,26 +136,29 @@ pub async fn flatten(
 
 /// Copies a file of a VM to `to`, a new file in another directory of the VM, with its holes, and gives it to
 /// `owner`, or to whom the source belongs. What it holds is not looked at. It is flushed when this returns. `whole`: all of its length is
-/// reserved. `rate` is in bytes a second; `report` is told of the bytes of each piece that was copied.
+/// reserved. `rate` is in bytes a second; `report` is told of the bytes of each piece that was copied, and
+/// says whether to go on. Whether it came to its end.
 ///
 /// # Errors
 /// [`VolumeError::Full`]; there is such a file already; the source is no file, or cannot be read.
 ///
 /// # Cancel safety
-/// Dropping the future ends the copy after some MiB and leaves what was written.
+/// A file may come into being, or be written to, for a moment after the future was dropped.
 pub async fn copy_file(
     from: &Path,
     (vm, to): (&VmDir, &Path),
     owner: Option<VmUid>,
     (whole, rate): (bool, Option<u64>),
-    report: impl Fn(u64) + Send,
-) -> Result<(), VolumeError> {
+    report: impl Fn(u64) -> bool + Send,
+) -> Result<bool, VolumeError> {
+    let piece = rate.map_or(PIECE, |rate| (rate / 8).clamp(BUFFER as u64 / 16, PIECE));
     let opened = {
         let (from, to) = (from.to_owned(), to.to_owned());
         in_background(move || {
             let source = open_disk(&from).map_err(io::Error::other)?;
             let length = source.metadata()?.len();
-            let target = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&to)?;
+            let target =
+                fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&to)?;
             target.set_len(length)?;
             if whole && length > 0 {
                 rustix::fs::fallocate(&target, FallocateFlags::empty(), 0, length)?;
@@ -169,10 +172,12 @@ pub async fn copy_file(
     let (begun, mut copied, mut at) = (Instant::now(), 0_u64, Some(0));
     while let Some(from) = at {
         let (source, target) = (source.clone(), target.clone());
-        let piece = in_background(move || copy_piece(&source, &target, from)).await;
-        let (next, bytes) = piece.map_err(failed)?;
+        let done = in_background(move || copy_piece(&source, &target, (from, piece))).await;
+        let (next, bytes) = done.map_err(failed)?;
         copied += bytes;
-        report(bytes);
+        if !report(bytes) {
+            return Ok(false);
+        }
         at = next;
         if let Some(rate) = rate {
             let due = Duration::from_secs_f64(copied as f64 / rate.max(1) as f64);
@@ -184,18 +189,24 @@ pub async fn copy_file(
         set_access(&target, owner.map_or(access_of(&source.metadata()?), private))?;
         target.sync_all()
     });
-    flushed.await.map_err(failed)
+    flushed.await.map_err(failed)?;
+    Ok(true)
 }
 
-/// Copies what comes next from `at` on; where to go on, unless that was the end, and the bytes copied.
-fn copy_piece(source: &fs::File, target: &fs::File, at: u64) -> io::Result<(Option<u64>, u64)> {
+/// Copies at most `most` bytes of what comes next from `at` on; where to go on, unless that was the end,
+/// and the bytes copied.
+fn copy_piece(
+    source: &fs::File,
+    target: &fs::File,
+    (at, most): (u64, u64),
+) -> io::Result<(Option<u64>, u64)> {
     let data = match rustix::fs::seek(source, SeekFrom::Data(at)) {
         Ok(data) => data,
         Err(Errno::NXIO) => return Ok((None, 0)),
         Err(error) => return Err(error.into()),
     };
     let hole = rustix::fs::seek(source, SeekFrom::Hole(data))?;
-    let end = hole.min(data.saturating_add(PIECE));
+    let end = hole.min(data.saturating_add(most));
     let mut buffer = vec![0; BUFFER];
     let mut place = data;
     while place < end {

@@ -16,8 +16,8 @@ use std::time::Duration;
 use hostler_qmp::{
     Events, EventsError, Qmp,
     command::{
-        BlockCommit, BlockJobChange, BlockJobSetSpeed, BlockStream, BlockdevMirror, JobCancel, JobComplete, JobDismiss,
-        JobFinalize, JobInfo, JobStatus, QueryJobs,
+        BlockCommit, BlockJobChange, BlockJobSetSpeed, BlockStream, BlockdevMirror, JobCancel,
+        JobComplete, JobDismiss, JobFinalize, JobInfo, JobStatus, QueryJobs,
     },
     event::Event,
 };
@@ -66,8 +66,6 @@ pub struct Mirror {
     pub target: String,
     /// Whether what lies beneath is copied into the target, too.
     pub whole: bool,
-    /// Whether zeros need not take room.
-    pub thin: bool,
 }
 
 /// How the copying ended.
@@ -235,7 +233,6 @@ impl BlockJob {
             target: mirror.target,
             sync: if mirror.whole { "full" } else { "top" },
             speed: job.pace.as_ref().map_or(0, Pace::speed),
-            unmap: mirror.thin,
             auto_finalize: false,
             auto_dismiss: false,
         };
@@ -268,11 +265,8 @@ impl BlockJob {
                 _ => {}
             }
         }
-        let change = BlockJobChange {
-            id: self.id.clone(),
-            kind: "mirror",
-            copy_mode: "write-blocking",
-        };
+        let change =
+            BlockJobChange { id: self.id.clone(), kind: "mirror", copy_mode: "write-blocking" };
         // One that cannot do this copies what is left while the guest stands still.
         if let Err(error) = self.qmp.execute(change).await {
             tracing::debug!(job = self.id, %error, "the guest's writes do not wait for the mirror");

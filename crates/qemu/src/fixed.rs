@@ -3,7 +3,9 @@
 use std::path::Path;
 
 use hostler_qmp::Qmp;
-use hostler_qmp::command::{BlockNode, BlockdevAdd, BlockdevDel, BlockdevReopen, QueryNamedBlockNodes};
+use hostler_qmp::command::{
+    BlockNode, BlockdevAdd, BlockdevDel, BlockdevReopen, QueryNamedBlockNodes,
+};
 use serde_json::json;
 
 use crate::argument::path_text;
@@ -41,7 +43,8 @@ pub async fn point_to(qmp: &Qmp, file: FixedFile, path: &Path) -> Result<(), Mon
     let planned = |error: crate::plan::PlanError| MonitorError::Transfer(error.to_string());
     let path = path_text(path).map_err(planned)?;
     let nodes = file_nodes(qmp, file).await?;
-    let Some(node) = nodes.iter().find(|node| node.node_name.as_deref() == Some(file.node())) else {
+    let Some(node) = nodes.iter().find(|node| node.node_name.as_deref() == Some(file.node()))
+    else {
         return Ok(());
     };
     let read_only = file == FixedFile::Seed;
@@ -52,8 +55,7 @@ pub async fn point_to(qmp: &Qmp, file: FixedFile, path: &Path) -> Result<(), Mon
             let _in_use = qmp.execute(BlockdevDel { node_name: name }).await;
         }
         let left = file_nodes(qmp, file).await?;
-        let is_free =
-            |name: &String| left.iter().all(|node| node.node_name.as_ref() != Some(name));
+        let is_free = |name: &String| left.iter().all(|node| node.node_name.as_ref() != Some(name));
         let Some(free) = file.file_nodes().into_iter().find(is_free) else {
             return Err(MonitorError::Transfer(format!("{} has two files", file.node())));
         };

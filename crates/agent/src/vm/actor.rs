@@ -7,7 +7,9 @@ use hostler_agent_api::{
     VmSnapshotUpdateRequest,
 };
 use hostler_endpoint::Problem;
-use hostler_types::{DatastoreId, GuestReport, Name, NetworkId, OperationId, PowerState, SnapshotId, StopMode};
+use hostler_types::{
+    DatastoreId, GuestReport, Name, NetworkId, OperationId, PowerState, SnapshotId, StopMode,
+};
 use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;

@@ -28,6 +28,7 @@ use hostler_host::VmDir;
 use hostler_qmp::Qmp;
 use hostler_types::{DatastoreId, LayerOwner, OperationId, PowerState};
 use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
 
 pub(super) use self::copy::Copies;
 use self::plan::{FileMove, files};
@@ -157,6 +158,7 @@ impl Actor {
         rate: Option<u64>,
     ) {
         let Some(to_self) = self.to_self.upgrade() else { return };
+        let stop = CancellationToken::new();
         let work = copy::Work {
             host: self.host.clone(),
             record: self.record.clone(),
@@ -165,23 +167,25 @@ impl Actor {
             qmp: self.monitor(),
             rate,
             op,
+            stop: stop.clone(),
         };
         let cancels = self.host.cancels.clone();
         let process = self.machine.as_ref().map(|machine| machine.process.clone());
         tokio::spawn(async move {
-            let copying = async {
-                let ended = async {
-                    match &process {
-                        Some(process) => drop(process.exited().await),
-                        None => std::future::pending().await,
-                    }
-                };
-                tokio::select! {
-                    copied = work.copy() => copied,
-                    () = ended => Err(ended_meanwhile()),
+            let cancelled =
+                cancels.unless_cancelled(op, std::future::pending::<Result<(), Fault>>());
+            let ended = async {
+                match &process {
+                    Some(process) => drop(process.exited().await),
+                    None => std::future::pending().await,
                 }
             };
-            let copied = cancels.unless_cancelled(op, copying).await;
+            let mut copying = std::pin::pin!(work.copy());
+            let copied = tokio::select! {
+                copied = &mut copying => copied,
+                cancelled = cancelled => ended_early(&stop, copying, cancelled.err()).await,
+                () = ended => ended_early(&stop, copying, Some(ended_meanwhile())).await,
+            };
             let _ended = to_self.send(Message::DisksCopied(copied.map(Box::new))).await;
         });
     }
@@ -202,9 +206,7 @@ impl Actor {
         // Whoever wants to build on what is left finds out at once that it goes.
         drop((_own, _beneath));
         // Which of the two sets goes is in the record. What fails is tried again.
-        if let Err(error) = self.settle_move(qmp.as_ref()).await {
-            tracing::warn!(vm = %self.record.id(), %error, "files of a move are left; later");
-        }
+        self.settle_move_or_log(qmp.as_ref()).await;
         let (host, moved) = (self.host.clone(), switched.is_ok());
         let looked = blocking(move || {
             // What lay beneath its files is not needed for them any more.
@@ -218,6 +220,13 @@ impl Actor {
             tracing::warn!(%error, "cannot look at a datastore");
         }
         self.finish(op, switched, reply).await;
+    }
+
+    /// As [`Self::settle_move`]; what fails is tried again when QEMU ends, and at the next start.
+    pub(super) async fn settle_move_or_log(&mut self, qmp: Option<&Qmp>) {
+        if let Err(error) = self.settle_move(qmp).await {
+            tracing::warn!(vm = %self.record.id(), %error, "files of a move are left; later");
+        }
     }
 
     /// Brings a move to its end that nobody works at: the set of files that is not the VM's goes, and its
@@ -239,6 +248,17 @@ impl Actor {
         self.publish();
         Ok(())
     }
+}
+
+/// Waits until nothing is copied any more.
+async fn ended_early(
+    stop: &CancellationToken,
+    copying: impl Future<Output = Result<Copies, Fault>>,
+    why: Option<Fault>,
+) -> Result<Copies, Fault> {
+    stop.cancel();
+    let _whatever = copying.await;
+    Err(why.unwrap_or(Fault::Cancelled))
 }
 
 fn ended_meanwhile() -> Fault {

@@ -267,8 +267,10 @@ impl Actor {
                 self.flush(&qmp, &dir, disk, (&own, &others)).await?;
                 job.finish().await.map_err(qemu)?;
                 job.forget().await.map_err(qemu)?;
-                let nodes: Vec<_> =
-                    others.iter().map(|layer| layers::plan(&dir, &self.record, disk, layer).node).collect();
+                let nodes: Vec<_> = others
+                    .iter()
+                    .map(|layer| layers::plan(&dir, &self.record, disk, layer).node)
+                    .collect();
                 let closed = close_nodes(&qmp, nodes.iter().map(String::as_str)).await;
                 closed.map_err(qemu)
             }

@@ -100,9 +100,7 @@ impl Actor {
         self.finish_recovery().await;
         self.require_not_flattening()?;
         self.require_not_moving()?;
-        if let Err(error) = self.settle_move(None).await {
-            tracing::warn!(vm = %self.record.id(), %error, "files of a move are left; later");
-        }
+        self.settle_move_or_log(None).await;
         self.put_variables_back().await?;
         let (host, record) = (self.host.clone(), self.record.clone());
         blocking(move || reclaim(&host, &record)).await?;

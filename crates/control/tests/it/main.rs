@@ -22,6 +22,7 @@ mod leases;
 mod lifecycle;
 mod maintenance;
 mod migrate;
+mod migrate_storage;
 mod naming_rules;
 mod placement;
 mod pools;

@@ -99,8 +99,6 @@ pub struct BlockdevMirror {
     pub sync: &'static str,
     /// Bytes a second; 0 is no limit.
     pub speed: u64,
-    /// Whether zeros may be holes in the target.
-    pub unmap: bool,
     /// Whether it changes to the target by itself once it is completed.
     pub auto_finalize: bool,
     /// Whether it goes by itself once it is concluded.

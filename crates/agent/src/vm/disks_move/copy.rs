@@ -13,6 +13,7 @@ use hostler_host::{Datastore, VmDir, VmUid, volume};
 use hostler_qemu::{BlockJob, DiskPlan, Mirror, hotplug};
 use hostler_qmp::Qmp;
 use hostler_types::{ByteSize, DatastoreId, DiskSpec, LayerFile, Name, OperationId, Provisioning};
+use tokio_util::sync::CancellationToken;
 
 use super::plan::FileMove;
 use crate::blocking::blocking;
@@ -39,6 +40,8 @@ pub(super) struct Work {
     /// Bytes a second.
     pub(super) rate: Option<u64>,
     pub(super) op: OperationId,
+    /// It is to end soon. It is not dropped instead: no file is to come into being afterwards.
+    pub(super) stop: CancellationToken,
 }
 
 /// What was copied.
@@ -55,8 +58,7 @@ pub(super) fn job_id(disk: &Name) -> String {
 }
 
 impl Work {
-    /// # Cancel safety
-    /// What was begun is left as it is, mirrors too; the record says where.
+    /// What was begun is left as it is when it ends too early, mirrors too.
     pub(super) async fn copy(self) -> Result<Copies, Fault> {
         let (host, record, to) = (self.host.clone(), self.record.clone(), self.to);
         let (source, target) = blocking(move || {
@@ -77,6 +79,9 @@ impl Work {
         }
         let mut mirrors = Vec::new();
         for planned in &self.files {
+            if self.stop.is_cancelled() {
+                return Err(Fault::Cancelled);
+            }
             let (activity, before) = (format!("copying disk {}", planned.disk), progress.done());
             let from = path(source.datastore(), &planned.file);
             match (&self.qmp, planned.written) {
@@ -122,8 +127,12 @@ impl Work {
         let report = |bytes| {
             progress.add(bytes);
             self.tell(progress, activity);
+            !self.stop.is_cancelled()
         };
-        Ok(copy_file(from, (target, &to), owner, (whole, self.rate), report).await?)
+        match copy_file(from, (target, &to), owner, (whole, self.rate), report).await? {
+            true => Ok(()),
+            false => Err(Fault::Cancelled),
+        }
     }
 
     /// With what lies beneath it.
@@ -144,6 +153,7 @@ impl Work {
             loop {
                 tokio::select! {
                     copied = &mut copying => break copied?,
+                    () = self.stop.cancelled() => return Err(Fault::Cancelled),
                     () = tokio::time::sleep(LOOK) => {
                         progress.at_least(before + measured(&to));
                         self.tell(progress, activity);
@@ -169,8 +179,7 @@ impl Work {
         let disk = disk.ok_or_else(|| Fault::WrongState("a disk is gone".to_owned()))?;
         let (after, dir) = (self.record.moved_to(self.to), target.clone());
         let (aio, name) = (self.record.disk_aio(), disk.name.clone());
-        let plan: DiskPlan =
-            blocking(move || Ok(disk_plan(&dir, &after, &disk, aio))).await?;
+        let plan: DiskPlan = blocking(move || Ok(disk_plan(&dir, &after, &disk, aio))).await?;
         hotplug::open_disk(qmp, &plan).await.map_err(qemu)?;
         let Some(active) = plan.layers.first() else {
             return Err(Fault::WrongState(format!("disk `{name}` has no file")));
@@ -179,7 +188,6 @@ impl Work {
             node: crate::vm::layers::node(&self.record, &name, &planned.file),
             target: active.node.clone(),
             whole: planned.beneath.is_none(),
-            thin: !self.is_whole(&name),
         };
         let mut job =
             BlockJob::mirror(qmp, &job_id(&name), mirror, self.rate).await.map_err(qemu)?;
@@ -188,10 +196,16 @@ impl Work {
             progress.at_least(before + done);
             self.tell(progress, &activity);
         });
-        match copied.await {
-            Ok(()) => Ok(job),
-            Err(error) => Err(full_or(target.datastore(), &error)),
+        tokio::select! {
+            copied = copied => copied.map_err(|error| full_or(target.datastore(), &error))?,
+            () = self.stop.cancelled() => return Err(Fault::Cancelled),
         }
+        if self.is_whole(&name) && planned.beneath.is_none() {
+            // QEMU makes holes of zeros.
+            let file = path(target.datastore(), &planned.file);
+            blocking(move || Ok(volume::reserve(&file)?)).await?;
+        }
+        Ok(job)
     }
 
     /// The empty file that the guest is going to write to.
@@ -260,7 +274,8 @@ pub(super) fn require_room(
     files: &[FileMove],
 ) -> Result<(), Fault> {
     let spec = &record.definition.vm.spec;
-    let whole = |disk: &Name| spec.own_disks().find(|d| d.name == *disk && !d.provisioning.is_thin());
+    let whole =
+        |disk: &Name| spec.own_disks().find(|d| d.name == *disk && !d.provisioning.is_thin());
     let of_disks = files.iter().map(|planned| {
         let bytes = needs(planned, |file| measured(&path(source.datastore(), file)));
         let lowest = planned.beneath.is_none();

@@ -52,7 +52,8 @@ impl Actor {
             return switched;
         }
         if switched.is_err()
-            && let Err(error) = self.settle_mirrors(&qmp, DisksMove::To(target.datastore().id())).await
+            && let Err(error) =
+                self.settle_mirrors(&qmp, DisksMove::To(target.datastore().id())).await
         {
             tracing::warn!(vm = %self.record.id(), %error, "mirrors are left; later");
         }

@@ -2,9 +2,7 @@
 
 use hostler_agent_api::OperationProgress;
 use hostler_host::VmDir;
-use hostler_qemu::{
-    BlockJob, Commit, Copied, DiskCache, LayerPlan, close_nodes, open_for_writing,
-};
+use hostler_qemu::{BlockJob, Commit, Copied, DiskCache, LayerPlan, close_nodes, open_for_writing};
 use hostler_qmp::Qmp;
 use hostler_types::{ByteSize, Layer, LayerFile, Merge, Name, OperationId};
 use tokio_util::sync::CancellationToken;

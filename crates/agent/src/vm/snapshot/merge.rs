@@ -342,7 +342,11 @@ impl Actor {
             },
             into: plan(&merge.into),
             above: above.as_ref().filter(|above| *above != active).map(plan),
-            from: merge.from.iter().map(|file| layers::node(&self.record, &disk.name, file)).collect(),
+            from: merge
+                .from
+                .iter()
+                .map(|file| layers::node(&self.record, &disk.name, file))
+                .collect(),
         })
     }
 

@@ -6,8 +6,7 @@ use std::time::Duration;
 use hostler_agent_api::VmSnapshotRequest;
 use hostler_host::{VmDir, volume};
 use hostler_qemu::{
-    DiskAio, DiskCache, NewLayer, active_nodes, add_layers, add_layers_and_save,
-    rehearse_saving,
+    DiskAio, DiskCache, NewLayer, active_nodes, add_layers, add_layers_and_save, rehearse_saving,
 };
 use hostler_qmp::Qmp;
 use hostler_types::{
