@@ -118,8 +118,7 @@ async fn the_plan_says_what_goes_where_and_the_record_follows() {
     assert!(plan.task.is_none());
     assert_eq!(plan.datastore.unwrap().as_str(), "fast");
     let told = plan.explanation.join("\n");
-    for part in ["to `fast`, which has", "disk `disk0`: 1 file", "goes on running"]
-    {
+    for part in ["to `fast`, which has", "disk `disk0`: 1 file", "goes on running"] {
         assert!(told.contains(part), "{part}: {told}");
     }
     assert_eq!(fleet.show("web01").status.datastore, before.status.datastore);
