@@ -282,6 +282,12 @@ fn prepare(
             || !record.is_unmade(&disk.name)
         {
             layers::check(&dir, &disk.layers)?;
+        } else if disk.layers.len() > 1 {
+            return Err(Fault::WrongState(format!(
+                "disk `{}` was never plugged in, and is to show what lies on this datastore; plug it in \
+                 once, or delete it, first",
+                disk.name
+            )));
         }
     }
     let own = LayerOwner::Vm(record.id());

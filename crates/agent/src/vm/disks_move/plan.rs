@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use hostler_host::VmDir;
 use hostler_host::layers::path;
-use hostler_types::{ByteSize, DatastoreId, Layer, LayerFile, LayerOwner, Name};
+use hostler_types::{
+    ByteSize, CopySource, DatastoreId, DiskSource, Layer, LayerFile, LayerOwner, Name,
+};
 
 use super::DisksMove;
 use crate::vm::record::VmRecord;
@@ -75,6 +77,16 @@ impl VmRecord {
         let (own, from) = (LayerOwner::Vm(self.id()), self.datastore());
         record.moved += 1;
         record.moving = Some(DisksMove::From(from));
+        // What a disk was made from is not needed for it any more, whoever reads the definition.
+        let spec = &mut record.definition.vm.spec;
+        for disk in spec.disks.iter_mut().chain(&mut spec.detached) {
+            let file = match &disk.source {
+                DiskSource::Image(image) => LayerFile::image(*image),
+                DiskSource::Linked(file) => file.clone(),
+                DiskSource::Blank | DiskSource::Copy(_) => continue,
+            };
+            disk.source = DiskSource::Copy(CopySource { datastore: from, file });
+        }
         let status = &mut record.definition.vm.status;
         status.datastore = to;
         for disk in &mut status.disks {
