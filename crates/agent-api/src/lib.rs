@@ -50,9 +50,9 @@ pub use migrate::{
 pub use network::{NetworkDefinition, NetworkEnsure, NetworkPath, NetworkRemove};
 pub use resources::{HostResources, PoolSlice, ResourcesSet, Slice, VmSlice, VmUse};
 pub use snapshot::{
-    VmFlatten, VmFlattenRequest, VmFreeze, VmFreezeRequest, VmFrozen, VmRevert, VmRevertRequest,
-    VmSnapshot, VmSnapshotDelete, VmSnapshotDeleteRequest, VmSnapshotRequest, VmSnapshotUpdate,
-    VmSnapshotUpdateRequest,
+    VmDisksMove, VmDisksMoveRequest, VmFlatten, VmFlattenRequest, VmFreeze, VmFreezeRequest,
+    VmFrozen, VmRevert, VmRevertRequest, VmSnapshot, VmSnapshotDelete, VmSnapshotDeleteRequest,
+    VmSnapshotRequest, VmSnapshotUpdate, VmSnapshotUpdateRequest,
 };
 pub use vm::{
     ConsoleKind, GuestDisk, VmCommand, VmConsole, VmConsoleQuery, VmCreate, VmCreateRequest,

@@ -1,7 +1,7 @@
 //! Snapshots of a VM, and its disks' independence.
 
 use hostler_endpoint::{Endpoint, Json, Method, NoParams};
-use hostler_types::{Name, SnapshotDisk, SnapshotId};
+use hostler_types::{DatastoreId, Name, SnapshotDisk, SnapshotId};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -123,6 +123,34 @@ pub struct VmFlattenRequest {
     /// Empty: all.
     #[serde(default)]
     pub disks: Vec<Name>,
+    /// Bytes a second at most; absent: no limit.
+    #[serde(default)]
+    pub max_rate: Option<u64>,
+}
+
+/// `POST /agent/v1/vms/{vm}/disks-move`: all files of a VM go to another datastore of the host, while the
+/// guest runs or not. Chains and snapshots stay; what the disks need of images and of other VMs' disks is
+/// copied into them. Tells its progress; cancelled or failed, the files are where they were.
+#[derive(Debug)]
+pub struct VmDisksMove;
+
+impl Endpoint for VmDisksMove {
+    const ID: &'static str = "vm_disks_move";
+    const METHOD: Method = Method::Post;
+    const PATH: &'static str = "/agent/v1/vms/{vm}/disks-move";
+    const SUMMARY: &'static str = "Move a VM's files to another datastore";
+    const TAG: &'static str = "vm";
+    type Path = VmPath;
+    type Query = NoParams;
+    type Body = Json<VmDisksMoveRequest>;
+    type Answer = Json<VmReport>;
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct VmDisksMoveRequest {
+    pub command: VmCommand,
+    /// Where to.
+    pub datastore: DatastoreId,
     /// Bytes a second at most; absent: no limit.
     #[serde(default)]
     pub max_rate: Option<u64>,

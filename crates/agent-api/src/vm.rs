@@ -70,6 +70,9 @@ pub struct VmReport {
     /// answers to definitions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guest_disks: Option<Vec<GuestDisk>>,
+    /// Where its files are; `None`: an agent that does not move them does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub datastore: Option<DatastoreId>,
 }
 
 /// A disk as the guest sees it. One that it does not see is not told of.

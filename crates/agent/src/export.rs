@@ -135,7 +135,7 @@ impl Exports {
         let target = dir.export().join(format!("{}.qcow2", disk.name));
         let total = layers.iter().map(|layer| layer.allocated.bytes()).sum();
         let (files, reserve) = ((source.as_path(), target.as_path()), ByteSize(RESERVE));
-        let copy = flatten(&self.0.host.qemu_img, dir.datastore(), files, owner, reserve);
+        let copy = flatten(&self.0.host.qemu_img, dir.datastore(), files, owner, (reserve, None));
         tokio::select! {
             copied = copy => copied?,
             () = self.watch(&target, total, op, disk.name.as_str()) => {}

@@ -61,6 +61,7 @@ pub(crate) fn router(service: Service) -> Router {
         .serve::<api::VmRemove, _>(vm::vm_remove)
         .serve::<api::VmFreeze, _>(vm::vm_freeze)
         .serve::<api::VmFlatten, _>(vm::vm_flatten)
+        .serve::<api::VmDisksMove, _>(vm::vm_disks_move)
         .serve::<api::VmStart, _>(vm::vm_start)
         .serve::<api::VmStop, _>(vm::vm_stop)
         .serve::<api::VmReset, _>(vm::vm_reset)

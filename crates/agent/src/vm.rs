@@ -23,6 +23,7 @@ mod copy;
 mod create;
 mod customize;
 mod define;
+mod disks_move;
 mod exit;
 mod flatten;
 mod fork;

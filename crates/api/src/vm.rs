@@ -89,10 +89,14 @@ pub struct FlattenRequest {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct MigrateRequest {
-    /// Name or id; absent: where placement would put it.
+    /// Name or id; absent: where placement would put it, or, with `datastore`, where it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub host: Option<Ref>,
+    /// Name or id: the VM's files go there, and the VM stays on its host; absent: they stay where they are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub datastore: Option<Ref>,
     /// How long the guest may stand still, in milliseconds; absent: as the VM says,
     /// else 300.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -113,6 +117,9 @@ pub struct MigrateRequest {
 pub struct VmMigration {
     /// The host that it goes to.
     pub host: Name,
+    /// The datastore that its files go to; absent: they stay where they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub datastore: Option<Name>,
     /// What moves it; absent with `dry_run`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub task: Option<Task>,

@@ -14,8 +14,8 @@ use hostler_agent_api::{
     AgentEvent, ConsoleKind, DatastoreCheck, DatastoreReport, FactsAnswer, FileOwner, FileUser,
     FoundFiles, HostResources, ImageContentAnswer, ImageImportRequest, ImageImported,
     ImageRemoveRequest, RemoveFilesRequest, RemovedFile, VmCommand, VmCreateRequest,
-    VmDefineRequest, VmDefinition, VmDiskTakeRequest, VmEpoch, VmExportRequest, VmFlattenRequest,
-    VmForkAnswer, VmForkRequest, VmFreezeRequest, VmFrozen, VmMigrateRequest,
+    VmDefineRequest, VmDefinition, VmDiskTakeRequest, VmDisksMoveRequest, VmEpoch, VmExportRequest,
+    VmFlattenRequest, VmForkAnswer, VmForkRequest, VmFreezeRequest, VmFrozen, VmMigrateRequest,
     VmMigrationMeasureRequest, VmMigrationMeasured, VmMigrationPrepareRequest, VmMoved, VmOffer,
     VmRemoveRequest, VmReport, VmRevertRequest, VmSnapshotDeleteRequest, VmSnapshotRequest,
     VmSnapshotUpdateRequest, VmStopRequest,
@@ -92,6 +92,11 @@ pub trait AgentLink: Send + Sync + Debug {
     async fn vm_freeze(&self, vm: VmId, request: VmFreezeRequest) -> Result<VmFrozen, AgentError>;
     async fn vm_flatten(&self, vm: VmId, request: VmFlattenRequest)
     -> Result<VmReport, AgentError>;
+    async fn vm_disks_move(
+        &self,
+        vm: VmId,
+        request: VmDisksMoveRequest,
+    ) -> Result<VmReport, AgentError>;
     async fn vm_disk_take(
         &self,
         vm: VmId,

@@ -285,6 +285,7 @@ mod tests {
             snapshots: SnapshotTree::default(),
             seal: None,
             guest_disks: None,
+            datastore: None,
         }
     }
 

@@ -38,6 +38,7 @@ pub(crate) mod vm_export;
 pub(crate) mod vm_flatten;
 pub(crate) mod vm_fork;
 pub(crate) mod vm_migrate;
+pub(crate) mod vm_migrate_storage;
 pub(crate) mod vm_recycle;
 pub(crate) mod vm_register;
 pub(crate) mod vm_register_from_host;
@@ -79,6 +80,7 @@ pub(crate) fn registry() -> Registry<Core> {
         .with(vm_fork::definition())
         .with(vm_export::definition())
         .with(vm_migrate::definition())
+        .with(vm_migrate_storage::definition())
         .with(vm_recycle::definition())
         .with(vm_register::definition())
         .with(vm_register_from_host::definition())

@@ -153,6 +153,16 @@ pub fn vm_migrate(vm: &Vm, to: HostId) -> Submit {
     };
     submit(tasks::vm_migrate::order(vm, &input))
 }
+/// Moves a VM's files to another datastore.
+pub fn vm_migrate_storage(vm: &Vm, to: hostler_types::DatastoreId) -> Submit {
+    let input = tasks::vm_migrate_storage::Input {
+        vm: vm.id(),
+        from: vm.status.datastore,
+        to,
+        max_rate: None,
+    };
+    submit(tasks::vm_migrate_storage::order(vm, &input))
+}
 /// All that balancing recommends now.
 ///
 /// # Panics

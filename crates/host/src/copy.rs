@@ -5,24 +5,31 @@
 //! that gets the disk; how far it is, is told by what the file system has of the target.
 
 use std::convert::Infallible;
-use std::fs;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use std::{fs, io};
 
 use hostler_types::{ByteSize, DiskSpec, Layer};
+use rustix::fs::{FallocateFlags, SeekFrom};
+use rustix::io::Errno;
 
 use crate::datastore::{Datastore, VmDir};
 use crate::file::{Access, set_access, sync_directory, temporary_in};
 use crate::layers;
 use crate::qemu_img::QemuImg;
 use crate::uid::VmUid;
-use crate::volume::{VolumeError, adopt, allocated, io_error, set_owner, virtual_size};
+use crate::volume::{VolumeError, adopt, allocated, io_error, open_disk, set_owner, virtual_size};
 
 /// How often progress is looked at; it has no event.
 const LOOK: Duration = Duration::from_millis(100);
 /// What a datastore must still have free afterwards.
 const HEADROOM: ByteSize = ByteSize::mib(64);
+
+/// What is copied of a file before anybody can end it.
+const PIECE: u64 = 8 << 20;
+const BUFFER: usize = 1 << 20;
 
 /// How far it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,7 +73,7 @@ pub async fn copy_disk(
         .map_err(|source| io_error("make a file beside", &path, source))?
         .into_temp_path();
     set_owner(&temporary, owner)?;
-    let copying = qemu_img.copy(&source, &temporary, size, max_size, owner);
+    let copying = qemu_img.copy(&source, &temporary, size, (max_size, None), owner);
     let made = tokio::select! {
         made = copying => made,
         never = watch(&temporary, ByteSize(0), total, report) => match never {},
@@ -102,7 +109,7 @@ pub async fn flatten(
     datastore: &Datastore,
     (source, target): (&Path, &Path),
     owner: VmUid,
-    reserve: ByteSize,
+    (reserve, rate): (ByteSize, Option<u64>),
 ) -> Result<(), VolumeError> {
     datastore.check()?;
     let size = virtual_size(source)?;
@@ -111,7 +118,7 @@ pub async fn flatten(
     let made = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(target);
     let file = made.map_err(|source| io_error("create", target, source))?;
     set_owner(target, owner)?;
-    if let Err(error) = qemu_img.copy(source, target, size, max_size, owner).await {
+    if let Err(error) = qemu_img.copy(source, target, size, (max_size, rate), owner).await {
         let free = datastore.space().map_or(ByteSize(0), |space| space.free);
         if free.bytes() < reserve.bytes().saturating_add(HEADROOM.bytes()) {
             let (datastore, path) = (datastore.id(), target.to_owned());
@@ -125,6 +132,113 @@ pub async fn flatten(
     });
     let flushed = flushed.await.map_err(std::io::Error::other).flatten();
     flushed.map_err(|source| io_error("flush", target, source))
+}
+
+/// Copies a file of a VM to `to`, a new file in another directory of the VM, with its holes, and gives it to
+/// `owner`, or to whom the source belongs. What it holds is not looked at. It is flushed when this returns. `whole`: all of its length is
+/// reserved. `rate` is in bytes a second; `report` is told of the bytes of each piece that was copied, and
+/// says whether to go on. Whether it came to its end.
+///
+/// # Errors
+/// [`VolumeError::Full`]; there is such a file already; the source is no file, or cannot be read.
+///
+/// # Cancel safety
+/// A file may come into being, or be written to, for a moment after the future was dropped.
+pub async fn copy_file(
+    from: &Path,
+    (vm, to): (&VmDir, &Path),
+    owner: Option<VmUid>,
+    (whole, rate): (bool, Option<u64>),
+    report: impl Fn(u64) -> bool + Send,
+) -> Result<bool, VolumeError> {
+    let piece = rate.map_or(PIECE, |rate| (rate / 8).clamp(BUFFER as u64 / 16, PIECE));
+    let opened = {
+        let (from, to) = (from.to_owned(), to.to_owned());
+        in_background(move || {
+            let source = open_disk(&from).map_err(io::Error::other)?;
+            let length = source.metadata()?.len();
+            let target =
+                fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&to)?;
+            target.set_len(length)?;
+            if whole && length > 0 {
+                rustix::fs::fallocate(&target, FallocateFlags::empty(), 0, length)?;
+            }
+            Ok((Arc::new(source), Arc::new(target)))
+        })
+        .await
+    };
+    let failed = |source: io::Error| full_file(vm.datastore(), to, source);
+    let (source, target) = opened.map_err(failed)?;
+    let (begun, mut copied, mut at) = (Instant::now(), 0_u64, Some(0));
+    while let Some(from) = at {
+        let (source, target) = (source.clone(), target.clone());
+        let done = in_background(move || copy_piece(&source, &target, (from, piece))).await;
+        let (next, bytes) = done.map_err(failed)?;
+        copied += bytes;
+        if !report(bytes) {
+            return Ok(false);
+        }
+        at = next;
+        if let Some(rate) = rate {
+            let due = Duration::from_secs_f64(copied as f64 / rate.max(1) as f64);
+            tokio::time::sleep(due.saturating_sub(begun.elapsed())).await;
+        }
+    }
+    let flushed = in_background(move || {
+        let private = |owner: VmUid| Access { mode: 0o600, uid: owner.uid(), gid: owner.gid() };
+        set_access(&target, owner.map_or(access_of(&source.metadata()?), private))?;
+        target.sync_all()
+    });
+    flushed.await.map_err(failed)?;
+    Ok(true)
+}
+
+/// Copies at most `most` bytes of what comes next from `at` on; where to go on, unless that was the end,
+/// and the bytes copied.
+fn copy_piece(
+    source: &fs::File,
+    target: &fs::File,
+    (at, most): (u64, u64),
+) -> io::Result<(Option<u64>, u64)> {
+    let data = match rustix::fs::seek(source, SeekFrom::Data(at)) {
+        Ok(data) => data,
+        Err(Errno::NXIO) => return Ok((None, 0)),
+        Err(error) => return Err(error.into()),
+    };
+    let hole = rustix::fs::seek(source, SeekFrom::Hole(data))?;
+    let end = hole.min(data.saturating_add(most));
+    let mut buffer = vec![0; BUFFER];
+    let mut place = data;
+    while place < end {
+        let most = usize::try_from(end - place).unwrap_or(BUFFER).min(BUFFER);
+        let read = source.read_at(&mut buffer[..most], place)?;
+        if read == 0 {
+            break;
+        }
+        target.write_all_at(&buffer[..read], place)?;
+        place += read as u64;
+    }
+    // One that has become shorter meanwhile.
+    let next = (place == end).then_some(place);
+    Ok((next, place - data))
+}
+
+fn access_of(metadata: &fs::Metadata) -> Access {
+    Access { mode: metadata.mode() & 0o777, uid: metadata.uid(), gid: metadata.gid() }
+}
+
+async fn in_background<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(io::Error::other).flatten()
+}
+
+fn full_file(datastore: &Datastore, path: &Path, source: io::Error) -> VolumeError {
+    if source.kind() == io::ErrorKind::StorageFull {
+        let free = datastore.space().map_or(ByteSize(0), |space| space.free);
+        return VolumeError::Full { datastore: datastore.id(), free, path: path.to_owned() };
+    }
+    io_error("copy to", path, source)
 }
 
 /// Makes the lowest file of a VM's own independent of the files beneath it, while no QEMU has it open.

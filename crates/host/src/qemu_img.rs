@@ -210,7 +210,7 @@ impl QemuImg {
 
     /// Copies a VM's disk, `source` and all beneath it, into the (empty) file `target` as a qcow2
     /// that holds only what is not zero. `size` is the disk's as its guest sees it, `max_size` what
-    /// the target's file may become. Works as `owner`, whose `target` is, and may read what all VMs
+    /// the target's file may become, `rate` in bytes a second. Works as `owner`, whose `target` is, and may read what all VMs
     /// may read.
     ///
     /// # Errors
@@ -221,12 +221,18 @@ impl QemuImg {
         source: &Path,
         target: &Path,
         size: ByteSize,
-        max_size: ByteSize,
+        (max_size, rate): (ByteSize, Option<u64>),
         owner: VmUid,
     ) -> Result<(), QemuImgError> {
         // Out of order: the target's clusters lie as they are written.
-        let arguments = ["convert", "-q", "-W", "-m", "8", "-f", "qcow2", "-O", "qcow2", "--"];
+        let mut arguments = vec!["convert", "-q", "-W", "-m", "8", "-f", "qcow2", "-O", "qcow2"];
+        let limit = rate.map(|rate| rate.to_string());
+        arguments.extend(limit.iter().flat_map(|limit| ["-r", limit.as_str()]));
+        arguments.push("--");
         let (sandbox, timeout) = at_work(size, max_size, owner);
+        // A limit of speed is allowed for twice.
+        let held_back = rate.map_or(0, |rate| size.bytes() / (rate / 2).max(1));
+        let timeout = timeout + Duration::from_secs(held_back);
         self.confined(&arguments, &[source, target], sandbox, timeout)?.output().await?;
         Ok(())
     }

@@ -4,8 +4,9 @@
 //! can be mounted elsewhere. A disk that exists is never overwritten. What was never written reads
 //! as the image or as zeros, never as what the file system's blocks held before.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -87,6 +88,36 @@ pub fn create_layer(
     let lower = root.join(beneath.as_str());
     fs::metadata(&lower).map_err(|source| io_error("find", &lower, source))?;
     create(vm, &root.join(file.as_str()), size, Some(&beneath.relative_to(file)), owner)
+}
+
+/// Makes an empty file of a disk, on top of another one or of nothing. It may be there already.
+///
+/// # Errors
+/// [`VolumeError::Full`], or another file of that name.
+pub fn create_file(
+    vm: &VmDir,
+    file: &LayerFile,
+    size: ByteSize,
+    beneath: Option<&LayerFile>,
+    owner: VmUid,
+) -> Result<(), VolumeError> {
+    let backing = beneath.map(|beneath| beneath.relative_to(file));
+    create(vm, &vm.datastore().root().join(file.as_str()), size, backing.as_deref(), owner)
+}
+
+/// Puts all of a disk file's length on the datastore; what it holds stays, also if it is being written to.
+///
+/// # Errors
+/// There is no room, or it is no file.
+pub fn reserve(path: &Path) -> Result<(), VolumeError> {
+    let reserve = |file: File| {
+        let file =
+            OpenOptions::new().write(true).open(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
+        let length = file.metadata()?.len();
+        let all = rustix::fs::FallocateFlags::empty();
+        Ok(rustix::fs::fallocate(&file, all, 0, length.max(1))?)
+    };
+    reserve(open_disk(path)?).map_err(|source| io_error("reserve", path, source))
 }
 
 /// Makes a disk that reads as zeros. It may be there already.
@@ -357,7 +388,7 @@ fn read_header(path: &Path) -> Result<Header, VolumeError> {
 }
 
 /// The directory may come from another host, so its entries are not trusted to be files.
-fn open_disk(path: &Path) -> Result<File, VolumeError> {
+pub(crate) fn open_disk(path: &Path) -> Result<File, VolumeError> {
     open_plain(path).map_err(|source| match is_not_plain(&source) {
         true => VolumeError::NotAFile(path.to_owned()),
         false => io_error("open", path, source),

@@ -16,8 +16,8 @@ use std::time::Duration;
 use hostler_qmp::{
     Events, EventsError, Qmp,
     command::{
-        BlockCommit, BlockJobSetSpeed, BlockStream, JobCancel, JobComplete, JobDismiss,
-        JobFinalize, JobInfo, JobStatus, QueryJobs,
+        BlockCommit, BlockJobChange, BlockJobSetSpeed, BlockStream, BlockdevMirror, JobCancel,
+        JobComplete, JobDismiss, JobFinalize, JobInfo, JobStatus, QueryJobs,
     },
     event::Event,
 };
@@ -28,6 +28,8 @@ use crate::vm::MonitorError;
 
 /// How often a job's progress is asked for; there is no event for it.
 const PROGRESS: Duration = Duration::from_millis(500);
+/// How often it is looked whether a mirror has copied all.
+const MIRROR_LOOK: Duration = Duration::from_millis(50);
 /// Changing a chain, or giving a job up: milliseconds, and a flush.
 const CHANGE: Duration = Duration::from_secs(60);
 
@@ -52,6 +54,18 @@ pub struct Stream {
     pub node: String,
     /// What stays beneath it: the node, and how the layer's header names its file.
     pub base: Option<(String, String)>,
+}
+
+/// A disk's active layer that goes to another file while its guest runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mirror {
+    /// The disk's active layer's node.
+    pub node: String,
+    /// The node that takes its place; what lies beneath it is there, and reads as what lies beneath
+    /// `node` if only the layer itself is copied.
+    pub target: String,
+    /// Whether what lies beneath is copied into the target, too.
+    pub whole: bool,
 }
 
 /// How the copying ended.
@@ -197,6 +211,87 @@ impl BlockJob {
                 // Missed events: how far is it?
                 JobStatus::Other(_) => seen = Some(self.info().await?.status),
                 _ => {}
+            }
+        }
+    }
+
+    /// Begins to copy a layer into another file. `rate` is in bytes a second; it is less while the guest
+    /// uses its disks.
+    ///
+    /// # Errors
+    /// See [`MonitorError`]; nothing has begun then.
+    pub async fn mirror(
+        qmp: &Qmp,
+        id: &str,
+        mirror: Mirror,
+        rate: Option<u64>,
+    ) -> Result<Self, MonitorError> {
+        let job = Self::new(qmp, id, Some(Pace::new(rate)));
+        let start = BlockdevMirror {
+            job_id: id.to_owned(),
+            device: mirror.node,
+            target: mirror.target,
+            sync: if mirror.whole { "full" } else { "top" },
+            speed: job.pace.as_ref().map_or(0, Pace::speed),
+            auto_finalize: false,
+            auto_dismiss: false,
+        };
+        qmp.execute(start).await?;
+        Ok(job)
+    }
+
+    /// Waits until a mirror has copied all, and only follows what the guest writes. From then on the
+    /// guest's writes wait for both files, so that it cannot fall behind.
+    ///
+    /// # Errors
+    /// See [`MonitorError`]; the guest's disk is as before.
+    pub async fn mirrored(&mut self, progress: impl Fn(u64, u64)) -> Result<(), MonitorError> {
+        let mut tick = tokio::time::interval(MIRROR_LOOK);
+        let mut look = tokio::time::interval(LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = tick.tick() => {}
+                _ = look.tick(), if self.pace.is_some() => {
+                    self.keep_pace().await;
+                    continue;
+                }
+            }
+            let job = self.info().await?;
+            progress(job.current_progress, job.total_progress);
+            match job.status {
+                JobStatus::Ready => break,
+                JobStatus::Concluded => return Err(self.failed().await?),
+                _ => {}
+            }
+        }
+        let change =
+            BlockJobChange { id: self.id.clone(), kind: "mirror", copy_mode: "write-blocking" };
+        // One that cannot do this copies what is left while the guest stands still.
+        if let Err(error) = self.qmp.execute(change).await {
+            tracing::debug!(job = self.id, %error, "the guest's writes do not wait for the mirror");
+        }
+        self.pace = None;
+        set_rate(&self.qmp, &self.id, None).await
+    }
+
+    /// Brings a mirror to where only [`BlockJob::finish`] is left: both files are the same, and flushed,
+    /// and the guest's requests wait. The guest should stand still, so that there is an end to it.
+    ///
+    /// # Errors
+    /// See [`MonitorError`]; the guest's disk is as before.
+    pub async fn complete(&mut self) -> Result<(), MonitorError> {
+        const AGAIN: Duration = Duration::from_millis(1);
+        self.qmp.execute(JobComplete { id: self.id.clone() }).await?;
+        let begun = std::time::Instant::now();
+        loop {
+            match self.info().await?.status {
+                JobStatus::Pending => return Ok(()),
+                JobStatus::Concluded => return Err(self.failed().await?),
+                _ if begun.elapsed() > CHANGE => {
+                    return Err(EventsError::Timeout { after: CHANGE }.into());
+                }
+                _ => tokio::time::sleep(AGAIN).await,
             }
         }
     }

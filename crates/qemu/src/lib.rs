@@ -48,6 +48,7 @@ mod argument;
 mod block_job;
 mod command_line;
 mod devices;
+mod fixed;
 pub mod fork;
 pub mod hotplug;
 mod machine;
@@ -62,8 +63,9 @@ mod vm;
 
 pub use accel::{Probe, ProbeError, ProbeOptions, probe};
 pub use appliance::{Appliance, ApplianceError};
-pub use block_job::{BlockJob, Commit, Copied, Stream, jobs, set_rate};
+pub use block_job::{BlockJob, Commit, Copied, Mirror, Stream, jobs, set_rate};
 pub use command_line::command_line;
+pub use fixed::{FixedFile, point_to};
 pub use machine::MACHINE_TYPE;
 pub use names::{cdrom_id, disk_id, layer_file_node, layer_node, netdev_id, nic_id};
 pub use plan::{

@@ -13,10 +13,14 @@ pub fn disk_id(name: &Name) -> String {
 }
 
 /// The block node of a layer, which is the node of its format. The same file may lie beneath two
-/// disks of a VM, so the disk is part of it.
+/// disks of a VM, so the disk is part of it. `moved` is how often the VM's files have gone to another
+/// datastore: for a moment QEMU has those of before open, too, which are called the same.
 #[must_use]
-pub fn layer_node(disk: &Name, file: &LayerFile) -> String {
-    format!("l-{:016x}", fnv1a(&[disk.as_str(), file.as_str()]))
+pub fn layer_node(disk: &Name, file: &LayerFile, moved: u32) -> String {
+    let moves = moved.to_string();
+    // A QEMU of an agent that moved nothing is still known.
+    let parts = [disk.as_str(), file.as_str(), moves.as_str()];
+    format!("l-{:016x}", fnv1a(if moved == 0 { &parts[..2] } else { &parts }))
 }
 
 /// The node of the file beneath a layer's node.
@@ -81,8 +85,10 @@ mod tests {
     #[test]
     fn a_layer_has_a_node_in_every_disk() {
         let image = LayerFile::image("01890000-0000-7000-8000-000000000001".parse().unwrap());
-        let [a, b] = ["a", "b"].map(|disk| layer_node(&disk.parse().unwrap(), &image));
+        let [a, b] = ["a", "b"].map(|disk| layer_node(&disk.parse().unwrap(), &image, 0));
         assert_ne!(a, b);
+        let moved = layer_node(&"a".parse().unwrap(), &image, 1);
+        assert!(moved != a && moved != layer_node(&"a".parse().unwrap(), &image, 2));
         assert!(layer_file_node(&a).len() <= MAX_NODE_NAME);
     }
 }

@@ -101,6 +101,7 @@ impl SimVm {
             snapshots: self.storage.told(vm.id(), &vm.spec),
             seal: self.seal.clone(),
             guest_disks: None,
+            datastore: Some(vm.status.datastore),
         }
     }
 

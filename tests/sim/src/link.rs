@@ -6,11 +6,11 @@ use hostler_agent_api::{
     AgentEvent, ConsoleKind, DatastoreCheck, DatastoreReport, FactsAnswer, FileOwner, FileUser,
     FoundFiles, HostResources, ImageContentAnswer, ImageImportRequest, ImageImportSource,
     ImageImported, ImageRemoveRequest, OperationProgress, RemoveFilesRequest, RemovedFile,
-    VmCommand, VmCreateRequest, VmDefineRequest, VmDefinition, VmDiskTakeRequest, VmEpoch,
-    VmExportRequest, VmFlattenRequest, VmForkAnswer, VmForkRequest, VmFreezeRequest, VmFrozen,
-    VmMigrateRequest, VmMigrationMeasureRequest, VmMigrationMeasured, VmMigrationPrepareRequest,
-    VmMoved, VmOffer, VmRemoveRequest, VmReport, VmRevertRequest, VmSnapshotDeleteRequest,
-    VmSnapshotRequest, VmSnapshotUpdateRequest, VmStopRequest, code,
+    VmCommand, VmCreateRequest, VmDefineRequest, VmDefinition, VmDiskTakeRequest,
+    VmDisksMoveRequest, VmEpoch, VmExportRequest, VmFlattenRequest, VmForkAnswer, VmForkRequest,
+    VmFreezeRequest, VmFrozen, VmMigrateRequest, VmMigrationMeasureRequest, VmMigrationMeasured,
+    VmMigrationPrepareRequest, VmMoved, VmOffer, VmRemoveRequest, VmReport, VmRevertRequest,
+    VmSnapshotDeleteRequest, VmSnapshotRequest, VmSnapshotUpdateRequest, VmStopRequest, code,
 };
 use hostler_control::{AgentError, AgentLink};
 use hostler_endpoint::{ByteStream, EventStream, Item, Problem};
@@ -635,6 +635,26 @@ impl AgentLink for SimHost {
             let disks = found.definition.vm.spec.disks.iter().map(|disk| disk.name.clone());
             for name in disks.filter(asked).collect::<Vec<_>>() {
                 found.storage.flatten(vm, &name);
+            }
+            Ok(found.report())
+        })
+        .await
+    }
+
+    async fn vm_disks_move(
+        &self,
+        vm: VmId,
+        request: VmDisksMoveRequest,
+    ) -> Result<VmReport, AgentError> {
+        let command = request.command;
+        self.command("vm_disks_move", Some(command.op), |state| {
+            let found = state.owned(vm, command.epoch)?;
+            if found.definition.vm.status.datastore != request.datastore {
+                found.definition.vm.status.datastore = request.datastore;
+                let disks = found.definition.vm.spec.own_disks().map(|disk| disk.name.clone());
+                for name in disks.collect::<Vec<_>>() {
+                    found.storage.flatten(vm, &name);
+                }
             }
             Ok(found.report())
         })

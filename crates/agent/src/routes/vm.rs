@@ -89,6 +89,15 @@ pub(super) async fn vm_flatten(
     service.vms.command(call.path.vm, request.command, action).await
 }
 
+pub(super) async fn vm_disks_move(
+    service: Service,
+    call: Call<api::VmDisksMove>,
+) -> Result<VmReport, Problem> {
+    let request = call.body;
+    let action = Action::DisksMove { to: request.datastore, rate: request.max_rate };
+    service.vms.command(call.path.vm, request.command, action).await
+}
+
 pub(super) async fn vm_start(
     service: Service,
     call: Call<api::VmStart>,

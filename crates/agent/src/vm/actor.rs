@@ -7,11 +7,14 @@ use hostler_agent_api::{
     VmSnapshotUpdateRequest,
 };
 use hostler_endpoint::Problem;
-use hostler_types::{GuestReport, Name, NetworkId, OperationId, PowerState, SnapshotId, StopMode};
+use hostler_types::{
+    DatastoreId, GuestReport, Name, NetworkId, OperationId, PowerState, SnapshotId, StopMode,
+};
 use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
+use super::disks_move::{Copies, Moving};
 use super::flatten::{Flattened, Flattening};
 use super::fork::{ForkOrder, ForkSeat, IdentityStep, Silent};
 use super::machine::{Live, Machine, MachineEvent};
@@ -48,6 +51,8 @@ pub(crate) enum Message {
     Cancel(OperationId),
     /// From who copies into a disk.
     Flattened(Flattened),
+    /// From who copies the VM's files to another datastore.
+    DisksCopied(Result<Box<Copies>, Fault>),
     /// From who sends the guest to another host.
     Sent(Result<Box<Sent>, Fault>),
     /// The host that the VM was given to has answered.
@@ -97,6 +102,10 @@ pub(crate) enum Action {
         disks: Vec<Name>,
         rate: Option<u64>,
     },
+    DisksMove {
+        to: DatastoreId,
+        rate: Option<u64>,
+    },
     Snapshot(Box<VmSnapshotRequest>),
     SnapshotUpdate(Box<VmSnapshotUpdateRequest>),
     Revert {
@@ -125,6 +134,7 @@ impl Action {
             | Self::Fork(_)
             | Self::Offer
             | Self::Migrate(_)
+            | Self::DisksMove { .. }
             | Self::Flatten { .. } => true,
             // QEMU's end ends a merge by itself.
             Self::Create
@@ -169,6 +179,8 @@ pub(crate) struct Actor {
     /// When a QEMU that did not answer is tried again.
     pub(super) retry_at: Option<Instant>,
     pub(super) flattening: Option<Flattening>,
+    /// Its files are going to another datastore.
+    pub(super) moving: Option<Moving>,
     /// It is an instant clone whose guest has not begun to take its identity.
     pub(super) silent: Option<Silent>,
     pub(super) migrating: Option<Migrating>,
@@ -180,6 +192,8 @@ pub(crate) struct Actor {
     pub(super) to_self: mpsc::WeakSender<Message>,
     pub(super) report: watch::Sender<Arc<VmReport>>,
     pub(super) live: watch::Sender<Option<Arc<Live>>>,
+    /// Where its files are: the one that it lies on first, then one to or from which they are going.
+    pub(super) datastores: watch::Sender<Vec<DatastoreId>>,
     /// Those that it has NICs on.
     pub(super) networks: watch::Sender<Vec<NetworkId>>,
 }
@@ -242,6 +256,10 @@ impl Actor {
             }
             Message::Flattened(flattened) => {
                 self.flattened(flattened).await;
+                Next::Go
+            }
+            Message::DisksCopied(copied) => {
+                Box::pin(self.disks_copied(copied)).await;
                 Next::Go
             }
             Message::Sent(sent) => {
@@ -324,6 +342,10 @@ impl Actor {
                 self.flatten(op, disks, rate, reply).await;
                 return Next::Go;
             }
+            Action::DisksMove { to, rate } => {
+                self.disks_move(op, to, rate, reply).await;
+                return Next::Go;
+            }
             Action::SnapshotDelete { snapshots, max_rate } => {
                 self.snapshot_delete(op, &snapshots, max_rate, reply).await;
                 return Next::Go;
@@ -369,10 +391,15 @@ impl Actor {
             let text = "it is a template: it is not started, and its disks stay as they are";
             return Err(Fault::WrongState(text.to_owned()));
         }
+        // What ends the guest ends the move; its files stay where they are then.
+        if !matches!(action, Action::Stop { .. } | Action::Reset | Action::DisksMove { .. }) {
+            self.require_not_moving()?;
+        }
         match action {
             Action::Create
             | Action::Register
             | Action::BeForked(_)
+            | Action::DisksMove { .. }
             | Action::Stop { .. }
             | Action::Reset
             | Action::Prepare(_)

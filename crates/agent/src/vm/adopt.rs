@@ -202,6 +202,7 @@ impl Actor {
         }
         let qmp = self.machine.as_ref().map(|machine| machine.live.qmp.clone());
         if let Some(qmp) = &qmp {
+            self.settle_move_or_log(Some(qmp)).await;
             self.abandon_flattening(qmp).await;
             // Soon: a guest's writes may wait for it.
             self.recover_with_qemu(qmp).await;
@@ -298,6 +299,7 @@ impl Actor {
         if let Err(error) = blocking(move || end_processes(&host, id)).await {
             tracing::warn!(vm = %id, %error, "cannot clean up after QEMU");
         }
+        self.settle_move_or_log(None).await;
         self.recover_without_qemu().await;
         self.record.flattening = None;
         if self.record.state != RecordedState::Suspended {

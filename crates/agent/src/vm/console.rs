@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use futures::{Stream, StreamExt};
 use hostler_endpoint::{ByteStream, Bytes};
+use hostler_host::{Access, write_atomic};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
@@ -95,6 +96,24 @@ impl Console {
         first.chain(follow).boxed()
     }
 
+    /// Goes on logging into another file, which begins with what there is. Blocks for a copy of at most
+    /// 2 MiB.
+    pub(crate) fn move_log(&self, to: PathBuf) {
+        let mut shared = lock(&self.shared);
+        let from = std::mem::replace(&mut shared.log, Log { path: to, file: None, length: 0 }).path;
+        let to = shared.log.path.clone();
+        for (from, to) in [(older(&from), older(&to)), (from, to)] {
+            // A log is a convenience: what cannot be copied is lost.
+            if let Ok(bytes) = read_part(&from)
+                && !bytes.is_empty()
+                && let Err(error) = write_atomic(&to, &bytes, Access::ROOT_ONLY)
+            {
+                tracing::warn!(path = %to.display(), %error, "a console's log is not complete");
+            }
+        }
+        shared.log.reopen();
+    }
+
     /// Only what comes from now, and the log's bytes so far: no byte is in both or in neither.
     pub(crate) fn log_and_follow(&self) -> (io::Result<Vec<u8>>, ByteStream) {
         let shared = lock(&self.shared);
@@ -118,18 +137,23 @@ impl Console {
 
 /// The log: the older part, then the newer. Blocks for a read of at most 2 MiB.
 pub(crate) fn read_log(path: &Path) -> io::Result<Vec<u8>> {
-    let mut all = Vec::new();
-    for path in [older(path), path.to_owned()] {
-        match open_no_follow(OpenOptions::new().read(true), &path) {
-            Ok(file) => {
-                let mut file = io::Read::take(file, LOG_LIMIT + CHUNK as u64);
-                io::Read::read_to_end(&mut file, &mut all)?;
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
-        }
-    }
+    let mut all = read_part(&older(path))?;
+    all.extend(read_part(path)?);
     Ok(all)
+}
+
+/// One of its two files; nothing if it is not there.
+fn read_part(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    match open_no_follow(OpenOptions::new().read(true), path) {
+        Ok(file) => {
+            let mut file = io::Read::take(file, LOG_LIMIT + CHUNK as u64);
+            io::Read::read_to_end(&mut file, &mut bytes)?;
+            Ok(bytes)
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(bytes),
+        Err(error) => Err(error),
+    }
 }
 
 impl Shared {

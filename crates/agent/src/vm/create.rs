@@ -235,6 +235,8 @@ impl Actor {
     }
 
     async fn remove_all(&mut self, keep_files: bool, force: bool) -> Result<(), Fault> {
+        let qmp = self.monitor();
+        self.settle_move(qmp.as_ref()).await?;
         // Before anything is undone: is the datastore there at all, and needs nobody the files?
         let (host, record) = (self.host.clone(), self.record.clone());
         let condemned = blocking(move || {

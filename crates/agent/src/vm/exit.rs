@@ -170,6 +170,7 @@ impl Actor {
         if let Err(error) = blocking(move || end_processes(&host, record.id())).await {
             tracing::error!(vm = %self.record.id(), %error, "cannot clean up after QEMU");
         }
+        self.settle_move_or_log(None).await;
         self.recover_without_qemu().await;
         if let Some(guest) = &mut self.guest {
             guest.since = if guest.agent { Timestamp::now() } else { guest.since };

@@ -175,7 +175,7 @@ impl Actor {
     ) -> Result<(), Fault> {
         let Some(lowest) = own.last() else { return Ok(()) };
         let qemu = |error| Fault::Qemu(chain(&error));
-        let plan = layers::plan(dir, disk, lowest);
+        let plan = layers::plan(dir, &self.record, disk, lowest);
         // One that could not be given up goes on.
         let mut job = match jobs(qmp).await.map_err(qemu)?.iter().any(|job| job.id == JOB) {
             true => BlockJob::found(qmp, JOB),
@@ -267,8 +267,10 @@ impl Actor {
                 self.flush(&qmp, &dir, disk, (&own, &others)).await?;
                 job.finish().await.map_err(qemu)?;
                 job.forget().await.map_err(qemu)?;
-                let nodes: Vec<_> =
-                    others.iter().map(|layer| layers::plan(&dir, disk, layer).node).collect();
+                let nodes: Vec<_> = others
+                    .iter()
+                    .map(|layer| layers::plan(&dir, &self.record, disk, layer).node)
+                    .collect();
                 let closed = close_nodes(&qmp, nodes.iter().map(String::as_str)).await;
                 closed.map_err(qemu)
             }
@@ -289,8 +291,8 @@ impl Actor {
         let spec = self.record.definition.vm.spec.own_disks().find(|spec| spec.name == *disk);
         let (Some(spec), Some(lowest)) = (spec, own.last()) else { return Ok(()) };
         let cache = disk_plan(dir, &self.record, spec, self.record.disk_aio()).cache;
-        let plan = layers::plan(dir, disk, lowest);
-        let beneath = others.first().map(|layer| layers::plan(dir, disk, layer).node);
+        let plan = layers::plan(dir, &self.record, disk, lowest);
+        let beneath = others.first().map(|layer| layers::plan(dir, &self.record, disk, layer).node);
         let flushed = flush_layer(qmp, &plan, cache, beneath.as_deref()).await;
         flushed.map_err(|error| Fault::Qemu(chain(&error)))
     }
@@ -308,7 +310,7 @@ impl Actor {
         let (Some(spec), [_, .., lowest]) = (spec, own) else { return Ok(()) };
         let aio = self.record.disk_aio();
         let cache = disk_plan(dir, &self.record, spec, aio).cache;
-        let plan = layers::plan(dir, disk, lowest);
+        let plan = layers::plan(dir, &self.record, disk, lowest);
         let opened = open_for_writing(qmp, &plan, cache, writable).await;
         opened.map_err(|error| Fault::Qemu(chain(&error)))
     }

@@ -31,7 +31,6 @@ use std::time::Duration;
 
 use hostler_agent_api::{VmForkAnswer, VmForkRequest, VmReport};
 use hostler_endpoint::Problem;
-use hostler_qemu::layer_node;
 use hostler_types::{DiskStatus, VmId};
 use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
@@ -41,6 +40,7 @@ pub(super) use parent::end;
 
 use super::actor::Action;
 use super::hardware::Running;
+use super::layers;
 use super::record::{RecordedState, VmRecord};
 use super::registry::Vms;
 use crate::fault::Fault;
@@ -178,7 +178,8 @@ impl Vms {
 
 /// The nodes of the files beneath what the parent's guest writes to until it is stopped.
 fn settled(record: &VmRecord) -> impl Iterator<Item = String> {
-    let layers = |disk: &DiskStatus| Some(layer_node(&disk.name, &disk.layers.get(2)?.file));
+    let layers =
+        |disk: &DiskStatus| Some(layers::node(record, &disk.name, &disk.layers.get(2)?.file));
     record.definition.vm.status.disks.iter().filter_map(layers)
 }
 

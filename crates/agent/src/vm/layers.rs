@@ -159,10 +159,15 @@ fn missing_image(dir: &VmDir, layers: &[Layer]) -> Option<LayerOwner> {
     Some(owner).filter(|owner| matches!(owner, LayerOwner::Image(_)))
 }
 
+/// The node of a disk's file, in the VM's QEMU.
+pub(super) fn node(record: &VmRecord, disk: &Name, file: &LayerFile) -> String {
+    layer_node(disk, file, record.moved)
+}
+
 /// A layer as QEMU is told of it.
-pub(super) fn plan(dir: &VmDir, disk: &Name, layer: &Layer) -> LayerPlan {
+pub(super) fn plan(dir: &VmDir, record: &VmRecord, disk: &Name, layer: &Layer) -> LayerPlan {
     LayerPlan {
-        node: layer_node(disk, &layer.file),
+        node: node(record, disk, &layer.file),
         path: hostler_host::layers::path(dir.datastore(), &layer.file),
         shared: layer.file.owner() != LayerOwner::Vm(dir.id()),
     }

@@ -99,6 +99,8 @@ impl Actor {
         // A header that says otherwise than the record, after a merge that was cut off.
         self.finish_recovery().await;
         self.require_not_flattening()?;
+        self.require_not_moving()?;
+        self.settle_move_or_log(None).await;
         self.put_variables_back().await?;
         let (host, record) = (self.host.clone(), self.record.clone());
         blocking(move || reclaim(&host, &record)).await?;
@@ -426,7 +428,7 @@ pub(super) fn disk_plan(dir: &VmDir, record: &VmRecord, disk: &DiskSpec, aio: Di
     DiskPlan {
         name: disk.name.clone(),
         cache: active.map_or(DiskCache::PageCache, |path| DiskCache::for_file(&path, aio)),
-        layers: layers.iter().map(|layer| layers::plan(dir, &disk.name, layer)).collect(),
+        layers: layers.iter().map(|layer| layers::plan(dir, record, &disk.name, layer)).collect(),
         bus: disk.bus,
         lun: None,
         read_only: false,

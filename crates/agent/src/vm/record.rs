@@ -17,6 +17,7 @@ use hostler_types::{
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::disks_move::DisksMove;
 use super::hardware::Running;
 use super::nics::Plug;
 use super::snapshot::Layering;
@@ -79,6 +80,12 @@ pub(crate) struct VmRecord {
     /// It is an instant clone whose guest still has to take its own identity.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) identity_due: bool,
+    /// Its files are going to another datastore, or have just gone there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) moving: Option<DisksMove>,
+    /// How often they have; see [`hostler_qemu::layer_node`].
+    #[serde(default)]
+    pub(crate) moved: u32,
     /// The host that it came from, running.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) came_from: Option<HostId>,
@@ -181,6 +188,12 @@ impl VmRecord {
 
     pub(crate) fn datastore(&self) -> DatastoreId {
         self.definition.vm.status.datastore
+    }
+
+    /// Where its files are: the one that it lies on first.
+    pub(crate) fn datastores(&self) -> Vec<DatastoreId> {
+        let other = self.moving.map(DisksMove::other);
+        [Some(self.datastore()), other].into_iter().flatten().collect()
     }
 
     /// What is to be told of it when it is another host's.

@@ -47,7 +47,8 @@ pub(crate) struct Handle {
     inbox: mpsc::Sender<Message>,
     pub(super) report: watch::Receiver<Arc<VmReport>>,
     pub(super) live: watch::Receiver<Option<Arc<Live>>>,
-    pub(super) datastore: DatastoreId,
+    /// The one that it lies on, and one to or from which its files are going.
+    datastores: watch::Receiver<Vec<DatastoreId>>,
     networks: watch::Receiver<Vec<NetworkId>>,
     uid: VmUid,
     /// The VM is another host's.
@@ -56,7 +57,7 @@ pub(crate) struct Handle {
 
 impl Handle {
     pub(crate) fn datastore(&self) -> DatastoreId {
-        self.datastore
+        *self.datastores.borrow().first().expect("a VM lies on a datastore")
     }
 
     /// Tells its actor something; fails when that has ended.
@@ -120,10 +121,11 @@ impl Vms {
         self.lock().iter().find(|(_, handle)| uses(handle)).map(|(vm, _)| *vm)
     }
 
-    /// A VM that lies on a datastore.
+    /// A VM of which something lies on a datastore.
     pub(crate) fn on_datastore(&self, datastore: DatastoreId) -> Option<VmId> {
         let handles = self.lock();
-        handles.iter().find(|(_, handle)| handle.datastore == datastore).map(|(vm, _)| *vm)
+        let lies = |handle: &Handle| handle.datastores.borrow().contains(&datastore);
+        handles.iter().find(|(_, handle)| lies(handle)).map(|(vm, _)| *vm)
     }
 
     pub(crate) fn handle(&self, vm: VmId) -> Result<Handle, Fault> {
@@ -301,12 +303,13 @@ impl Vms {
         let (report, report_seen) = watch::channel(Arc::new(first));
         let (live, live_seen) = watch::channel(None);
         let (networks, networks_seen) = watch::channel(record.networks());
+        let (datastores, datastores_seen) = watch::channel(record.datastores());
         let (elsewhere, elsewhere_seen) = watch::channel(record.elsewhere());
         let handle = Handle {
             inbox: to_self.clone(),
             report: report_seen,
             live: live_seen,
-            datastore: record.datastore(),
+            datastores: datastores_seen,
             networks: networks_seen,
             uid: record.uid,
             elsewhere: elsewhere_seen,
@@ -324,6 +327,8 @@ impl Vms {
             restart_at: None,
             retry_at: None,
             flattening: None,
+            moving: None,
+            datastores,
             silent: None,
             migrating: None,
             offered: None,
@@ -369,6 +374,8 @@ fn fresh_record(request: &VmCreateRequest, state: RecordedState, uid: VmUid) -> 
         forking: Vec::new(),
         taking: None,
         identity_due: state == RecordedState::Forking,
+        moving: None,
+        moved: 0,
         came_from: None,
         state,
     }

@@ -43,6 +43,10 @@ impl Actor {
             let now = self.record.networks();
             std::mem::replace(networks, now.clone()) != now
         });
+        self.datastores.send_if_modified(|datastores| {
+            let now = self.record.datastores();
+            std::mem::replace(datastores, now.clone()) != now
+        });
         let report = self.report();
         let (elsewhere, id) = (self.record.elsewhere(), self.record.id());
         let was_elsewhere = self.elsewhere.send_replace(elsewhere).is_some();
@@ -93,6 +97,7 @@ pub(super) fn report(host: &HostContext, record: &VmRecord, live: bool) -> VmRep
         customization: record.customization_status(),
         snapshots: snapshot::measured(dir.as_ref(), &vm.status.snapshots, &vm.status.disks),
         guest_disks: None,
+        datastore: Some(record.datastore()),
         seal: record.seal.clone().filter(|_| record.sealing.is_none()),
     }
 }

@@ -122,6 +122,21 @@ impl Layering {
 }
 
 impl VmRecord {
+    /// What of the VM's files is on its way, so that they are not what the record says.
+    pub(super) fn unsettled_layers(&self) -> Option<&'static str> {
+        let Layering { taking, merging, reverting, .. } = &self.layering;
+        if taking.is_some() || merging.is_some() || reverting.is_some() {
+            return Some("a snapshot of it is just being made, merged or gone back to");
+        }
+        let other = self.taking.is_some() || !self.forking.is_empty() || self.flattening.is_some();
+        other.then_some("its disks are just being changed")
+    }
+
+    /// Files that are no part of anything stay where they are, and are the VM's no longer.
+    pub(super) fn forget_waste(&mut self) {
+        self.layering.waste.clear();
+    }
+
     pub(super) fn snapshots(&self) -> &SnapshotTree {
         &self.definition.vm.status.snapshots
     }

@@ -79,7 +79,7 @@ impl Vms {
             return Ok(once(log).chain(rest).boxed());
         }
         let datastores = host.datastores.clone();
-        let datastore = handle.datastore;
+        let datastore = handle.datastore();
         let log = blocking(move || {
             let path = datastores.get(datastore)?.vm(vm).console_log();
             read_log(&path).map_err(|error| Fault::internal("read a console's log", &error))

@@ -6,6 +6,7 @@ mod changes;
 mod clones;
 mod datastores;
 mod disk_use;
+mod disks_move;
 #[path = "../../../host/tests/it/enter.rs"]
 mod enter;
 mod exports;

@@ -12,9 +12,10 @@ use hostler_agent_api::{
     AgentEvent, ConsoleKind, DatastoreCheck, DatastorePath, DatastoreReport, FactsAnswer,
     ImageContentAnswer, ImageContentQuery, ImageImportRequest, ImageImported, ImagePath,
     ImageRemoveRequest, NetworkPath, OperationPath, VmCommand, VmConsoleQuery, VmCreateRequest,
-    VmDefineRequest, VmDiskTakeRequest, VmFlattenRequest, VmForkAnswer, VmForkRequest,
-    VmFreezeRequest, VmFrozen, VmLogQuery, VmPath, VmRemoveRequest, VmReport, VmRevertRequest,
-    VmSnapshotDeleteRequest, VmSnapshotRequest, VmSnapshotUpdateRequest, VmStopRequest,
+    VmDefineRequest, VmDiskTakeRequest, VmDisksMoveRequest, VmFlattenRequest, VmForkAnswer,
+    VmForkRequest, VmFreezeRequest, VmFrozen, VmLogQuery, VmPath, VmRemoveRequest, VmReport,
+    VmRevertRequest, VmSnapshotDeleteRequest, VmSnapshotRequest, VmSnapshotUpdateRequest,
+    VmStopRequest,
 };
 use hostler_endpoint::{
     Answer, Body, ByteStream, CallOptions, Client, ClientError, Endpoint, EventStream, NoParams,
@@ -191,6 +192,13 @@ impl AgentLink for Remote {
         request: VmFlattenRequest,
     ) -> Result<VmReport, AgentError> {
         self.vm::<contract::VmFlatten>(vm, request).await
+    }
+    async fn vm_disks_move(
+        &self,
+        vm: VmId,
+        request: VmDisksMoveRequest,
+    ) -> Result<VmReport, AgentError> {
+        self.vm::<contract::VmDisksMove>(vm, request).await
     }
     async fn vm_disk_take(
         &self,

@@ -33,6 +33,7 @@ mod guest;
 mod lease;
 mod mac;
 pub(crate) mod migrate;
+mod migrate_storage;
 mod resources;
 pub mod snapshot;
 mod template;

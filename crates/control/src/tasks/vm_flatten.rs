@@ -58,7 +58,7 @@ async fn copy(step: Step) -> StepResult {
 }
 
 /// What a disk was made from that does not need it any more.
-fn copied(step: &Step, source: &DiskSource, datastore: DatastoreId) -> DiskSource {
+pub(super) fn copied(step: &Step, source: &DiskSource, datastore: DatastoreId) -> DiskSource {
     match source {
         DiskSource::Image(image) => {
             let place = step.world().snapshot().get::<ImageKind>(*image).map(|i| i.spec.datastore);

@@ -22,6 +22,7 @@ mod leases;
 mod lifecycle;
 mod maintenance;
 mod migrate;
+mod migrate_storage;
 mod move_budget;
 mod naming_rules;
 mod placement;

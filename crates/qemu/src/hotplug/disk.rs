@@ -66,6 +66,17 @@ pub async fn plug_disk(qmp: &Qmp, disk: &DiskPlan, queues: u32) -> Result<(), Mo
     plugged
 }
 
+/// Opens a disk's files, for no device yet.
+///
+/// # Errors
+/// See [`MonitorError`]. What was opened of them stays open.
+pub async fn open_disk(qmp: &Qmp, disk: &DiskPlan) -> Result<(), MonitorError> {
+    for node in layer_nodes(disk).map_err(|error| MonitorError::Transfer(error.to_string()))? {
+        qmp.execute(BlockdevAdd(node)).await?;
+    }
+    Ok(())
+}
+
 /// Takes a disk out, and closes its files after it.
 ///
 /// # Errors

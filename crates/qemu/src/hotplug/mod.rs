@@ -16,7 +16,7 @@ mod place;
 pub use cdrom::{MediumChange, change_medium};
 pub use cpu::{cpus, plug_cpus, unplug_cpus};
 pub use device::{Devices, Removal, remove_device};
-pub use disk::{clear_disk, lun_of, plug_disk, resize_disk, unplug_disk};
+pub use disk::{clear_disk, lun_of, open_disk, plug_disk, resize_disk, unplug_disk};
 pub use limit::limit_disk;
 pub use memory::{MEMORY_DEVICE, balloon, memory, plugged_memory, set_balloon, set_memory};
 pub use nic::{NicPlug, clear_nic, plug_nic, set_link, unplug_nic};

@@ -84,6 +84,48 @@ impl Command for BlockStream {
     type Return = Empty;
 }
 
+/// Copies a node's content into another node, and goes on copying what is written until it is completed;
+/// whoever uses `device` uses `target` from then on.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct BlockdevMirror {
+    /// The job's id.
+    pub job_id: String,
+    /// The node that is copied.
+    pub device: String,
+    /// The node that becomes its copy; it keeps what lies beneath it.
+    pub target: String,
+    /// `full`: all that the node shows; `top`: only what it holds itself.
+    pub sync: &'static str,
+    /// Bytes a second; 0 is no limit.
+    pub speed: u64,
+    /// Whether it changes to the target by itself once it is completed.
+    pub auto_finalize: bool,
+    /// Whether it goes by itself once it is concluded.
+    pub auto_dismiss: bool,
+}
+impl Command for BlockdevMirror {
+    const NAME: &'static str = "blockdev-mirror";
+    type Return = Empty;
+}
+
+/// Changes a mirror that runs (since QEMU 8.2).
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct BlockJobChange {
+    /// The job's id.
+    pub id: String,
+    /// `mirror`.
+    #[serde(rename = "type")]
+    pub kind: &'static str,
+    /// `write-blocking`: what is written is in the target too before the guest hears that it is written.
+    pub copy_mode: &'static str,
+}
+impl Command for BlockJobChange {
+    const NAME: &'static str = "block-job-change";
+    type Return = Empty;
+}
+
 /// Changes the options of nodes. Each is given whole, as to `blockdev-add`.
 #[derive(Debug, Serialize)]
 pub struct BlockdevReopen {

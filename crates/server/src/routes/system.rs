@@ -57,6 +57,7 @@ async fn features(_: App, _: Call<ListFeatures>) -> Result<Features, Problem> {
             "balancing",
             "downtime-budget",
             "host-maintenance",
+            "storage-migration",
         ]
         .map(str::to_owned)
         .to_vec(),

@@ -87,13 +87,13 @@ async fn flatten(app: App, call: Call<Flatten>) -> Result<Task, Problem> {
 }
 
 async fn migrate(app: App, call: Call<Migrate>) -> Result<VmMigration, Problem> {
-    let MigrateRequest { host, downtime_ms, max_bandwidth, policy } = call.body;
-    let request = vm::VmMigrate { host, downtime_ms, max_bandwidth, policy };
+    let MigrateRequest { host, datastore, downtime_ms, max_bandwidth, policy } = call.body;
+    let request = vm::VmMigrate { host, datastore, downtime_ms, max_bandwidth, policy };
     let options = Options { dry_run: call.query.dry_run, idempotency_key: call.idempotency_key };
     let actor = actor(&call.extensions)?;
     let moved = vm::migrate(&app.world, actor, &call.path.vm, &request, &options).await;
-    let vm::Migration { host, task, explanation } = moved.map_err(problem)?;
-    Ok(VmMigration { host, task: task.map(shown), explanation })
+    let vm::Migration { host, datastore, task, explanation } = moved.map_err(problem)?;
+    Ok(VmMigration { host, datastore, task: task.map(shown), explanation })
 }
 
 async fn show(app: App, call: Call<Show>) -> Result<Vm, Problem> {

@@ -13,6 +13,7 @@ mod instant;
 mod lifecycle;
 mod maintenance;
 mod migrate;
+mod move_disks;
 mod parallel;
 mod pools;
 mod registered;

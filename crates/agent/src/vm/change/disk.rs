@@ -6,7 +6,7 @@ use hostler_agent_api::GuestDisk;
 use hostler_qemu::hotplug::{
     Devices, Removal, clear_disk, lun_of, plug_disk, resize_disk, unplug_disk,
 };
-use hostler_qemu::{DiskPlan, disk_id, layer_node};
+use hostler_qemu::{DiskPlan, disk_id};
 use hostler_qmp::Qmp;
 use hostler_qmp::guest::GuestAgent;
 use hostler_types::{ByteSize, DiskBus, DiskSpec, IoLimits, Name};
@@ -137,7 +137,7 @@ impl Actor {
     async fn resize(&mut self, qmp: &Qmp, disk: &DiskSpec) -> Result<(), Fault> {
         let active = layers::of(&self.record, &disk.name).first();
         let active = active.ok_or_else(|| Fault::WrongState("it has no file".to_owned()))?;
-        let node = layer_node(&disk.name, &active.file);
+        let node = layers::node(&self.record, &disk.name, &active.file);
         resize_disk(qmp, &node, disk.size).await.map_err(|error| Fault::Qemu(chain(&error)))?;
         let disks = self.record.running.iter_mut().flat_map(|running| &mut running.spec.disks);
         disks.filter(|known| known.name == disk.name).for_each(|known| known.size = disk.size);

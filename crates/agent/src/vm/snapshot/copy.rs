@@ -2,9 +2,7 @@
 
 use hostler_agent_api::OperationProgress;
 use hostler_host::VmDir;
-use hostler_qemu::{
-    BlockJob, Commit, Copied, DiskCache, LayerPlan, close_nodes, layer_node, open_for_writing,
-};
+use hostler_qemu::{BlockJob, Commit, Copied, DiskCache, LayerPlan, close_nodes, open_for_writing};
 use hostler_qmp::Qmp;
 use hostler_types::{ByteSize, Layer, LayerFile, Merge, Name, OperationId};
 use tokio_util::sync::CancellationToken;
@@ -78,7 +76,7 @@ impl Online {
         let disks = &record.definition.vm.status.disks;
         let chains = disks.iter().map(|disk| (&disk.name, &disk.layers));
         chains.into_iter().find_map(|(name, chain)| {
-            let nodes = chain.iter().map(|layer| layer_node(name, &layer.file));
+            let nodes = chain.iter().map(|layer| layers::node(record, name, &layer.file));
             let top = nodes.into_iter().position(|n| Some(&n) == self.commit.top.as_ref())?;
             chain.get(top.checked_sub(1)?).map(|layer| layer.file.clone())
         })

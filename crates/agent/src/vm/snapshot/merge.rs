@@ -16,7 +16,7 @@
 use std::time::Duration;
 
 use hostler_host::VmDir;
-use hostler_qemu::{BlockJob, Commit, DiskCache, active_nodes, layer_node, set_rate};
+use hostler_qemu::{BlockJob, Commit, DiskCache, active_nodes, set_rate};
 use hostler_types::{
     ByteSize, Layer, LayerFile, LayerOwner, Merge, Name, OperationId, PowerState, SnapshotId,
 };
@@ -221,6 +221,7 @@ impl Actor {
         let patient = self.merger.is_patient();
         let away =
             self.migrating.is_some() || self.is_offered() || self.record.state.is_elsewhere();
+        let away = away || self.moving.is_some();
         let merger = &mut self.merger;
         if merger.waiting.is_empty() && !merger.wanted {
             merger.patient_since = None;
@@ -322,7 +323,7 @@ impl Actor {
         let dir = self.host.datastores.peek(self.record.datastore())?.vm(self.record.id());
         let plan = |file: &LayerFile| {
             let layer = Layer { file: file.clone(), allocated: ByteSize(0) };
-            layers::plan(&dir, &disk.name, &layer)
+            layers::plan(&dir, &self.record, &disk.name, &layer)
         };
         let top = files.iter().position(|layer| layer.file == merge.from[0])?;
         let active = &files.first()?.file;
@@ -334,14 +335,18 @@ impl Actor {
             id: job_id(&merge.disk),
             cache,
             commit: Commit {
-                active: layer_node(&disk.name, active),
-                top: above.as_ref().map(|_| layer_node(&disk.name, &merge.from[0])),
-                into: layer_node(&disk.name, &merge.into),
+                active: layers::node(&self.record, &disk.name, active),
+                top: above.as_ref().map(|_| layers::node(&self.record, &disk.name, &merge.from[0])),
+                into: layers::node(&self.record, &disk.name, &merge.into),
                 backing_file: above.as_ref().map(|above| merge.into.relative_to(above)),
             },
             into: plan(&merge.into),
             above: above.as_ref().filter(|above| *above != active).map(plan),
-            from: merge.from.iter().map(|file| layer_node(&disk.name, file)).collect(),
+            from: merge
+                .from
+                .iter()
+                .map(|file| layers::node(&self.record, &disk.name, file))
+                .collect(),
         })
     }
 
@@ -418,7 +423,7 @@ impl Actor {
     /// Whether QEMU says that this is the file that a disk writes to.
     pub(super) async fn writes_to(&self, disk: &Name, file: &LayerFile) -> bool {
         let Some(machine) = &self.machine else { return false };
-        let node = layer_node(disk, file);
+        let node = layers::node(&self.record, disk, file);
         let nodes = active_nodes(&machine.live.qmp, [disk]).await;
         nodes.is_ok_and(|nodes| nodes.iter().any(|(_, active)| *active == node))
     }

@@ -15,7 +15,9 @@
 //! A snapshot itself is not there then: nobody can say of which instant it would be. Its layers are
 //! merged again by the next deletion.
 
-use hostler_qemu::{BlockJob, close_nodes, jobs, layer_node};
+use std::collections::BTreeSet;
+
+use hostler_qemu::{BlockJob, close_nodes, jobs};
 use hostler_qmp::Qmp;
 use hostler_qmp::command::{JobStatus, MigrateCancel, QueryNamedBlockNodes};
 use hostler_qmp::guest::GuestAgent;
@@ -151,19 +153,27 @@ impl Actor {
     }
 
     /// Closes layers that are in no chain, which an agent had no time to close.
-    async fn close_unknown_layers(&self, qmp: &Qmp) -> Result<(), hostler_qemu::MonitorError> {
+    pub(in crate::vm) async fn close_unknown_layers(
+        &self,
+        qmp: &Qmp,
+    ) -> Result<(), hostler_qemu::MonitorError> {
         let status = &self.record.definition.vm.status;
         let node = |disk: &hostler_types::DiskStatus| {
             let layers = layers::of(&self.record, &disk.name);
-            layers.iter().map(|layer| layer_node(&disk.name, &layer.file)).collect::<Vec<_>>()
+            layers
+                .iter()
+                .map(|layer| layers::node(&self.record, &disk.name, &layer.file))
+                .collect::<Vec<_>>()
         };
         let known: Vec<String> = status.disks.iter().flat_map(node).collect();
         let nodes = qmp.execute(QueryNamedBlockNodes { flat: Some(true) }).await?;
         let names = nodes.into_iter().filter_map(|node| node.node_name);
-        let unknown = |name: &String| {
-            name.starts_with("l-") && !name.ends_with("-file") && !known.contains(name)
-        };
-        let mut unknown: Vec<String> = names.filter(unknown).collect();
+        // Of one that was just being opened only the file's node may be there.
+        let layers =
+            names.map(|name| name.strip_suffix("-file").map(str::to_owned).unwrap_or(name));
+        let unknown = |name: &String| name.starts_with("l-") && !known.contains(name);
+        let unknown: BTreeSet<String> = layers.filter(unknown).collect();
+        let mut unknown: Vec<String> = unknown.into_iter().collect();
         // Each is held by the one on top of it; how they lie is not known.
         for _ in 0..unknown.len() {
             let before = unknown.len();

@@ -6,8 +6,7 @@ use std::time::Duration;
 use hostler_agent_api::VmSnapshotRequest;
 use hostler_host::{VmDir, volume};
 use hostler_qemu::{
-    DiskAio, DiskCache, NewLayer, active_nodes, add_layers, add_layers_and_save, layer_node,
-    rehearse_saving,
+    DiskAio, DiskCache, NewLayer, active_nodes, add_layers, add_layers_and_save, rehearse_saving,
 };
 use hostler_qmp::Qmp;
 use hostler_types::{
@@ -171,7 +170,7 @@ impl Actor {
             }
             let path = dir.snapshot_memory(snapshot.id);
             let memory = memory.then(|| memory_file(&host, &dir, &path, &record)).transpose()?;
-            Ok(Ready { layers: new_layers(&dir, &taking, record.disk_aio()), memory })
+            Ok(Ready { layers: new_layers(&dir, &record, &taking, record.disk_aio()), memory })
         })
         .await
     }
@@ -271,7 +270,7 @@ impl Actor {
         let names = taking.layers.iter().map(|(name, _)| name);
         match active_nodes(&machine.live.qmp, names).await {
             Ok(nodes) => taking.layers.iter().any(|(name, file)| {
-                let node = layer_node(name, file);
+                let node = layers::node(&self.record, name, file);
                 nodes.iter().any(|(disk, active)| disk == name && *active == node)
             }),
             // It is dying. New layers that nobody has written to do no harm.
@@ -343,13 +342,13 @@ async fn put(qmp: &Qmp, ready: Ready, within: Duration) -> Result<Option<Duratio
     Ok(Some(saved.paused))
 }
 
-fn new_layers(dir: &VmDir, taking: &Taking, aio: DiskAio) -> Vec<NewLayer> {
+fn new_layers(dir: &VmDir, record: &VmRecord, taking: &Taking, aio: DiskAio) -> Vec<NewLayer> {
     let pairs = taking.snapshot.disks.iter().zip(&taking.layers);
     let new = |(disk, (_, file)): (&SnapshotDisk, &(Name, LayerFile))| {
         let layer = hostler_types::Layer { file: file.clone(), allocated: ByteSize(0) };
-        let layer = layers::plan(dir, &disk.name, &layer);
+        let layer = layers::plan(dir, record, &disk.name, &layer);
         NewLayer {
-            on: layer_node(&disk.name, &disk.layers[0]),
+            on: layers::node(record, &disk.name, &disk.layers[0]),
             cache: DiskCache::for_file(&layer.path, aio),
             layer,
         }

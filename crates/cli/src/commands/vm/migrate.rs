@@ -10,7 +10,7 @@ use crate::output;
 use crate::session::{Session, once};
 use crate::wait::WaitOptions;
 
-/// Move a VM to another host; one that runs goes on running
+/// Move a VM to another host, or its files to another datastore; one that runs goes on running
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -18,8 +18,12 @@ Examples:
   hostler vm migrate web01 --host host2
   hostler vm migrate web01 --host host2 --dry-run
   hostler vm migrate db01 --downtime 100ms --policy refuse --rate 200MiB
+  hostler vm migrate web01 --datastore fast --dry-run
+  hostler vm migrate web01 --datastore fast --rate 100MiB
 
-Both hosts need the VM's datastore, so it must be a shared one. A guest that runs is sent while it goes
+Both hosts need the VM's datastore, so it must be a shared one. With --datastore the VM stays on its host
+and all its files go to another datastore that the host has: with its snapshots, and independent of images
+and of other VMs' disks, which stay where they are. A guest that runs is sent while it goes
 on, and stands still for a moment at the end; the task tells how long that was. Cancelling it
 (`hostler task cancel`, or Ctrl-C) leaves the VM where it is.")]
 pub(crate) struct Migrate {
@@ -29,6 +33,10 @@ pub(crate) struct Migrate {
     /// The host that it goes to [default: chosen as for a new VM]
     #[arg(long, value_name = "HOST")]
     host: Option<Ref>,
+
+    /// The datastore that its files go to [default: they stay where they are]
+    #[arg(long, value_name = "DATASTORE")]
+    datastore: Option<Ref>,
 
     /// How long its guest may stand still, such as 100ms [default: the VM's --downtime-budget]
     #[arg(long, value_name = "TIME", value_parser = milliseconds)]
@@ -56,6 +64,7 @@ impl Migrate {
         let (path, query) = (self.vm.path(), VmCreateQuery { dry_run: self.dry_run });
         let request = MigrateRequest {
             host: self.host,
+            datastore: self.datastore,
             downtime_ms: self.downtime,
             max_bandwidth: self.rate.map(ByteSize::bytes),
             policy: self.policy,
@@ -63,8 +72,15 @@ impl Migrate {
         let migration: VmMigration =
             session.call_with::<vm::Migrate>(&path, &query, request, once()).await?;
         let Some(task) = migration.task.clone() else { return preview(session, &migration) };
-        let done = format!("moved to host {}", migration.host);
+        let done = format!("moved to {}", target(&migration));
         super::finish(session, task, self.wait.waits(), &done, &path).await
+    }
+}
+
+fn target(migration: &VmMigration) -> String {
+    match &migration.datastore {
+        Some(datastore) => format!("datastore {datastore}"),
+        None => format!("host {}", migration.host),
     }
 }
 
@@ -90,7 +106,7 @@ fn preview(session: &Session, migration: &VmMigration) -> Result<(), CliError> {
     if session.output.is_data() {
         return session.output.data(migration);
     }
-    output::print(&format!("it would go to host {}\n", migration.host))?;
+    output::print(&format!("it would go to {}\n", target(migration)))?;
     for sentence in &migration.explanation {
         output::print(&format!("  {sentence}\n"))?;
     }

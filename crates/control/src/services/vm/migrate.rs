@@ -12,6 +12,7 @@ use hostler_types::{
 use serde::Serialize;
 
 use super::files::expect;
+use super::migrate_storage::migrate_storage;
 use super::{require_host, require_idle};
 use crate::actor::{Actor, authorize};
 use crate::error::{Class, ServiceError};
@@ -26,8 +27,10 @@ use crate::world::World;
 /// How a VM is to be moved.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct VmMigrate {
-    /// Absent: where placement would put it.
+    /// Absent: where placement would put it; or where it is, with `datastore`.
     pub host: Option<Ref>,
+    /// Its files go there; absent: they stay where they are.
+    pub datastore: Option<Ref>,
     /// How long its guest may stand still, in milliseconds: 1 to 60,000; absent: as the VM says.
     pub downtime_ms: Option<u64>,
     /// Bytes a second.
@@ -41,6 +44,8 @@ pub struct VmMigrate {
 pub struct Migration {
     /// The host that the VM goes to.
     pub host: Name,
+    /// The datastore that its files go to; absent: they stay where they are.
+    pub datastore: Option<Name>,
     /// Absent when it was a dry run.
     pub task: Option<Arc<Task>>,
     pub explanation: Vec<String>,
@@ -60,6 +65,9 @@ pub async fn migrate(
     options: &Options,
 ) -> Result<Migration, ServiceError> {
     authorize(actor, Role::Operator, "move VMs")?;
+    if request.datastore.is_some() {
+        return migrate_storage(world, actor, vm, request, options).await;
+    }
     let told = MigrationTerms { downtime_ms: request.downtime_ms, policy: request.policy };
     told.validate().map_err(|reason| ServiceError::invalid_as_told("downtime_ms", reason))?;
     if request.max_bandwidth == Some(0) {
@@ -119,7 +127,7 @@ pub async fn migrate(
     let to = planned.or_else(|| Some(Input::of(task.as_ref()?)?.to));
     let to = to.map_or_else(|| vm.clone(), Ref::by_id);
     let host = world.snapshot().find::<HostKind>(&to)?.name().clone();
-    Ok(Migration { host, task, explanation })
+    Ok(Migration { host, datastore: None, task, explanation })
 }
 
 /// How long it would take, and what follows from that, in sentences.
@@ -174,7 +182,7 @@ pub(crate) fn chosen(snapshot: &Snapshot, vm: &Vm, to: HostId) -> Result<Order, 
     Ok(order)
 }
 
-fn is_live(vm: &Vm) -> Result<bool, ServiceError> {
+pub(super) fn is_live(vm: &Vm) -> Result<bool, ServiceError> {
     let (name, power) = (vm.name(), vm.status.power);
     let hint = match power {
         PowerState::Running => return Ok(true),
@@ -302,8 +310,8 @@ fn unreachable_datastore(snapshot: &Snapshot, id: DatastoreId, host: &Host) -> O
     let name = datastore.name();
     if !datastore.spec.is_on(host.id()) {
         return Some(format!(
-            "datastore `{name}` is not on it, and disks are not copied between datastores yet; lay \
-             the VM on a shared datastore that both hosts have"
+            "datastore `{name}` is not on it, and disks are not copied between hosts yet; first bring \
+             them to a shared datastore that both hosts have, with `--datastore`"
         ));
     }
     let told = datastore.status.hosts.iter().find(|told| told.host == host.id());
