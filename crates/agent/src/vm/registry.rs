@@ -370,6 +370,7 @@ fn fresh_record(request: &VmCreateRequest, state: RecordedState, uid: VmUid) -> 
         taking: None,
         identity_due: state == RecordedState::Forking,
         came_from: None,
+        cpu_baseline: None,
         state,
     }
 }

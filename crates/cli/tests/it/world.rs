@@ -46,6 +46,7 @@ pub(crate) fn host() -> Host {
         cgroup_version: 2,
         bridges: vec!["br0".to_owned()],
         cpu_features: Vec::new(),
+        guest_cpu: None,
     };
     let status = HostStatus {
         state: HostState::Connected,
@@ -131,6 +132,7 @@ pub(crate) fn vm(name: &str, n: u8) -> Vm {
     };
     let status = VmStatus {
         hardware: None,
+        cpu: None,
         moved_at: None,
         pending: Vec::new(),
         power: PowerState::Stopped,

@@ -56,6 +56,7 @@ async fn features(_: App, _: Call<ListFeatures>) -> Result<Features, Problem> {
             "live-migration",
             "balancing",
             "host-maintenance",
+            "cpu-baseline",
         ]
         .map(str::to_owned)
         .to_vec(),
