@@ -36,7 +36,7 @@ pub(crate) fn of(snapshot: &Snapshot, spec: &ClusterSpec) -> Option<CpuBaseline>
             if all.iter().any(|(_, cpu)| cpu.is_none()) {
                 return None;
             }
-            common_baseline(all.iter().filter_map(|(_, cpu)| *cpu))
+            common_baseline(&all.iter().filter_map(|(_, cpu)| *cpu).collect::<Vec<_>>())
         }
     }
 }

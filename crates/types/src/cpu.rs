@@ -343,23 +343,20 @@ fn is_made_for(name: &str, host: &GuestCpu, accelerator: Accelerator) -> bool {
 
 /// The most that all of these hosts can give to a guest: the best model, with what else they share.
 /// `None` without hosts, or if not even the least model runs on all of them.
-pub fn common_baseline<'a>(
-    hosts: impl Iterator<Item = (&'a GuestCpu, Accelerator)> + Clone,
-) -> Option<CpuBaseline> {
-    let mut all = hosts.clone();
-    let (first, _) = all.next()?;
+pub fn common_baseline(hosts: &[(&GuestCpu, Accelerator)]) -> Option<CpuBaseline> {
+    let ((first, _), rest) = hosts.split_first()?;
     let mut shared: BTreeSet<&str> = first.features.iter().map(String::as_str).collect();
-    for (host, _) in all {
+    for (host, _) in rest {
         let own: HashSet<&str> = host.features.iter().map(String::as_str).collect();
         shared.retain(|feature| own.contains(feature));
     }
-    let makers = || hosts.clone().filter_map(|(host, accelerator)| Maker::of(host, accelerator));
+    let makers = || hosts.iter().filter_map(|(host, accelerator)| Maker::of(host, *accelerator));
     let maker = makers().next().unwrap_or(Maker::Intel);
     let maker = if makers().any(|other| other != maker) { Maker::Any } else { maker };
     let possible = |model: &&CpuModel| {
         let whole = |host: &GuestCpu| host.models.iter().any(|own| own == model.name);
         model.features.iter().all(|feature| shared.contains(feature))
-            && hosts.clone().all(|(host, _)| whole(host))
+            && hosts.iter().all(|(host, _)| whole(host))
     };
     let best = models().iter().rev().filter(|model| model.maker == maker).find(possible);
     let best = best.or_else(|| model(FLOOR).filter(possible))?;
@@ -400,7 +397,7 @@ mod tests {
     }
 
     fn check(hosts: &[(&GuestCpu, Accelerator)], expected: &str) {
-        let baseline = common_baseline(hosts.iter().copied());
+        let baseline = common_baseline(hosts);
         assert_eq!(baseline.as_ref().map_or("-", CpuBaseline::as_str), expected);
         for (host, accelerator) in hosts {
             let lacking = baseline.as_ref().map(|it| it.lacking(host, *accelerator));
@@ -425,10 +422,10 @@ mod tests {
         let (amd, emulated) =
             (host("AuthenticAMD", "EPYC-Rome", &[], &[]), intel("Westmere", &[], &["avx"]));
         check(&[(&emulated, Tcg)], "Westmere,+avx");
-        let of_both = common_baseline([(&amd, Kvm), (&new, Kvm)].into_iter()).unwrap();
+        let of_both = common_baseline(&[(&amd, Kvm), (&new, Kvm)]).unwrap();
         assert_eq!(of_both.model(), "qemu64", "models of one maker do not fit the other's CPUs");
         assert!(of_both.extras().any(|feature| feature == "avx2"), "{of_both}");
-        assert_eq!(common_baseline([(&amd, Kvm)].into_iter()).unwrap().model(), "EPYC-Rome");
+        assert_eq!(common_baseline(&[(&amd, Kvm)]).unwrap().model(), "EPYC-Rome");
     }
 
     #[test]

@@ -51,7 +51,7 @@ async fn qemu_a_vm_gets_the_baseline_and_keeps_it_until_its_power_is_cycled() {
     let mut world = World::start_process().await;
     let facts = facts(&world).await;
     let cpu = facts.guest_cpu.clone().unwrap();
-    let most = common_baseline([(&cpu, facts.accelerator)].into_iter()).unwrap();
+    let most = common_baseline(&[(&cpu, facts.accelerator)]).unwrap();
     let definition = world.vm(DiskSource::Blank);
     let vm = definition.vm.id();
     world.create(&definition).await.unwrap();

@@ -32,7 +32,6 @@ pub(crate) fn settings(snapshot: &Snapshot) -> ClusterSettings {
         memory_overcommit_percent: spec.memory_overcommit_percent,
         vcpus_per_cpu: spec.vcpus_per_cpu,
         baseline: baseline(snapshot),
-        ..ClusterSettings::default()
     }
 }
 
