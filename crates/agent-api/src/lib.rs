@@ -58,7 +58,7 @@ pub use vm::{
     ConsoleKind, GuestDisk, VmCommand, VmConsole, VmConsoleQuery, VmCreate, VmCreateRequest,
     VmDefine, VmDefineRequest, VmDefined, VmDefinition, VmDiskTake, VmDiskTakeRequest, VmExec,
     VmLog, VmLogQuery, VmPath, VmRegister, VmRemove, VmRemoveRequest, VmReport, VmReset,
-    VmScreenshot, VmSeal, VmStart, VmStop, VmStopRequest, VmSuspend,
+    VmScreenshot, VmSeal, VmStart, VmStartRequest, VmStop, VmStopRequest, VmSuspend,
 };
 
 /// The version of this contract.

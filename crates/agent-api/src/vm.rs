@@ -2,9 +2,9 @@
 
 use hostler_endpoint::{Empty, Endpoint, Json, Method, NoParams, Stream};
 use hostler_types::{
-    ByteSize, CustomizationStatus, DatastoreId, DiskStatus, Epoch, ExecAnswer, ExecRequest,
-    GuestReport, Hardware, ImageId, Name, NicStatus, OperationId, PowerState, Seal, SnapshotTree,
-    StopMode, Vm, VmChange, VmId,
+    ByteSize, CpuBaseline, CustomizationStatus, DatastoreId, DiskStatus, Epoch, ExecAnswer,
+    ExecRequest, GuestReport, Hardware, ImageId, Name, NicStatus, OperationId, PowerState, Seal,
+    SnapshotTree, StopMode, Vm, VmChange, VmId,
 };
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -55,6 +55,9 @@ pub struct VmReport {
     /// What it runs with.
     #[serde(default)]
     pub hardware: Option<Hardware>,
+    /// The CPU that the guest sees, if it runs with a baseline.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu: Option<CpuBaseline>,
     /// What is asked for and does not run yet.
     #[serde(default)]
     pub pending: Vec<VmChange>,
@@ -252,8 +255,24 @@ impl Endpoint for VmStart {
     const TAG: &'static str = "vm";
     type Path = VmPath;
     type Query = NoParams;
-    type Body = Json<VmCommand>;
+    type Body = Json<VmStartRequest>;
     type Answer = Json<VmReport>;
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct VmStartRequest {
+    #[serde(flatten)]
+    pub command: VmCommand,
+    /// The CPU that the guest sees, also when the host starts it again by itself; absent: all that the host
+    /// has. Of no meaning to a VM that asks for a model itself, or that resumes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu: Option<CpuBaseline>,
+}
+
+impl From<VmCommand> for VmStartRequest {
+    fn from(command: VmCommand) -> Self {
+        Self { command, cpu: None }
+    }
 }
 
 /// `POST /agent/v1/vms/{vm}/stop`: answers when QEMU has ended. A graceful stop that the guest

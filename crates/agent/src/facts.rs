@@ -8,7 +8,7 @@ use std::time::UNIX_EPOCH;
 use hostler_host::Cgroups;
 use hostler_host::uid::IMPORT_UID;
 use hostler_qemu::{Credentials, DiskAio, ProbeOptions, QEMU};
-use hostler_types::{Accelerator, HostFacts};
+use hostler_types::{Accelerator, GuestCpu, HostFacts};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
@@ -18,6 +18,9 @@ use crate::state_file;
 
 /// Debian's OVMF: code and the template of the variables.
 const UEFI: [&str; 2] = ["/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"];
+
+/// 1: with what guests can be given of the CPU.
+const CACHE_FORMAT: u32 = 1;
 
 /// The facts, once they are known. Clones are the same.
 #[derive(Debug, Clone)]
@@ -37,6 +40,7 @@ struct Cached {
     disk_aio: DiskAio,
     qemu_version: String,
     warnings: Vec<String>,
+    guest_cpu: Option<GuestCpu>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,6 +49,9 @@ struct CacheKey {
     modified: u64,
     size: u64,
     boot_id: String,
+    /// Of what is kept: what a newer agent asks for besides, an older one has not found out.
+    #[serde(default)]
+    format: u32,
 }
 
 impl FactsSource {
@@ -135,6 +142,7 @@ async fn find(cache: PathBuf, cgroups: Cgroups) -> Result<Known, Fault> {
         cgroup_version: cgroups.version(),
         bridges: host.bridges,
         cpu_features: host.cpu_features,
+        guest_cpu: found.guest_cpu.map(|cpu| GuestCpu { vendor: host.cpu_vendor, ..cpu }),
     };
     Ok(Known { facts, disk_aio: found.disk_aio })
 }
@@ -157,6 +165,7 @@ async fn run_probe(key: CacheKey) -> Result<Cached, Fault> {
         disk_aio: probe.disk_aio,
         qemu_version: probe.version.to_string(),
         warnings: probe.warning.into_iter().collect(),
+        guest_cpu: Some(probe.guest_cpu),
     })
 }
 
@@ -170,5 +179,6 @@ fn cache_key(qemu: &Path) -> Result<CacheKey, Fault> {
         modified: modified.map_or(0, |modified| u64::try_from(modified.as_nanos()).unwrap_or(0)),
         size: metadata.len(),
         boot_id: boot_id.trim().to_owned(),
+        format: CACHE_FORMAT,
     })
 }

@@ -1,7 +1,7 @@
 //! The cluster: what holds for all its hosts together.
 
 use hostler_endpoint::{Empty, Endpoint, Json, Method, NoParams};
-use hostler_types::{Cluster, ClusterUpdate};
+use hostler_types::{Cluster, ClusterUpdate, CpuBaselineReport};
 
 /// Show the cluster.
 #[derive(Debug)]
@@ -43,4 +43,20 @@ impl Endpoint for Update {
     fn revision(answer: &Cluster) -> Option<u64> {
         Some(answer.metadata.revision.0)
     }
+}
+/// What VMs see of their host's CPU that start now, and how that comes about.
+#[derive(Debug)]
+pub struct CpuBaseline;
+
+impl Endpoint for CpuBaseline {
+    const ID: &'static str = "cluster_cpu_baseline";
+    const METHOD: Method = Method::Get;
+    const PATH: &'static str = "/v1/cluster/cpu-baseline";
+    const SUMMARY: &'static str = "What VMs get of the hosts' CPUs, and which hosts hold it back";
+    const TAG: &'static str = "cluster";
+    const ACCESS: &'static str = "viewer";
+    type Path = NoParams;
+    type Query = NoParams;
+    type Body = Empty;
+    type Answer = Json<CpuBaselineReport>;
 }

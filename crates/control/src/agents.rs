@@ -18,7 +18,7 @@ use hostler_agent_api::{
     VmFlattenRequest, VmForkAnswer, VmForkRequest, VmFreezeRequest, VmFrozen, VmMigrateRequest,
     VmMigrationMeasureRequest, VmMigrationMeasured, VmMigrationPrepareRequest, VmMoved, VmOffer,
     VmRemoveRequest, VmReport, VmRevertRequest, VmSnapshotDeleteRequest, VmSnapshotRequest,
-    VmSnapshotUpdateRequest, VmStopRequest,
+    VmSnapshotUpdateRequest, VmStartRequest, VmStopRequest,
 };
 use hostler_endpoint::{ByteStream, EventStream, Problem};
 use hostler_types::{
@@ -69,7 +69,7 @@ pub trait AgentLink: Send + Sync + Debug {
     async fn vm_register(&self, vm: VmId, request: VmCreateRequest)
     -> Result<VmReport, AgentError>;
     async fn vm_remove(&self, vm: VmId, request: VmRemoveRequest) -> Result<(), AgentError>;
-    async fn vm_start(&self, vm: VmId, command: VmCommand) -> Result<VmReport, AgentError>;
+    async fn vm_start(&self, vm: VmId, request: VmStartRequest) -> Result<VmReport, AgentError>;
     async fn vm_stop(&self, vm: VmId, request: VmStopRequest) -> Result<VmReport, AgentError>;
     async fn vm_reset(&self, vm: VmId, command: VmCommand) -> Result<VmReport, AgentError>;
     async fn vm_suspend(&self, vm: VmId, command: VmCommand) -> Result<VmReport, AgentError>;

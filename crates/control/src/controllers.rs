@@ -8,6 +8,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::world::Core;
 
+mod baseline;
 mod deadlines;
 mod drs;
 mod hosts;
@@ -38,6 +39,11 @@ impl Controllers {
         tracker.spawn(async move {
             // Cancel-safe: it writes nothing.
             let _stopped = until.run_until_cancelled(placement).await;
+        });
+        let (baseline, until) = (baseline::run(core.clone()), stopping.clone());
+        tracker.spawn(async move {
+            // Cancel-safe: every commit is whole.
+            let _stopped = until.run_until_cancelled(baseline).await;
         });
         let drs = drs::run(core.clone(), engine.clone());
         let until = stopping.clone();

@@ -184,6 +184,7 @@ pub(crate) fn absorb(status: &mut VmStatus, report: &VmReport) -> bool {
     new.nics.clone_from(&report.nics);
     new.guest.clone_from(&report.guest);
     new.hardware = report.hardware;
+    new.cpu.clone_from(&report.cpu);
     new.pending.clone_from(&report.pending);
     new.snapshots = as_last_told(&status.snapshots, &report.snapshots);
     new.seal.clone_from(&report.seal);
@@ -259,6 +260,7 @@ mod tests {
             customization: None,
             guest: None,
             hardware: None,
+            cpu: None,
             pending: Vec::new(),
             snapshots: SnapshotTree::default(),
             snapshot_warnings: Vec::new(),
@@ -280,6 +282,7 @@ mod tests {
             nics: Vec::new(),
             guest: None,
             hardware: None,
+            cpu: None,
             pending: Vec::new(),
             customization: None,
             snapshots: SnapshotTree::default(),

@@ -79,7 +79,7 @@ pub(crate) async fn ensure_cluster(core: &Core) -> Result<(), StoreError> {
         return Ok(());
     }
     let name = CLUSTER.parse().expect("`default` is a name");
-    let (spec, status) = (ClusterSpec::default(), ClusterStatus {});
+    let (spec, status) = (ClusterSpec::default(), ClusterStatus::default());
     let cluster = Cluster::new(name, Labels::new(), Timestamp::now(), spec, status);
     let batch = Core::batch(&Actor::system(), "there is a cluster");
     core.commit(batch.with(Write::create(&cluster))).await.map(drop)

@@ -79,6 +79,8 @@ pub struct BalancingPace {
     pub steady: Duration,
     /// A VM that was to be moved is not tried again sooner.
     pub again: Duration,
+    /// What of a plan could not begin after this long in which nothing else of it began or ended is passed over.
+    pub patience: Duration,
 }
 
 impl Default for BalancingPace {
@@ -88,6 +90,7 @@ impl Default for BalancingPace {
             longest: Duration::from_secs(60),
             steady: Duration::from_secs(120),
             again: Duration::from_secs(300),
+            patience: Duration::from_secs(600),
         }
     }
 }

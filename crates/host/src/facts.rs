@@ -12,6 +12,8 @@ pub struct Facts {
     pub hostname: String,
     pub kernel: String,
     pub cpu_model: String,
+    /// Who made it, such as `GenuineIntel`; empty if nobody tells.
+    pub cpu_vendor: String,
     /// Logical CPUs that are online.
     pub cpus: u32,
     /// Of each CPU, in MHz: its base speed, as far as the kernel tells it.
@@ -35,6 +37,7 @@ pub fn read() -> io::Result<Facts> {
         hostname: uname.nodename().to_string_lossy().into_owned(),
         kernel: uname.release().to_string_lossy().into_owned(),
         cpu_model: cpu_model(&cpuinfo),
+        cpu_vendor: value(&cpuinfo, "vendor_id").unwrap_or_default(),
         mhz_per_cpu: mhz(Path::new("/sys/devices/system/cpu/cpu0/cpufreq"), &cpuinfo),
         cpus: u32::try_from(cpus).unwrap_or(u32::MAX),
         memory: memory(&fs::read_to_string("/proc/meminfo")?),
@@ -44,14 +47,17 @@ pub fn read() -> io::Result<Facts> {
 }
 
 fn cpu_model(cpuinfo: &str) -> String {
-    let value = |key: &str| {
-        cpuinfo.lines().find_map(|line| {
-            let (name, value) = line.split_once(':')?;
-            (name.trim() == key).then(|| value.trim().to_owned())
-        })
-    };
     // Arm has no `model name`.
-    value("model name").or_else(|| value("CPU part")).unwrap_or_else(|| "unknown".to_owned())
+    let named = value(cpuinfo, "model name").or_else(|| value(cpuinfo, "CPU part"));
+    named.unwrap_or_else(|| "unknown".to_owned())
+}
+
+/// Of the first CPU that has it.
+fn value(cpuinfo: &str, key: &str) -> Option<String> {
+    cpuinfo.lines().find_map(|line| {
+        let (name, value) = line.split_once(':')?;
+        (name.trim() == key).then(|| value.trim().to_owned())
+    })
 }
 
 /// The base speed, else the highest, else the present one. What nobody tells is guessed.

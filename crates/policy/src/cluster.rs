@@ -204,7 +204,8 @@ pub struct ClusterVm {
     pub cpu_reservation: u64,
     #[serde(default)]
     pub memory_reservation: ByteSize,
-    /// What its CPU model needs of the host's; empty: the cluster's baseline.
+    /// What its CPU model, and if it runs its machine, needs of the host's; empty: the cluster's baseline. CPU
+    /// features, and with blanks in them others.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub cpu_features: Vec<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -21,8 +21,8 @@ pub(crate) use datastore::takes_disks;
 pub use datastore::{DatastoreCandidate, refuses, warns};
 pub(crate) use explain::explain_item;
 pub use explain::{Explained, FilterCount, Scored, WhyNot, explain, explain_new, score, why_not};
-pub use obstacle::Obstacle;
 pub(crate) use obstacle::listed;
+pub use obstacle::{Obstacle, is_feature};
 pub use told::{elsewhere, in_the_way, possible, told};
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 //! VMs without a host are placed, what is left is balanced, and what does not fit is told with the
 //! reasons that placement gives.
 
-use hostler_types::{HostId, VmId};
+use hostler_types::{HostId, VmId, cpu};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -59,7 +59,7 @@ pub enum Edit {
         #[serde(default)]
         memory: Option<hostler_types::ByteSize>,
     },
-    /// CPU features.
+    /// CPU features; a model's name stands for all of its.
     Baseline(Vec<String>),
 }
 
@@ -243,7 +243,13 @@ fn apply<'a>(snapshot: &mut ClusterSnapshot, edit: &'a Edit) -> Result<(), Missi
                 vm.memory_reservation = memory.unwrap_or(vm.memory_reservation);
             }
         }
-        Edit::Baseline(features) => snapshot.settings.baseline.clone_from(features),
+        Edit::Baseline(features) => {
+            let each = features.iter().flat_map(|one| match cpu::model(one) {
+                Some(model) => model.features.iter().map(|own| (*own).to_owned()).collect(),
+                None => vec![one.clone()],
+            });
+            snapshot.settings.baseline = each.collect();
+        }
     }
     Ok(())
 }

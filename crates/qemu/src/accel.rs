@@ -15,9 +15,9 @@ use std::{
 
 use hostler_qmp::{
     Options, QemuVersion, Qmp, QmpError,
-    command::{BlockdevAdd, Cont},
+    command::{BlockdevAdd, Cont, CpuModelInfo, QueryCpuDefinitions, QueryCpuModelExpansion},
 };
-use hostler_types::Accelerator;
+use hostler_types::{Accelerator, GuestCpu, cpu};
 use rustix::fs::MemfdFlags;
 use serde_json::json;
 use thiserror::Error;
@@ -71,6 +71,8 @@ pub struct Probe {
     pub version: QemuVersion,
     /// How disks are best read and written here.
     pub disk_aio: DiskAio,
+    /// What guests can be given of the CPU. Who made it QEMU does not tell.
+    pub guest_cpu: GuestCpu,
     /// Why it is not KVM, as a sentence for the operator.
     pub warning: Option<String>,
 }
@@ -126,9 +128,9 @@ pub async fn probe(options: &ProbeOptions) -> Result<Probe, ProbeError> {
         "This host has no /dev/kvm: guests are emulated, about 10 times slower.".to_owned()
     } else {
         match run(Accelerator::Kvm, options).await {
-            Ok(Ran { version, disk_aio }) => {
+            Ok(Ran { version, disk_aio, guest_cpu }) => {
                 let accelerator = Accelerator::Kvm;
-                return Ok(Probe { accelerator, version, disk_aio, warning: None });
+                return Ok(Probe { accelerator, version, disk_aio, guest_cpu, warning: None });
             }
             Err(error) => format!(
                 "/dev/kvm exists but does not run guests ({}): guests are emulated, about 10 \
@@ -137,8 +139,9 @@ pub async fn probe(options: &ProbeOptions) -> Result<Probe, ProbeError> {
             ),
         }
     };
-    let Ran { version, disk_aio } = run(Accelerator::Tcg, options).await?;
-    Ok(Probe { accelerator: Accelerator::Tcg, version, disk_aio, warning: Some(warning) })
+    let Ran { version, disk_aio, guest_cpu } = run(Accelerator::Tcg, options).await?;
+    let (accelerator, warning) = (Accelerator::Tcg, Some(warning));
+    Ok(Probe { accelerator, version, disk_aio, guest_cpu, warning })
 }
 
 /// An error and its sources in one line, for a sentence that is shown.
@@ -158,6 +161,7 @@ fn chain(error: &dyn std::error::Error) -> String {
 struct Ran {
     version: QemuVersion,
     disk_aio: DiskAio,
+    guest_cpu: GuestCpu,
 }
 
 /// Runs the guest on one accelerator.
@@ -188,14 +192,30 @@ async fn talk(
 ) -> Result<(Ran, Exit), QmpError> {
     let limits = Options { greeting_timeout: options.limit, ..Options::default() };
     let (qmp, _events) = Qmp::connect(stream, limits).await?;
-    let disk_aio = disk_aio(&qmp).await?;
+    let (disk_aio, guest_cpu) = (disk_aio(&qmp).await?, guest_cpu(&qmp).await?);
     match qmp.execute_within(Cont, options.limit).await {
         Ok(_) => {}
         // The guest may end QEMU before the answer.
         Err(error) if error.is_closed() => {}
         Err(error) => return Err(error),
     }
-    Ok((Ran { version: qmp.version(), disk_aio }, process.exited().await))
+    Ok((Ran { version: qmp.version(), disk_aio, guest_cpu }, process.exited().await))
+}
+
+/// What a guest gets of `max`, which is all that there is, and the models that it gets wholly.
+async fn guest_cpu(qmp: &Qmp) -> Result<GuestCpu, QmpError> {
+    let model = CpuModelInfo { name: "max".to_owned(), props: serde_json::Map::new() };
+    let all = qmp.execute(QueryCpuModelExpansion { kind: "full", model }).await?.model.props;
+    let features = all.into_iter().filter(|(name, has)| has == &json!(true) && cpu::is_known(name));
+    let mut features: Vec<_> = features.map(|(name, _)| name).collect();
+    features.sort_unstable();
+    let models = qmp.execute(QueryCpuDefinitions).await?.into_iter().filter(|definition| {
+        let lacking = definition.unavailable_features.as_ref();
+        lacking.is_some_and(Vec::is_empty) && cpu::model(&definition.name).is_some()
+    });
+    let mut models: Vec<_> = models.map(|definition| definition.name).collect();
+    models.sort_unstable();
+    Ok(GuestCpu { vendor: String::new(), features, models })
 }
 
 /// Whether this QEMU is built with `io_uring`. Where the kernel keeps it from QEMU, QEMU itself falls

@@ -79,6 +79,9 @@ fn memory_backend(file: MemoryPlan, size: u64) -> Value {
 }
 
 fn cpu(plan: &LaunchPlan) -> Result<String, PlanError> {
+    if let (None, Some(baseline)) = (&plan.cpu_model, &plan.cpu_baseline) {
+        return Ok(format!("{baseline},enforce=on"));
+    }
     let model = match (&plan.cpu_model, plan.accelerator) {
         (None, Accelerator::Kvm) => return Ok("host,migratable=on".to_owned()),
         (None, Accelerator::Tcg) => return Ok("max".to_owned()),

@@ -8,7 +8,8 @@ use std::{
 };
 
 use hostler_types::{
-    Accelerator, BootDevice, ByteSize, Cores, DiskBus, MEMORY_STEP, MacAddress, Name, VmId,
+    Accelerator, BootDevice, ByteSize, Cores, CpuBaseline, DiskBus, MEMORY_STEP, MacAddress, Name,
+    VmId,
 };
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -28,8 +29,11 @@ pub struct LaunchPlan {
     pub name: Name,
     /// As the probe found it.
     pub accelerator: Accelerator,
-    /// A QEMU CPU model; without it all that host and accelerator offer.
+    /// A QEMU CPU model that the VM asks for.
     pub cpu_model: Option<String>,
+    /// What a guest without a model of its own sees; without it all that host and accelerator offer. QEMU
+    /// refuses to start if it cannot give all of it.
+    pub cpu_baseline: Option<CpuBaseline>,
     /// At most 255.
     pub cpus: Cores,
     /// A multiple of 1 MiB.

@@ -63,6 +63,10 @@ pub enum Write {
 
 /// How many runs of balancing are kept. Beyond that the oldest go.
 pub const MOST_DRS_RUNS: usize = 1_000;
+/// And how many bytes they may be together. The newest stays however large it is.
+pub(crate) const MOST_DRS_RUN_BYTES: u64 = 64 << 20;
+/// A run that is so much older than the newest goes.
+pub(crate) const OLDEST_DRS_RUN: jiff::SignedDuration = jiff::SignedDuration::from_hours(365 * 24);
 
 impl Batch {
     pub fn new(actor: impl Into<String>, reason: impl Into<String>, at: Timestamp) -> Self {

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::cpu::{BaselineSetting, CpuBaseline};
 use crate::object::{Kind, KindName, Object};
 use crate::vm_requests::SpecError;
 
@@ -34,6 +35,8 @@ pub struct ClusterSpec {
     /// vCPUs per logical CPU of a host, 1 to 1,000; absent: any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vcpus_per_cpu: Option<u32>,
+    /// What VMs see of their host's CPU that ask for no model themselves.
+    pub cpu_baseline: BaselineSetting,
 }
 
 /// VMs are spread. Any memory and any number of vCPUs may be promised: VMs that are stopped count, and
@@ -47,6 +50,7 @@ impl Default for ClusterSpec {
             aggressiveness: 3,
             memory_overcommit_percent: None,
             vcpus_per_cpu: None,
+            cpu_baseline: BaselineSetting::Auto,
         }
     }
 }
@@ -93,11 +97,18 @@ pub struct ClusterUpdate {
     /// 1 to 1,000; 0: any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vcpus_per_cpu: Option<u32>,
+    /// `auto`, `none`, or a CPU model with features beyond it, as in `Westmere,+avx`. For VMs that start from now on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu_baseline: Option<String>,
 }
 
-/// How the cluster stands is told by the tree of its pools; nothing of it is kept.
+/// How the cluster stands is told by the tree of its pools; nothing of that is kept.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct ClusterStatus {}
+pub struct ClusterStatus {
+    /// What VMs see of their host's CPU that start now and ask for no model themselves; absent: all of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_baseline: Option<CpuBaseline>,
+}
 
 /// Which of the hosts that can take a VM is the best.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -130,9 +141,9 @@ impl Strategy {
 pub enum Automation {
     /// Never even recommend a move.
     Disabled,
-    /// Recommend.
+    /// Recommend, both hosts for new VMs and moves.
     Manual,
-    /// Place by itself, recommend moves.
+    /// Place new VMs by itself, recommend moves.
     #[default]
     Partial,
     /// Place and move by itself.

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::cpu::GuestCpu;
 use crate::id::{HostId, VmId};
 use crate::name::Name;
 use crate::object::{Kind, KindName, Object};
@@ -98,6 +99,9 @@ pub struct HostFacts {
     /// What its CPUs can do, as the kernel calls it (`/proc/cpuinfo`), sorted.
     #[serde(default)]
     pub cpu_features: Vec<String>,
+    /// What guests can be given of them. Absent: an agent of before has not told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guest_cpu: Option<GuestCpu>,
 }
 
 impl HostFacts {

@@ -9,6 +9,7 @@ use std::hash::{Hash, Hasher};
 use std::marker::PhantomData;
 use std::str::FromStr;
 
+use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use utoipa::ToSchema;
 use utoipa::openapi::schema::{ObjectBuilder, SchemaFormat, Type};
@@ -59,6 +60,20 @@ impl<K> Id<K> {
     /// A new identifier: reads the clock and randomness.
     pub fn generate() -> Self {
         Self::from_uuid(Uuid::now_v7())
+    }
+
+    /// The least of those that are generated at an instant.
+    pub fn first_at(at: Timestamp) -> Self {
+        let milliseconds = u64::try_from(at.as_millisecond()).unwrap_or(0);
+        Self::from_uuid(
+            uuid::Builder::from_unix_timestamp_millis(milliseconds, &[0; 10]).into_uuid(),
+        )
+    }
+
+    /// When it was generated, to the millisecond; `None` of one that tells no time.
+    pub fn begun(self) -> Option<Timestamp> {
+        let (seconds, nanoseconds) = self.0.get_timestamp()?.to_unix();
+        Timestamp::new(i64::try_from(seconds).ok()?, i32::try_from(nanoseconds).ok()?).ok()
     }
 
     pub const fn from_uuid(uuid: Uuid) -> Self {

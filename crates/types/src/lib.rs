@@ -8,6 +8,7 @@ mod address;
 mod approval_rule;
 mod cluster;
 mod count;
+pub mod cpu;
 mod customization;
 mod customization_validate;
 mod datastore;
@@ -62,6 +63,7 @@ pub use cluster::{
     Automation, Cluster, ClusterKind, ClusterSpec, ClusterStatus, ClusterUpdate, Strategy,
 };
 pub use count::counted;
+pub use cpu::{BaselineHost, BaselineSetting, CpuBaseline, CpuBaselineReport, GuestCpu};
 pub use customization::{
     ComputerName, Customization, CustomizationOrigin, CustomizationRules, CustomizationSpec,
     CustomizationSpecKind, CustomizationSpecStatus, CustomizationState, CustomizationStatus, Dns,

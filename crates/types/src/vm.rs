@@ -21,6 +21,7 @@ use utoipa::ToSchema;
 
 use crate::address::NicAddress;
 use crate::cluster::Automation;
+use crate::cpu::CpuBaseline;
 use crate::customization::{Customization, CustomizationStatus};
 use crate::id::{DatastoreId, HostId, ImageId, NetworkId};
 use crate::layer::{Layer, LayerFile};
@@ -486,6 +487,10 @@ pub struct VmStatus {
     /// What it runs with; absent while it does not run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hardware: Option<Hardware>,
+    /// The CPU that its guest sees, if it runs with a baseline of the cluster's; it keeps that until its power is
+    /// cycled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu: Option<CpuBaseline>,
     /// What was asked for and does not run yet: why, and when it will.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub pending: Vec<VmChange>,

@@ -9,8 +9,8 @@ use hostler_agent_api::{
 };
 use hostler_endpoint::Problem;
 use hostler_types::{
-    Accelerator, ByteSize, DatastoreId, DatastoreState, Epoch, GuestReport, Hardware, HostFacts,
-    HostId, ImageId, NetworkId, OperationId, PowerState, Seal, Vm, VmId,
+    Accelerator, ByteSize, CpuBaseline, DatastoreId, DatastoreState, Epoch, GuestCpu, GuestReport,
+    Hardware, HostFacts, HostId, ImageId, NetworkId, OperationId, PowerState, Seal, Vm, VmId, cpu,
 };
 use jiff::Timestamp;
 use serde_json::Value;
@@ -81,6 +81,8 @@ pub struct SimVm {
     pub guest: Option<GuestReport>,
     pub storage: SimStorage,
     pub seal: Option<Seal>,
+    /// The CPU that its guest sees.
+    pub cpu: Option<CpuBaseline>,
 }
 
 impl SimVm {
@@ -96,6 +98,7 @@ impl SimVm {
             nics: Vec::new(),
             guest: self.guest.clone(),
             hardware: self.power.is_live().then(|| hardware(&vm.spec)),
+            cpu: self.cpu.clone().filter(|_| self.power.is_live()),
             pending: Vec::new(),
             customization: vm.status.customization.clone(),
             snapshots: self.storage.told(vm.id(), &vm.spec),
@@ -111,7 +114,25 @@ impl SimVm {
         self.message = None;
         if power.is_live() {
             self.seal = None;
+        } else if power != PowerState::Suspended {
+            self.cpu = None;
         }
+    }
+}
+
+/// What guests can have on a host whose best CPU model is this one.
+///
+/// # Panics
+/// When nobody knows such a model.
+pub fn guest_cpu(model: &str) -> GuestCpu {
+    let own = cpu::model(model).expect("a known CPU model");
+    let has =
+        |one: &cpu::CpuModel| one.features.iter().all(|feature| own.features.contains(feature));
+    let models = cpu::models().iter().filter(|one| has(one)).map(|one| one.name.to_owned());
+    GuestCpu {
+        vendor: "GenuineIntel".to_owned(),
+        features: own.features.iter().map(|feature| (*feature).to_owned()).collect(),
+        models: models.collect(),
     }
 }
 
@@ -157,6 +178,7 @@ impl SimHost {
             cgroup_version: 2,
             bridges: vec!["br0".to_owned()],
             cpu_features: vec!["aes".to_owned(), "avx2".to_owned()],
+            guest_cpu: Some(guest_cpu("Nehalem")),
         };
         let state = State {
             reachable: true,
@@ -199,6 +221,11 @@ impl SimHost {
     /// Its agent is of another version from the next connection on.
     pub fn speak(&self, contract: u32) {
         self.lock().contract = contract;
+    }
+
+    /// From its next connection on it has another machine.
+    pub fn change_facts(&self, change: impl FnOnce(&mut HostFacts)) {
+        change(&mut self.lock().facts);
     }
 
     pub fn facts(&self) -> HostFacts {
@@ -414,7 +441,8 @@ impl State {
         self.unregistered.remove(&vm.id());
         let (message, guest, since) = (None, None, Timestamp::now());
         let (seal, storage) = (None, SimStorage::of(vm.id(), &vm.spec));
-        let placed = SimVm { definition, epoch, power, since, message, guest, storage, seal };
+        let cpu = definition.vm.status.cpu.clone();
+        let placed = SimVm { cpu, definition, epoch, power, since, message, guest, storage, seal };
         self.vms.insert(placed.definition.vm.id(), placed);
     }
 

@@ -21,5 +21,5 @@ mod storage;
 
 pub use faults::{Fault, Gate};
 pub use fleet::{Fleet, SimConnector, vm_request};
-pub use host::{SimHost, SimVm};
+pub use host::{SimHost, SimVm, guest_cpu};
 pub use storage::{SimStorage, describe as describe_snapshots};

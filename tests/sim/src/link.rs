@@ -10,7 +10,8 @@ use hostler_agent_api::{
     VmDisksMoveRequest, VmEpoch, VmExportRequest, VmFlattenRequest, VmForkAnswer, VmForkRequest,
     VmFreezeRequest, VmFrozen, VmMigrateRequest, VmMigrationMeasureRequest, VmMigrationMeasured,
     VmMigrationPrepareRequest, VmMoved, VmOffer, VmRemoveRequest, VmReport, VmRevertRequest,
-    VmSnapshotDeleteRequest, VmSnapshotRequest, VmSnapshotUpdateRequest, VmStopRequest, code,
+    VmSnapshotDeleteRequest, VmSnapshotRequest, VmSnapshotUpdateRequest, VmStartRequest,
+    VmStopRequest, code,
 };
 use hostler_control::{AgentError, AgentLink};
 use hostler_endpoint::{ByteStream, EventStream, Item, Problem};
@@ -351,7 +352,8 @@ impl AgentLink for SimHost {
         .await
     }
 
-    async fn vm_start(&self, vm: VmId, command: VmCommand) -> Result<VmReport, AgentError> {
+    async fn vm_start(&self, vm: VmId, request: VmStartRequest) -> Result<VmReport, AgentError> {
+        let command = request.command;
         if self.vm(vm).is_some_and(|vm| vm.definition.vm.is_recycled()) {
             return Err(Problem::new(409, code::WRONG_STATE, "it is in the recycle bin").into());
         }
@@ -359,6 +361,10 @@ impl AgentLink for SimHost {
             return Err(Problem::new(409, code::WRONG_STATE, "it is a template").into());
         }
         let from = [PowerState::Stopped, PowerState::Suspended, PowerState::Failed];
+        if let Some(vm) = self.lock().vms.get_mut(&vm).filter(|vm| !vm.power.is_live()) {
+            let asks = vm.definition.vm.spec.cpu_model.is_some();
+            vm.cpu = vm.cpu.take().or(request.cpu.filter(|_| !asks));
+        }
         self.power("vm_start", vm, command, &from, PowerState::Running).await
     }
 

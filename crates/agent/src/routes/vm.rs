@@ -102,7 +102,8 @@ pub(super) async fn vm_start(
     service: Service,
     call: Call<api::VmStart>,
 ) -> Result<VmReport, Problem> {
-    service.vms.command(call.path.vm, call.body, Action::Start).await
+    let request = call.body;
+    service.vms.command(call.path.vm, request.command, Action::Start { cpu: request.cpu }).await
 }
 
 pub(super) async fn vm_stop(

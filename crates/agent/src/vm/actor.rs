@@ -8,7 +8,8 @@ use hostler_agent_api::{
 };
 use hostler_endpoint::Problem;
 use hostler_types::{
-    DatastoreId, GuestReport, Name, NetworkId, OperationId, PowerState, SnapshotId, StopMode,
+    CpuBaseline, DatastoreId, GuestReport, Name, NetworkId, OperationId, PowerState, SnapshotId,
+    StopMode,
 };
 use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -73,7 +74,9 @@ pub(crate) enum Action {
         force: bool,
     },
     DiskTake(Box<TakeOrder>),
-    Start,
+    Start {
+        cpu: Option<CpuBaseline>,
+    },
     Stop {
         mode: StopMode,
         timeout: std::time::Duration,
@@ -124,7 +127,7 @@ impl Action {
         match self {
             Self::Define { .. }
             | Self::DiskTake(_)
-            | Self::Start
+            | Self::Start { .. }
             | Self::Suspend
             | Self::Seal
             | Self::Remove { .. }
@@ -363,7 +366,10 @@ impl Actor {
             Action::Snapshot(request) => Box::pin(self.snapshot(op, &request)).await,
             Action::SnapshotUpdate(request) => self.snapshot_update(*request).await,
             Action::Revert { snapshot, start } => Box::pin(self.revert(op, snapshot, start)).await,
-            Action::Start => Box::pin(self.start()).await,
+            Action::Start { cpu } => {
+                self.see(cpu);
+                Box::pin(self.start()).await
+            }
             Action::Reset => self.reset().await,
             Action::Suspend => Box::pin(self.suspend(op)).await,
             Action::Seal => Box::pin(self.seal(op)).await,
@@ -380,7 +386,7 @@ impl Actor {
         self.require_here(action)?;
         let runs = matches!(
             action,
-            Action::Start
+            Action::Start { .. }
                 | Action::Flatten { .. }
                 | Action::Snapshot(_)
                 | Action::Revert { .. }
@@ -414,7 +420,7 @@ impl Actor {
             Action::SnapshotDelete { .. } | Action::SnapshotUpdate(_) => Ok(()),
             Action::Define { .. }
             | Action::DiskTake(_)
-            | Action::Start
+            | Action::Start { .. }
             | Action::Suspend
             | Action::Seal
             | Action::Snapshot(_)

@@ -10,8 +10,8 @@ use hostler_qemu::hotplug::{self, Devices};
 use hostler_qemu::{DiskAio, LaunchPlan, MonitorError, PortPlan, Room, disk_id, nic_id};
 use hostler_qmp::Qmp;
 use hostler_types::{
-    Accelerator, ByteSize, Cores, DiskBus, DiskSpec, Hardware, IoLimits, VmChange, VmSpec,
-    plan_changes,
+    Accelerator, ByteSize, Cores, CpuBaseline, DiskBus, DiskSpec, Hardware, IoLimits, VmChange,
+    VmSpec, plan_changes,
 };
 use serde::{Deserialize, Serialize};
 
@@ -25,6 +25,9 @@ pub(crate) struct Running {
     /// As QEMU has it now.
     pub(crate) spec: VmSpec,
     pub(crate) accelerator: Accelerator,
+    /// The CPU that the guest sees, of a VM that asks for no model; `None`: all that there was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) cpu: Option<CpuBaseline>,
     /// How the disks' files are opened, for as long as this QEMU runs.
     #[serde(default)]
     pub(crate) disk_aio: DiskAio,
@@ -61,11 +64,17 @@ pub(crate) enum MemoryKind {
 
 impl Running {
     /// Of a QEMU that starts with all that is asked for.
-    pub(super) fn fresh(spec: &VmSpec, accelerator: Accelerator, disk_aio: DiskAio) -> Self {
+    pub(super) fn fresh(
+        spec: &VmSpec,
+        cpu: Option<CpuBaseline>,
+        accelerator: Accelerator,
+        disk_aio: DiskAio,
+    ) -> Self {
         let blk = spec.disks.iter().filter(|disk| disk.bus == DiskBus::VirtioBlk);
         let nics = spec.nics.iter().map(|nic| &nic.name);
         Self {
             accelerator,
+            cpu: cpu.filter(|_| spec.cpu_model.is_none()),
             disk_aio,
             memory: MemoryKind::File,
             boot_memory: spec.memory,
@@ -178,7 +187,10 @@ impl VmRecord {
             Some(running) if resume => {
                 Running { disk_aio, memory: MemoryKind::File, ..running.clone() }
             }
-            _ => Running::fresh(&self.definition.vm.spec, accelerator, disk_aio),
+            _ => {
+                let cpu = self.cpu_baseline.clone();
+                Running::fresh(&self.definition.vm.spec, cpu, accelerator, disk_aio)
+            }
         }
     }
 

@@ -18,7 +18,7 @@ use hostler_qemu::{
 };
 use hostler_qmp::command::{Cont, QueryStatus, SystemReset};
 use hostler_qmp::{Events, Options, Qmp};
-use hostler_types::{Accelerator, DiskSpec, Firmware, PowerState, VmSpec};
+use hostler_types::{Accelerator, CpuBaseline, DiskSpec, Firmware, PowerState, VmSpec};
 use jiff::Timestamp;
 use tokio::net::UnixStream;
 use tokio::sync::oneshot;
@@ -56,6 +56,13 @@ struct Prepared {
 }
 
 impl Actor {
+    /// What CPU its guest sees from the next start on. What runs, or is to resume, keeps its own.
+    pub(super) fn see(&mut self, cpu: Option<CpuBaseline>) {
+        if self.machine.is_none() {
+            self.record.cpu_baseline = cpu;
+        }
+    }
+
     /// Starts or resumes the guest; its CPUs run when this returns.
     pub(super) async fn start(&mut self) -> Result<(), Fault> {
         if self.record.definition.vm.is_recycled() {
@@ -391,6 +398,7 @@ fn launch_plan(
         name: vm.name().clone(),
         accelerator: running.accelerator,
         cpu_model: spec.cpu_model.clone(),
+        cpu_baseline: running.cpu.clone(),
         cpus: spec.cpus,
         memory: running.boot_memory,
         memory_file: files.memory,

@@ -12,7 +12,8 @@ use hostler_agent_api::{VmDefinition, VmElsewhere, VmMoved};
 use hostler_endpoint::Problem;
 use hostler_host::{Replacement, VmUid};
 use hostler_types::{
-    CustomizationStatus, DatastoreId, Epoch, HostId, LayerFile, Name, OperationId, Seal, VmId,
+    CpuBaseline, CustomizationStatus, DatastoreId, Epoch, HostId, LayerFile, Name, OperationId,
+    Seal, VmId,
 };
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -89,6 +90,9 @@ pub(crate) struct VmRecord {
     /// The host that it came from, running.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) came_from: Option<HostId>,
+    /// The CPU that its guest sees from the next start on, unless it asks for a model; `None`: all of the host's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) cpu_baseline: Option<CpuBaseline>,
 }
 
 /// What the VM should be doing, as far as the agent knows.

@@ -377,6 +377,7 @@ fn fresh_record(request: &VmCreateRequest, state: RecordedState, uid: VmUid) -> 
         moving: None,
         moved: 0,
         came_from: None,
+        cpu_baseline: None,
         state,
     }
 }

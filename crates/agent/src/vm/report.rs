@@ -93,6 +93,7 @@ pub(super) fn report(host: &HostContext, record: &VmRecord, live: bool) -> VmRep
         nics: vm.spec.nics.iter().map(nic).collect(),
         guest: None,
         hardware: record.running.as_ref().map(Running::hardware),
+        cpu: record.running.as_ref().and_then(|running| running.cpu.clone()),
         pending: record.pending(),
         customization: record.customization_status(),
         snapshots: snapshot::measured(dir.as_ref(), &vm.status.snapshots, &vm.status.disks),

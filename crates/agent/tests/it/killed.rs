@@ -180,9 +180,10 @@ impl Round {
             let (path, none) = (VmPath { vm }, NoParams {});
             let options = long();
             let answer = match doing {
-                Doing::Start | Doing::Resume => {
-                    client.call_with::<api::VmStart>(&path, &none, command, options).await.map(drop)
-                }
+                Doing::Start | Doing::Resume => client
+                    .call_with::<api::VmStart>(&path, &none, command.into(), options)
+                    .await
+                    .map(drop),
                 Doing::Stop => {
                     let mode = StopMode::PowerOff;
                     let request = api::VmStopRequest { command, mode, timeout_seconds: 0 };

@@ -4,6 +4,7 @@
 mod by_hand;
 mod changes;
 mod clones;
+mod cpu;
 mod datastores;
 mod disk_use;
 mod disks_move;

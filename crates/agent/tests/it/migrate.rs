@@ -321,7 +321,8 @@ async fn qemu_a_guest_goes_on_on_another_host_and_back() {
     let mode = hostler_types::StopMode::PowerOff;
     let request = api::VmStopRequest { command: command(3), mode, timeout_seconds: 0 };
     one.client.call_with::<api::VmStop>(&path, &NoParams {}, request, long()).await.unwrap();
-    let start = one.client.call_with::<api::VmStart>(&path, &NoParams {}, command(3), long());
+    let start =
+        one.client.call_with::<api::VmStart>(&path, &NoParams {}, command(3).into(), long());
     assert_eq!(start.await.unwrap().power, PowerState::Running);
 }
 

@@ -22,7 +22,7 @@ async fn qemu_a_guest_outlives_its_agent() {
     let call = |world: &World| {
         let client = world.client.clone();
         let path = path.clone();
-        async move { client.call_with::<api::VmStart>(&path, &NoParams {}, start, long()).await }
+        async move { client.call_with::<api::VmStart>(&path, &NoParams {}, start.into(), long()).await }
     };
     call(&world).await.unwrap();
     let pids = world.qemu_pids();
@@ -155,7 +155,7 @@ async fn qemu_runs_once_whenever_its_agent_is_killed() {
         let (path, start) = (VmPath { vm }, command(1));
         let client = world.client.clone();
         let asking = tokio::spawn(async move {
-            client.call_with::<api::VmStart>(&path, &NoParams {}, start, long()).await
+            client.call_with::<api::VmStart>(&path, &NoParams {}, start.into(), long()).await
         });
         tokio::time::sleep(std::time::Duration::from_millis(delay)).await;
         world.end_agent().await;
@@ -167,7 +167,8 @@ async fn qemu_runs_once_whenever_its_agent_is_killed() {
         assert!(running || power == PowerState::Stopped, "{power} after {delay} ms");
         assert_eq!(world.qemu_pids().len(), usize::from(running), "after {delay} ms");
         let path = VmPath { vm };
-        let answer = world.client.call_with::<api::VmStart>(&path, &NoParams {}, start, long());
+        let answer =
+            world.client.call_with::<api::VmStart>(&path, &NoParams {}, start.into(), long());
         assert_eq!(answer.await.unwrap().power, PowerState::Running);
         assert_eq!(world.qemu_pids().len(), 1, "one QEMU, after {delay} ms");
         world.stop(vm, StopMode::PowerOff, 0).await.unwrap();

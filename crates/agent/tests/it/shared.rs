@@ -85,7 +85,8 @@ async fn register(
 
 async fn start_as(world: &World, epoch: u64, vm: VmId) -> Result<api::VmReport, Problem> {
     let path = VmPath { vm };
-    let call = world.client.call_with::<api::VmStart>(&path, &NoParams {}, command(epoch), long());
+    let call =
+        world.client.call_with::<api::VmStart>(&path, &NoParams {}, command(epoch).into(), long());
     call.await.map_err(problem)
 }
 

@@ -284,6 +284,7 @@ impl World {
         .unwrap();
         let status = VmStatus {
             hardware: None,
+            cpu: None,
             pending: Vec::new(),
             power: PowerState::Creating,
             power_since: Timestamp::now(),
@@ -324,7 +325,8 @@ impl World {
 
     pub(crate) async fn vm_start(&self, vm: VmId) -> Result<VmReport, Problem> {
         let path = VmPath { vm };
-        let answer = self.client.call_with::<api::VmStart>(&path, &NoParams {}, command(1), long());
+        let answer =
+            self.client.call_with::<api::VmStart>(&path, &NoParams {}, command(1).into(), long());
         answer.await.map_err(problem)
     }
 

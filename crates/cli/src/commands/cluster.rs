@@ -5,7 +5,10 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand, ValueEnum};
 use hostler_api::cluster;
 use hostler_endpoint::NoParams;
-use hostler_types::{Automation, Cluster, ClusterUpdate, Strategy};
+use hostler_types::{
+    Automation, BaselineHost, Cluster, ClusterUpdate, CpuBaselineReport, Strategy,
+};
+use serde::Serialize;
 
 use crate::error::{CliError, Exit};
 use crate::session::{Session, once};
@@ -40,7 +43,8 @@ enum ClusterCommand {
 Examples:
   hostler cluster set --strategy pack --drs full --drs-aggressiveness 3
   hostler cluster set --memory-overcommit 150 --vcpus-per-cpu 8
-  hostler cluster set --memory-overcommit any")]
+  hostler cluster set --memory-overcommit any
+  hostler cluster set --cpu-baseline Haswell-noTSX,+spec-ctrl")]
 struct Set {
     /// Which host a VM gets of those that can take it
     #[arg(long, value_enum, value_name = "STRATEGY")]
@@ -61,6 +65,11 @@ struct Set {
     /// vCPUs for each logical CPU of a host, or `any`
     #[arg(long, value_name = "COUNT", value_parser = number_or_any)]
     vcpus_per_cpu: Option<Bound>,
+
+    /// What VMs see of their host's CPU that start from now on: `auto` is the most that all hosts have, `none`
+    /// all that the host has, or a model with features beyond it
+    #[arg(long, value_name = "auto|none|MODEL[,+FEATURE]")]
+    cpu_baseline: Option<String>,
 
     /// What it is for, in words
     #[arg(long, value_name = "TEXT")]
@@ -104,9 +113,9 @@ enum AutomationArg {
     /// Not even recommend a move
     #[value(alias = "off")]
     Disabled,
-    /// Recommend
+    /// Recommend only, also a host for a new VM: `vm create` asks for --host
     Manual,
-    /// Place by itself, recommend moves
+    /// Place new VMs by itself, recommend moves
     Partial,
     /// Place and move by itself
     Full,
@@ -123,6 +132,14 @@ impl From<AutomationArg> for Automation {
     }
 }
 
+/// The cluster as it is, and beside it what its CPU baseline comes from.
+#[derive(Debug, Serialize)]
+struct Shown<'a> {
+    #[serde(flatten)]
+    cluster: &'a Cluster,
+    cpu_baseline: &'a CpuBaselineReport,
+}
+
 impl ClusterArgs {
     pub(crate) async fn run(self, session: &Session) -> Result<ExitCode, CliError> {
         let none = NoParams {};
@@ -130,7 +147,13 @@ impl ClusterArgs {
             ClusterCommand::Get => {
                 let cluster = session.call::<cluster::Show>(&none, &none, ()).await?;
                 let name = cluster.metadata.name.to_string();
-                session.output.object(&cluster, &name, || fields(&cluster))?;
+                let baseline = session.call::<cluster::CpuBaseline>(&none, &none, ()).await?;
+                let shown = Shown { cluster: &cluster, cpu_baseline: &baseline };
+                session.output.object(&shown, &name, || {
+                    let mut all = fields(&cluster);
+                    all.extend(baseline_fields(&baseline));
+                    all
+                })?;
             }
             ClusterCommand::Set(set) => {
                 let update = set.update();
@@ -138,10 +161,15 @@ impl ClusterArgs {
                     return Err(CliError::new(Exit::Usage, "nothing to change")
                         .hint("see `hostler cluster set --help`"));
                 }
+                let asks_for_baseline = update.cpu_baseline.is_some();
                 let call = session.call_with::<cluster::Update>(&none, &none, update, once());
                 let cluster = call.await?;
                 let name = cluster.metadata.name.to_string();
                 session.output.done("changed", "cluster", &name, &cluster)?;
+                if asks_for_baseline {
+                    let report = session.call::<cluster::CpuBaseline>(&none, &none, ()).await?;
+                    remarks(&report).iter().for_each(|told| session.output.remark(told));
+                }
             }
         }
         Ok(ExitCode::SUCCESS)
@@ -157,6 +185,7 @@ impl Set {
             aggressiveness: self.drs_aggressiveness,
             memory_overcommit_percent: self.memory_overcommit.map(|bound| bound.0),
             vcpus_per_cpu: self.vcpus_per_cpu.map(|bound| bound.0),
+            cpu_baseline: self.cpu_baseline,
         }
     }
 }
@@ -177,4 +206,53 @@ fn fields(cluster: &Cluster) -> Vec<(&'static str, Vec<Cell>)> {
         ("Memory overcommit", one(bound(spec.memory_overcommit_percent, " %"))),
         ("vCPUs per CPU", one(bound(spec.vcpus_per_cpu, ""))),
     ]
+}
+
+fn baseline_fields(report: &CpuBaselineReport) -> Vec<(&'static str, Vec<Cell>)> {
+    let one = |text: String| vec![Cell::new(text)];
+    let baseline = match (&report.baseline, &report.message) {
+        (Some(baseline), _) => baseline.to_string(),
+        (None, Some(message)) => format!("none: {message}"),
+        (None, None) => "none: VMs see all that their host has".to_owned(),
+    };
+    let mut fields =
+        vec![("CPU baseline", one(report.setting.to_string())), ("VMs get", one(baseline))];
+    let hosts: Vec<_> = report.hosts.iter().map(|host| Cell::new(host_told(host))).collect();
+    if !hosts.is_empty() {
+        fields.push(("Held back by", hosts));
+    }
+    if report.other_vms > 0 {
+        fields.push(("Other CPU", one(others(report))));
+    }
+    fields
+}
+
+fn host_told(host: &BaselineHost) -> String {
+    let missing = host.missing.join(", ");
+    match host.below {
+        true => format!("{} is below it and takes no VMs that get it: lacks {missing}", host.host),
+        false => format!("{} lacks {missing}", host.host),
+    }
+}
+
+/// Names that are shown.
+const SOME: usize = 5;
+
+fn others(report: &CpuBaselineReport) -> String {
+    let names = &report.other_vm_names;
+    let mut told = names.iter().take(SOME).cloned().collect::<Vec<_>>().join(", ");
+    let shown = u64::try_from(names.len().min(SOME)).unwrap_or(u64::MAX);
+    if report.other_vms > shown {
+        told = format!("{told} and {} more", report.other_vms - shown);
+    }
+    format!("{told}, until power is cycled")
+}
+
+/// What follows from a new baseline.
+fn remarks(report: &CpuBaselineReport) -> Vec<String> {
+    let mut told: Vec<_> = report.hosts.iter().filter(|host| host.below).map(host_told).collect();
+    if report.other_vms > 0 {
+        told.push(format!("keep the CPU that they have: {}", others(report)));
+    }
+    told
 }

@@ -46,6 +46,7 @@ pub(crate) fn host() -> Host {
         cgroup_version: 2,
         bridges: vec!["br0".to_owned()],
         cpu_features: Vec::new(),
+        guest_cpu: None,
     };
     let status = HostStatus {
         state: HostState::Connected,
@@ -132,6 +133,7 @@ pub(crate) fn vm(name: &str, n: u8) -> Vm {
     };
     let status = VmStatus {
         hardware: None,
+        cpu: None,
         moved_at: None,
         last_move: None,
         pending: Vec::new(),

@@ -15,7 +15,7 @@ use hostler_agent_api::{
     VmDefineRequest, VmDiskTakeRequest, VmDisksMoveRequest, VmFlattenRequest, VmForkAnswer,
     VmForkRequest, VmFreezeRequest, VmFrozen, VmLogQuery, VmPath, VmRemoveRequest, VmReport,
     VmRevertRequest, VmSnapshotDeleteRequest, VmSnapshotRequest, VmSnapshotUpdateRequest,
-    VmStopRequest,
+    VmStartRequest, VmStopRequest,
 };
 use hostler_endpoint::{
     Answer, Body, ByteStream, CallOptions, Client, ClientError, Endpoint, EventStream, NoParams,
@@ -147,7 +147,7 @@ impl AgentLink for Remote {
     async fn vm_remove(&self, vm: VmId, request: VmRemoveRequest) -> Result<(), AgentError> {
         self.vm::<contract::VmRemove>(vm, request).await
     }
-    async fn vm_start(&self, vm: VmId, command: VmCommand) -> Result<VmReport, AgentError> {
+    async fn vm_start(&self, vm: VmId, command: VmStartRequest) -> Result<VmReport, AgentError> {
         self.vm::<contract::VmStart>(vm, command).await
     }
     async fn vm_stop(&self, vm: VmId, request: VmStopRequest) -> Result<VmReport, AgentError> {

@@ -10,12 +10,13 @@ use hostler_policy::placement::{
 };
 use hostler_policy::record::Record;
 use hostler_types::{
-    DatastoreId, DatastoreKind, GroupKind, HostId, HostKind, RuleKind, VmId, VmKind,
+    DatastoreId, DatastoreKind, GroupKind, HostFacts, HostId, HostKind, RuleKind, VmId, VmKind,
 };
 
 use super::view::Returning;
 use super::{Decided, Refused, view};
 use crate::inventory::{Snapshot, Step};
+use crate::machine;
 use crate::pools::demand::{Lately, deficit};
 
 /// Positions that may be wasted before the cluster is built anew.
@@ -36,6 +37,8 @@ pub(crate) struct Board {
     /// What the VMs of a host want and do not get: measured, not in the inventory. What each VM wants
     /// is kept in the cluster only.
     deficits: HashMap<HostId, Demand>,
+    /// What all hosts that are known have for guests' machines.
+    shared: BTreeSet<String>,
 }
 
 #[derive(Debug)]
@@ -55,13 +58,15 @@ impl Board {
             claims: BTreeMap::new(),
             returning: Returning::new(),
             deficits: HashMap::new(),
+            shared: BTreeSet::new(),
         };
         board.build_cluster();
         board
     }
 
     fn build_cluster(&mut self) {
-        let frame = self.frame();
+        let frame = self.frame(machine::offers);
+        self.shared = shared(&frame.hosts);
         let cluster = Cluster::build(&frame).unwrap_or_else(|error| {
             // The services keep all that could be wrong out; without rules decisions go on.
             tracing::error!(%error, "the rules cannot be kept: they are passed over");
@@ -79,9 +84,9 @@ impl Board {
     }
 
     /// Hosts, datastores and rules; what is claimed on datastores counts there.
-    fn frame(&self) -> ClusterSnapshot {
+    fn frame(&self, offers: impl Fn(&HostFacts) -> Vec<String>) -> ClusterSnapshot {
         let provisioned = |id| Some(self.provisioned(id));
-        let mut frame = view::frame(&self.snapshot, &self.returning, provisioned);
+        let mut frame = view::frame(&self.snapshot, &self.returning, provisioned, offers);
         for host in &mut frame.hosts {
             host.deficit = self.deficit_of(host.id);
         }
@@ -217,6 +222,12 @@ impl Board {
             let Some(host) = newest.get::<HostKind>(id) else { return false };
             let seen = old.get::<HostKind>(id).map(|host| view::host(old, host));
             let sees = view::host(newest, host);
+            // Guests that run there need of others what it has itself.
+            // What all hosts have may be something else as well.
+            let before = seen.as_ref().map(|host| &host.cpu_features);
+            if before != Some(&sees.cpu_features) {
+                return false;
+            }
             if seen.as_ref() == Some(&sees) {
                 return true;
             }
@@ -296,8 +307,17 @@ impl Board {
             Some(claim) => Some(claim.vm.clone()),
             None => view::vm(&self.snapshot, self.snapshot.get::<VmKind>(*id)?),
         });
-        let listed = listed.collect();
-        let mut frame = self.frame();
+        // They stay where they are: what they need decides nothing.
+        let listed = listed.map(|vm| ClusterVm { cpu_features: Vec::new(), ..vm }).collect();
+        // A hundred names for each host would be the largest part of a record, and what all hosts have decides
+        // nothing. One is left: a VM that names nothing needs the baseline.
+        let mut baseline = view::settings(&self.snapshot).baseline;
+        let first = baseline.first().cloned();
+        baseline.retain(|need| Some(need) == first.as_ref() || !self.shared.contains(need));
+        let of_vms = placed.iter().flat_map(|vm| &vm.cpu_features);
+        let deciding: BTreeSet<String> = of_vms.chain(&baseline).cloned().collect();
+        let mut frame = self.frame(|facts| machine::offers_among(facts, &deciding));
+        frame.settings.baseline = baseline;
         frame.rules.retain(|rule| concerned.rules.contains(&rule.name));
         let named = |selector: &hostler_policy::rules::Selector| match selector {
             hostler_policy::rules::Selector::Group(name) => Some(name.clone()),
@@ -365,6 +385,17 @@ fn is_alike(one: &ClusterVm, other: &ClusterVm) -> bool {
         && (one.cpus, one.memory, one.wanted) == (other.cpus, other.memory, other.wanted)
         && (one.datastore, &one.disks) == (other.datastore, &other.disks)
         && (&one.networks, &one.reach) == (&other.networks, &other.reach)
+}
+
+/// What all hosts have for guests' machines.
+fn shared(hosts: &[ClusterHost]) -> BTreeSet<String> {
+    let mut counts: HashMap<&str, usize> = HashMap::new();
+    let known = hosts.iter().filter(|host| !host.cpu_features.is_empty());
+    let all = known.clone().flat_map(|host| &host.cpu_features);
+    all.for_each(|one| *counts.entry(one).or_default() += 1);
+    let known = known.count();
+    let on_all = counts.into_iter().filter(|(_, count)| *count == known);
+    on_all.map(|(one, _)| one.to_owned()).collect()
 }
 
 fn is_changed<K: crate::inventory::Held>(old: &Snapshot, new: &Snapshot) -> bool {

@@ -17,6 +17,7 @@ use hostler_types::{
 };
 
 use crate::inventory::Snapshot;
+use crate::machine;
 use crate::pools::demand::{Demands, Lately, deficit};
 
 /// VMs that come out of the recycle bin, by the name that they get.
@@ -30,15 +31,24 @@ pub(crate) fn settings(snapshot: &Snapshot) -> ClusterSettings {
         strategy: spec.strategy,
         memory_overcommit_percent: spec.memory_overcommit_percent,
         vcpus_per_cpu: spec.vcpus_per_cpu,
-        ..ClusterSettings::default()
+        baseline: baseline(snapshot),
     }
+}
+
+/// What hosts must have for a VM that asks for no CPU model.
+fn baseline(snapshot: &Snapshot) -> Vec<String> {
+    let cluster = snapshot.cluster().ok();
+    let baseline = cluster.and_then(|cluster| cluster.status.cpu_baseline.as_ref());
+    let features = baseline.map(|baseline| baseline.features()).unwrap_or_default();
+    features.into_iter().map(str::to_owned).collect()
 }
 
 /// Everything, as a file may hold it and questions may be asked about it.
 pub(crate) fn whole(snapshot: &Snapshot) -> ClusterSnapshot {
     let provisioned = provisioned(snapshot);
     let vms = snapshot.all::<VmKind>().iter().filter_map(|own| vm(snapshot, own));
-    let frame = frame(snapshot, &Returning::new(), |id| provisioned.get(&id).copied());
+    let frame =
+        frame(snapshot, &Returning::new(), |id| provisioned.get(&id).copied(), machine::offers);
     ClusterSnapshot { vms: vms.collect(), ..frame }
 }
 
@@ -60,11 +70,13 @@ pub(crate) fn measured(snapshot: &Snapshot, demands: &Demands) -> ClusterSnapsho
     whole
 }
 
-/// Everything but the VMs. `provisioned` are the disks on a datastore, together.
+/// Everything but the VMs. `provisioned` are the disks on a datastore, together; `offers` what hosts have for
+/// guests' machines.
 pub(super) fn frame(
     snapshot: &Snapshot,
     returning: &Returning,
     provisioned: impl Fn(DatastoreId) -> Option<u64>,
+    offers: impl Fn(&HostFacts) -> Vec<String>,
 ) -> ClusterSnapshot {
     let mut stores: HashMap<HostId, Vec<HostDatastore>> = HashMap::new();
     for store in snapshot.all::<DatastoreKind>().iter() {
@@ -73,7 +85,7 @@ pub(super) fn frame(
         }
     }
     let mut stores = |own: &Host| stores.remove(&own.id()).unwrap_or_default();
-    let hosts = snapshot.all::<HostKind>().iter().map(|own| host_with(own, stores(own)));
+    let hosts = snapshot.all::<HostKind>().iter().map(|own| host_with(own, stores(own), &offers));
     let datastores = snapshot.all::<DatastoreKind>().iter();
     let datastores = datastores.map(|own| datastore(own, provisioned(own.id()).unwrap_or(0)));
     let groups = |of: GroupOf| {
@@ -120,20 +132,25 @@ pub(super) fn condition(host: &Host) -> HostCondition {
 pub(super) fn host(snapshot: &Snapshot, host: &Host) -> ClusterHost {
     let stores = snapshot.all::<DatastoreKind>().iter();
     let stores = stores.filter(|own| own.spec.is_on(host.id()));
-    host_with(host, stores.map(|own| on_host(own, host.id())).collect())
+    let stores = stores.map(|own| on_host(own, host.id())).collect();
+    host_with(host, stores, machine::offers)
 }
 
 fn on_host(store: &Datastore, host: HostId) -> HostDatastore {
     HostDatastore { id: store.id(), ready: store.status.is_ready_on(&store.spec, host) }
 }
 
-fn host_with(host: &Host, stores: Vec<HostDatastore>) -> ClusterHost {
+fn host_with(
+    host: &Host,
+    stores: Vec<HostDatastore>,
+    offers: impl Fn(&HostFacts) -> Vec<String>,
+) -> ClusterHost {
     let facts = host.status.facts.as_ref();
     let (cpus, memory) = facts.map_or((0, ByteSize(0)), |facts| (facts.cpus, facts.memory));
     ClusterHost {
         labels: host.metadata.labels.clone(),
         condition: condition(host),
-        cpu_features: facts.map(|facts| facts.cpu_features.clone()).unwrap_or_default(),
+        cpu_features: facts.map(offers).unwrap_or_default(),
         mhz_per_cpu: facts.map_or_else(HostFacts::default_mhz, |facts| facts.mhz_per_cpu),
         networks: facts.map(|facts| facts.bridges.clone()).unwrap_or_default(),
         datastores: stores,
@@ -163,7 +180,8 @@ pub(super) fn vm(snapshot: &Snapshot, vm: &Vm) -> Option<ClusterVm> {
     let asked = wish(snapshot, vm.id(), vm.name().as_str(), &vm.metadata.labels, &vm.spec);
     let datastore = Some(vm.status.datastore);
     let (host, pinned) = (Some(vm.status.host), pinned(snapshot, vm));
-    let here = ClusterVm { host, datastore, disks: Vec::new(), pinned, ..asked };
+    let cpu_features = machine::needs(snapshot, vm);
+    let here = ClusterVm { host, datastore, disks: Vec::new(), pinned, cpu_features, ..asked };
     Some(if vm.status.power.is_live() { here } else { at_rest(here) })
 }
 
@@ -230,6 +248,7 @@ pub(crate) fn wish(
         disks: sizes.chain(none).collect(),
         reach: reach.collect(),
         networks: bridges.collect(),
+        cpu_features: machine::asked(spec),
         automation: spec.automation,
         cpu_reservation: spec.resources.cpu_reservation.0,
         memory_reservation: spec.resources.memory_reservation,

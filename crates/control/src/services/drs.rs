@@ -5,7 +5,7 @@ use hostler_types::{
 };
 
 use super::Options;
-use super::submit::order;
+use super::submit::{before, order};
 use crate::actor::{Actor, authorize};
 use crate::drs::{For, Planned, plan};
 use crate::error::ServiceError;
@@ -43,6 +43,9 @@ pub async fn apply(
     options: &Options,
 ) -> Result<DrsApplied, ServiceError> {
     authorize(actor, Role::Operator, "move VMs")?;
+    if let Some(task) = before(world, actor, options, drs_apply::ACTION, request).await? {
+        return Ok(DrsApplied { task: Some(Task::clone(&task)), steps: Vec::new() });
+    }
     let planned = plan(world, For::Balance).await?;
     let wanted = &request.recommendations;
     for id in wanted {

@@ -115,6 +115,8 @@ pub async fn delete(world: &World, actor: &Actor, host: &Ref) -> Result<(), Serv
         .with_all(without);
     world.commit(batch).await?;
     world.agents.forget(host.id());
+    world.demands.forget_host(host.id());
+    world.reports.forget_host(host.id());
     Ok(())
 }
 

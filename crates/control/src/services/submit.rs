@@ -95,6 +95,22 @@ impl Order {
     }
 }
 
+/// The task that the same request has led to before, by its idempotency key: so that nothing is planned or
+/// refused that is done already. Without a key, or for a dry run, there is none.
+pub(super) async fn before(
+    world: &World,
+    actor: &Actor,
+    options: &Options,
+    action: &'static str,
+    request: &impl Serialize,
+) -> Result<Option<Arc<Task>>, ServiceError> {
+    let key = options.idempotency_key.as_deref().filter(|_| !options.dry_run);
+    match world.keys.look_up(&world.inventory, actor, key, action, request).await? {
+        Seen::Before(task) => Ok(Some(TaskKind::shown(&task))),
+        Seen::New(_) => Ok(None),
+    }
+}
+
 /// Orders a task of which only the task itself is of interest.
 pub(super) async fn order(
     world: &World,

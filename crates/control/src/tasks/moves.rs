@@ -17,6 +17,7 @@ use hostler_types::{
     DrsOutcome, HostId, HostKind, PlannedMove, PlannedStep, Task, TaskState, VmId, VmKind,
 };
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 use super::command::Step;
 use super::vm_migrate::Input as Migration;
@@ -68,13 +69,15 @@ pub(super) async fn carry_out(
     steps: &[PlannedStep],
     retry: Retry,
 ) -> Result<Vec<Made>, StepError> {
+    let since = Instant::now();
     let states = steps.iter().map(|_| State::Waiting).collect();
     let mut carrying =
-        Carrying { step, steps, retry, states, on_their_way: FuturesUnordered::new() };
+        Carrying { step, steps, retry, states, on_their_way: FuturesUnordered::new(), since };
     carrying.take_up().await?;
     while !carrying.is_over() {
         if !step.cancelled().is_cancelled() {
             carrying.begin_all().await?;
+            carrying.give_up();
         }
         if carrying.is_over() {
             break;
@@ -139,6 +142,8 @@ struct Carrying<'a> {
     retry: Retry,
     states: Vec<State>,
     on_their_way: FuturesUnordered<BoxFuture<'a, (usize, Ended)>>,
+    /// When something began or ended last.
+    since: Instant,
 }
 
 impl Carrying<'_> {
@@ -172,6 +177,22 @@ impl Carrying<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Passes over what waits for what does not come: the plan holds the cluster, and all other balancing waits for
+    /// its end. What is on its way is not waited for longer than it takes, and ends by itself.
+    fn give_up(&mut self) {
+        let patience = self.step.world().settings.balancing.patience;
+        if !self.on_their_way.is_empty() || self.since.elapsed() < patience {
+            return;
+        }
+        let minutes = patience.as_secs().div_ceil(60);
+        for at in 0..self.steps.len() {
+            if self.states[at] == State::Waiting {
+                let told = format!("its hosts had no place for a move within {minutes} min");
+                self.end(at, Made::skipped(told));
+            }
+        }
     }
 
     async fn begin_all(&mut self) -> Result<(), StepError> {
@@ -288,6 +309,7 @@ impl Carrying<'_> {
     /// Waits for moves of a step; `missing` is why it has others that did not begin.
     fn wait(&mut self, at: usize, labels: Vec<String>, missing: Option<String>) {
         self.states[at] = State::Moving;
+        self.since = Instant::now();
         let step = self.step.clone();
         let waiting = async move {
             let all = labels.iter().map(|label| step.wait_child(label));
@@ -314,6 +336,7 @@ impl Carrying<'_> {
             self.step.message(format!("not moved: {names}: {told}"));
         }
         self.states[at] = State::Ended(made);
+        self.since = Instant::now();
     }
 
     /// As in `web01, web02 to host2`.

@@ -3,7 +3,7 @@
 //! 1. `start`: the agent starts QEMU, or resumes a suspended VM; undone by pulling the plug of a
 //!    guest that has come up nevertheless, unless it was suspended: its memory would be lost.
 
-use hostler_agent_api::{VmStopRequest, code};
+use hostler_agent_api::{VmStartRequest, VmStopRequest, code};
 use hostler_tasks::{Definition, Outcome, Step as TaskStep, StepError, StepResult};
 use hostler_types::{PowerState, StopMode, Vm};
 use jiff::SignedDuration;
@@ -11,6 +11,7 @@ use jiff::SignedDuration;
 use super::command::{
     PowerInput, Step, ask, command, link, on_its_way, settle, told, vm, vm_if_there,
 };
+use crate::baseline;
 use crate::services::Order;
 use crate::world::Core;
 
@@ -44,7 +45,9 @@ async fn start(step: Step) -> StepResult {
     let input: PowerInput = step.input()?;
     let vm = vm(&step, input.vm).await?;
     let (link, command) = (link(&step, &vm)?, command(&step, &vm));
-    let report = ask(&step, &link, command.op, link.vm_start(vm.id(), command)).await?;
+    let cpu = baseline::at_start(&step.world().snapshot(), &vm);
+    let request = VmStartRequest { command, cpu };
+    let report = ask(&step, &link, command.op, link.vm_start(vm.id(), request)).await?;
     Ok(Outcome::none().with(told(&step, vm, &report)))
 }
 

@@ -508,6 +508,7 @@ async fn pool_services(w: &World, a: &Actor) -> Vec<(&'static str, Role, Said)> 
     let update = hostler_types::PoolUpdate::default();
     vec![
         ("cluster::show", Viewer, said(cluster::show(w, a))),
+        ("cluster::cpu_baseline", Viewer, said(cluster::cpu_baseline(w, a))),
         ("cluster::update", Admin, said(cluster::update(w, a, change, None).await)),
         ("pool::list", Viewer, said(pool::list(w, a, &page))),
         ("pool::show", Viewer, said(pool::show(w, a, it))),

@@ -199,6 +199,7 @@ fn fast() -> Settings {
         longest: milliseconds(100),
         steady: milliseconds(300),
         again: milliseconds(500),
+        ..BalancingPace::default()
     };
     Settings { balancing, ..Settings::default() }
 }
@@ -344,4 +345,70 @@ async fn a_plan_goes_on_when_the_server_dies_in_it() {
         assert_eq!(on(&fleet, vm), "two");
     }
     assert_eq!(below(&fleet, &task).len(), 3, "each has moved once");
+}
+
+#[tokio::test]
+async fn a_repeated_key_answers_the_first_task_though_nothing_is_recommended_any_more() {
+    let (fleet, _) = several(&["two"]).await;
+    running(&fleet, "sim", "a").await;
+    away(&fleet, &["a"]).await;
+    let told = drs::recommendations(&fleet.world, &root()).await.unwrap();
+    let request = DrsApply { recommendations: vec![told.steps[0].id.clone()] };
+    let keyed = Options { idempotency_key: Some("once".to_owned()), ..plain() };
+    let apply = async || drs::apply(&fleet.world, &root(), &request, &keyed).await;
+    let first = apply().await.unwrap().task.unwrap();
+    fleet.done(&first).await;
+    let again = apply().await.expect("it is not planned anew").task.unwrap();
+    assert_eq!(again.id(), first.id());
+}
+
+#[tokio::test]
+async fn at_the_manual_level_a_host_is_recommended_for_a_new_vm_and_at_partial_it_is_placed() {
+    let (fleet, _) = several(&["two"]).await;
+    let level = async |automation| {
+        let update = ClusterUpdate { automation: Some(automation), ..ClusterUpdate::default() };
+        cluster::update(&fleet.world, &root(), update, None).await
+    };
+    level(Automation::Manual).await.unwrap();
+    let refused = made(&fleet, wish("a", &[])).await.unwrap_err();
+    assert_eq!(refused.code, "host_needed");
+    assert!(refused.message.contains("is recommended"), "{refused:?}");
+    let dry = Options { dry_run: true, ..plain() };
+    let dry = vm::create(&fleet.world, &root(), wish("a", &[]), &dry).await.unwrap();
+    assert_eq!(dry.explained.len(), 1, "what is recommended can be looked at");
+    let mut chosen = wish("a", &[]);
+    chosen.host = Some(by_name("two"));
+    assert_eq!(made(&fleet, chosen).await.unwrap(), "two");
+    level(Automation::Partial).await.unwrap();
+    made(&fleet, wish("b", &[])).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_step_whose_hosts_have_no_place_for_long_is_passed_over_and_the_cluster_is_free() {
+    let mut settings = fast();
+    settings.balancing.patience = Duration::from_millis(1500);
+    let (fleet, hosts) = several_on(Fleet::with_settings(settings).await, &["two"]).await;
+    for vm in ["a", "b", "c"] {
+        running(&fleet, "sim", vm).await;
+    }
+    // Both places of the hosts are taken by moves that somebody else asked for and that do not end.
+    let gate = hosts[0].hold("vm_migrate", 2);
+    let mut others = Vec::new();
+    for vm in ["a", "b"] {
+        let asked = vm::VmMigrate::default();
+        let moved = vm::migrate(&fleet.world, &root(), &by_name(vm), &asked, &plain()).await;
+        others.push(moved.unwrap().task.unwrap());
+    }
+    away(&fleet, &["c"]).await;
+    let task = apply(&fleet, &[]).await.unwrap();
+    let ended = fleet.ended(&task).await;
+    assert_eq!(ended.status.state, TaskState::Done, "{:?}", ended.status.error);
+    let run = drs::history(&fleet.world, &root(), None, Some(1)).await.unwrap().remove(0);
+    assert_eq!(run.steps[0].outcome, DrsOutcome::Skipped);
+    let told = run.steps[0].told.clone().unwrap();
+    assert!(told.contains("had no place for a move"), "{told}");
+    drop(gate);
+    for task in &others {
+        fleet.done(task).await;
+    }
 }

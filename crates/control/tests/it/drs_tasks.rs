@@ -59,7 +59,7 @@ impl Scenario for Case {
         if self.verb == Verb::BringBack {
             hosts[1].status.evacuated.clone_from(&own);
         }
-        let cluster: Cluster = object("default", ClusterSpec::default(), ClusterStatus {});
+        let cluster: Cluster = object("default", ClusterSpec::default(), ClusterStatus::default());
         let mut batch = Batch::new("tester", "set up", Timestamp::now())
             .with_all(hosts.iter().map(Write::create))
             .with(Write::create(&datastore))

@@ -134,6 +134,7 @@ fn status(
         guest: None,
         customization: None,
         hardware: None,
+        cpu: None,
         pending: Vec::new(),
         snapshots: hostler_types::SnapshotTree::default(),
         snapshot_warnings: Vec::new(),
@@ -238,7 +239,17 @@ fn place(host: &SimHost, objects: &Objects, given: Given) {
     let power = objects.vm.status.power;
     let (message, guest, since) = (None, None, Timestamp::now());
     let (seal, storage) = (None, objects.storage.clone());
-    let vm = SimVm { definition, epoch: Epoch(1), power, since, message, guest, storage, seal };
+    let vm = SimVm {
+        definition,
+        epoch: Epoch(1),
+        power,
+        since,
+        message,
+        guest,
+        storage,
+        seal,
+        cpu: None,
+    };
     match given {
         Given::Lender => {
             let mut lender = vm.clone();

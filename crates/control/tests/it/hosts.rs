@@ -142,7 +142,17 @@ async fn a_vm_that_nobody_ordered_is_left_alone() {
     let (power, since) = (PowerState::Running, Timestamp::now());
     let (message, guest) = (None, None);
     let (seal, storage) = (None, SimStorage::default());
-    let vm = SimVm { definition, epoch: Epoch(1), power, since, message, guest, storage, seal };
+    let vm = SimVm {
+        definition,
+        epoch: Epoch(1),
+        power,
+        since,
+        message,
+        guest,
+        storage,
+        seal,
+        cpu: None,
+    };
     fleet.host.plant(vm);
     let fleet = fleet.restart(false).await;
     assert!(fleet.host.vm(orphan).is_some());

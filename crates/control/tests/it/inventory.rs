@@ -30,6 +30,7 @@ fn vm(name: &str, host: HostId, network: NetworkId, mac: u32) -> Vm {
     }];
     let status = VmStatus {
         hardware: None,
+        cpu: None,
         pending: Vec::new(),
         power: PowerState::Stopped,
         power_since: now,

@@ -5,6 +5,7 @@
 
 mod access;
 mod bad_input;
+mod baseline;
 mod clones;
 mod concurrency;
 mod customization;

@@ -5,11 +5,11 @@ use hostler_control::services::{self, Options, rule};
 use hostler_control::{ServiceError, Snapshot};
 use hostler_sim::Fleet;
 use hostler_types::{
-    HostKind, HostMaintenance, MaintenanceEnter, MaintenanceExit, RuleRelation, Selector,
+    HostKind, HostMaintenance, MaintenanceEnter, MaintenanceExit, RuleRelation, RuleSpec, Selector,
     TaskState, VmAutomation, VmUpdate,
 };
 
-use crate::placement::{by_name, made, on, root, ruled, several, wish, with_hosts};
+use crate::placement::{apart, by_name, made, on, root, ruled, several, wish, with_hosts};
 
 fn plain() -> Options {
     Options::default()
@@ -208,4 +208,28 @@ async fn a_vm_that_is_busy_is_waited_for_and_who_left_before_a_cancel_comes_back
     fleet.done(&exit(&fleet, true).await.unwrap().task.unwrap()).await;
     assert_eq!(on(&fleet, "free"), "sim");
     assert_eq!(exit(&fleet, true).await.unwrap_err().code, "wrong_state", "nobody is left away");
+}
+
+#[tokio::test]
+async fn vms_that_a_rule_keeps_together_come_back_as_one() {
+    let (fleet, _) = several(&["two"]).await;
+    for vm in ["a", "b"] {
+        there(&fleet, "sim", vm, true).await;
+    }
+    there(&fleet, "sim", "alone", true).await;
+    let vms = Selector::Names(vec![by_name("a"), by_name("b")]);
+    let rule = RuleSpec { relation: RuleRelation::Affinity, ..apart(vms, None) };
+    ruled(&fleet, "pair", rule).await.unwrap();
+    let entered = enter(&fleet, false).await.unwrap();
+    fleet.done(&entered.task.unwrap()).await;
+    assert_eq!(["a", "b", "alone"].map(|vm| on(&fleet, vm)), ["two", "two", "two"]);
+    let keyed = Options { idempotency_key: Some("back".to_owned()), ..plain() };
+    let request = MaintenanceExit { bring_back: true };
+    let exit = async || {
+        host::maintenance_exit(&fleet.world, &root(), &by_name("sim"), &request, &keyed).await
+    };
+    let task = exit().await.unwrap().task.unwrap();
+    fleet.done(&task).await;
+    assert_eq!(["a", "b", "alone"].map(|vm| on(&fleet, vm)), ["sim", "sim", "sim"]);
+    assert_eq!(exit().await.expect("it was done").task.unwrap().id(), task.id());
 }

@@ -93,6 +93,7 @@ pub(crate) fn vm(host: HostId, datastore: &Datastore, power: PowerState) -> Vm {
         guest: None,
         customization: None,
         hardware: None,
+        cpu: None,
         pending: Vec::new(),
         snapshots: hostler_types::SnapshotTree::default(),
         snapshot_warnings: Vec::new(),
@@ -120,6 +121,7 @@ pub(crate) fn plant(connector: &SimConnector, hosts: [HostId; 2], vm: &Vm) {
         guest: None,
         storage: SimStorage::with_snapshots(vm.id(), &vm.spec, &[]),
         seal: None,
+        cpu: None,
     };
     connector.host(hosts[0]).plant(planted.clone());
     connector.host(hosts[1]).plant(planted);

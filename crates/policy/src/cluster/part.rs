@@ -78,11 +78,11 @@ impl Cluster {
         }
         let asked = !whole.settings.baseline.is_empty()
             || listed.iter().chain(placed).any(|vm| !vm.cpu_features.is_empty());
+        whole.vms = listed;
         if !asked {
             // A hundred names for each host, which nobody looks at.
             whole.hosts.iter_mut().for_each(|host| host.cpu_features.clear());
         }
-        whole.vms = listed;
         whole
     }
 

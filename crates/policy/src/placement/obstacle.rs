@@ -29,6 +29,10 @@ pub enum Obstacle {
     CpuFeatures {
         missing: Vec<String>,
     },
+    /// A running guest can go on only with these.
+    Machine {
+        missing: Vec<String>,
+    },
     Network {
         missing: String,
     },
@@ -86,7 +90,8 @@ impl Obstacle {
             Self::NotAskedFor => "asked for",
             Self::Disconnected | Self::Maintenance => "state",
             Self::TooFewCpus { .. } | Self::TooLittleMemory { .. } => "size",
-            Self::CpuFeatures { .. } => "CPU features",
+            Self::CpuFeatures { .. } => "CPU baseline",
+            Self::Machine { .. } => "machine",
             Self::Network { .. } => "networks",
             Self::Reach { .. } => "reach",
             Self::NoDatastore | Self::NotThatDatastore => "datastores",
@@ -115,8 +120,9 @@ impl Obstacle {
                 format!("give the VM {less} of memory less ({has} at most)")
             }
             Self::CpuFeatures { missing } => {
-                format!("use a CPU model without {}", missing.join(", "))
+                format!("use a CPU model, or a CPU baseline, without {}", missing.join(", "))
             }
+            Self::Machine { .. } => "stop the VM first".to_owned(),
             Self::Network { missing } => format!("make the bridge `{missing}` there"),
             Self::Reach { what: ReachOf::Image(name) } => {
                 format!("mount the datastore of image `{name}` there")
@@ -195,6 +201,9 @@ impl fmt::Display for Obstacle {
             }
             Self::CpuFeatures { missing } => {
                 write!(f, "lacks the CPU features {}", missing.join(", "))
+            }
+            Self::Machine { missing } => {
+                write!(f, "lacks what the running guest needs: {}", missing.join(", "))
             }
             Self::Network { missing } => write!(f, "has no bridge `{missing}`"),
             Self::Reach { what: ReachOf::Image(name) } => {
@@ -317,8 +326,16 @@ impl Cluster {
                     Filter::Condition => Obstacle::Disconnected,
                     Filter::Features => {
                         let needed = &self.features[key.features as usize].needed;
-                        let missing = needed.difference(&facts.features).cloned().collect();
-                        Obstacle::CpuFeatures { missing }
+                        let missing = needed.difference(&facts.features).cloned();
+                        let (features, machine): (Vec<_>, Vec<_>) =
+                            missing.partition(|need| is_feature(need));
+                        match machine.is_empty() {
+                            true => Obstacle::CpuFeatures { missing: features },
+                            false => {
+                                let missing = machine.into_iter().chain(features).collect();
+                                Obstacle::Machine { missing }
+                            }
+                        }
                     }
                     Filter::Networks => {
                         let needed = &self.networks[key.networks as usize].needed;
@@ -414,6 +431,11 @@ impl Cluster {
     }
 }
 
+/// Whether what a VM needs of a host's machine is a CPU feature, and not something else, in words.
+pub fn is_feature(need: &str) -> bool {
+    !need.contains(' ')
+}
+
 /// The order in which what a host lacks is told.
 fn rank(obstacle: &Obstacle) -> u8 {
     match obstacle {
@@ -421,7 +443,7 @@ fn rank(obstacle: &Obstacle) -> u8 {
         Obstacle::Disconnected | Obstacle::Maintenance => 1,
         Obstacle::TooFewCpus { .. } => 2,
         Obstacle::TooLittleMemory { .. } => 3,
-        Obstacle::CpuFeatures { .. } => 4,
+        Obstacle::CpuFeatures { .. } | Obstacle::Machine { .. } => 4,
         Obstacle::Network { .. } => 5,
         Obstacle::Reach { what: ReachOf::Image(_) } => 6,
         Obstacle::Reach { what: ReachOf::Template(_) } => 7,

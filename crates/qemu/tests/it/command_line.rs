@@ -19,6 +19,7 @@ pub(crate) fn small() -> LaunchPlan {
         name: "web01".parse().unwrap(),
         accelerator: Accelerator::Tcg,
         cpu_model: None,
+        cpu_baseline: None,
         cpus: Cores::ONE,
         memory: ByteSize::mib(256),
         memory_file: MemoryPlan::Shared(ChildFd::from_number(67)),
@@ -150,6 +151,15 @@ fn what_no_machine_can_have_is_refused() {
         |plan| plan.vnc = format!("/{}", "x".repeat(107)).into(),
         &format!("the socket path /{} has more than 107 bytes", "x".repeat(107)),
     );
+    let baseline = LaunchPlan { cpu_baseline: "Westmere,+avx".parse().ok(), ..small() };
+    let cpu = |plan: &LaunchPlan| {
+        let all = command_line(plan).unwrap();
+        let at = all.iter().position(|one| one == "-cpu").unwrap();
+        all[at + 1].to_str().unwrap().to_owned()
+    };
+    assert_eq!(cpu(&baseline), "Westmere,+avx,enforce=on");
+    let own = LaunchPlan { cpu_model: Some("Nehalem".to_owned()), ..baseline };
+    assert_eq!(cpu(&own), "Nehalem", "what the VM asks for itself comes first");
     for model in ["", "host,hv-passthrough", "max -S", "x\n", &"x".repeat(65)] {
         let plan = LaunchPlan { cpu_model: Some(model.to_owned()), ..small() };
         assert_eq!(command_line(&plan), Err(PlanError::CpuModel(model.to_owned())));

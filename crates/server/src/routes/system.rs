@@ -58,6 +58,7 @@ async fn features(_: App, _: Call<ListFeatures>) -> Result<Features, Problem> {
             "downtime-budget",
             "host-maintenance",
             "storage-migration",
+            "cpu-baseline",
         ]
         .map(str::to_owned)
         .to_vec(),

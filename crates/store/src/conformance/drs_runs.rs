@@ -6,7 +6,7 @@ use hostler_types::{ClusterBalance, DrsRun, TaskId};
 use jiff::Timestamp;
 
 use super::{Place, batch};
-use crate::batch::{MOST_DRS_RUNS, Write};
+use crate::batch::{MOST_DRS_RUN_BYTES, MOST_DRS_RUNS, OLDEST_DRS_RUN, Write};
 
 fn run(task: TaskId) -> DrsRun {
     let balance = ClusterBalance {
@@ -55,4 +55,26 @@ pub async fn the_oldest_drs_runs_go(place: &dyn Place) {
     let all = store.drs_runs(None, runs.len()).await.expect("read");
     let expected: Vec<_> = runs[1..].iter().rev().map(|run| run.task).collect();
     assert_eq!(all.iter().map(|run| run.task).collect::<Vec<_>>(), expected);
+}
+
+pub async fn drs_runs_go_when_they_are_old_or_too_large_together(place: &dyn Place) {
+    let store = place.open().await;
+    let kept = async || {
+        let all = store.drs_runs(None, 10).await.expect("read");
+        all.iter().map(|run| run.task).collect::<Vec<_>>()
+    };
+    let now = Timestamp::from_second(2_000_000_000).expect("an instant");
+    let minute = jiff::SignedDuration::from_mins(1);
+    let ago = |age: jiff::SignedDuration| TaskId::first_at(now - age);
+    let (old, younger) = (ago(OLDEST_DRS_RUN + minute), ago(OLDEST_DRS_RUN - minute));
+    store.commit(batch(1, [keep(&run(old)), keep(&run(younger))])).await.expect("kept");
+    assert_eq!(kept().await, [younger, old], "they are of about the same age");
+    let newest = ago(jiff::SignedDuration::ZERO);
+    store.commit(batch(2, [keep(&run(newest))])).await.expect("kept");
+    assert_eq!(kept().await, [newest, younger]);
+    let half = usize::try_from(MOST_DRS_RUN_BYTES / 2).expect("a size");
+    let large = |task| DrsRun { actor: "a".repeat(half), ..run(task) };
+    let later = TaskId::first_at(now + minute);
+    store.commit(batch(3, [keep(&large(newest)), keep(&large(later))])).await.expect("kept");
+    assert_eq!(kept().await, [later], "the newest that are small enough together");
 }

@@ -4,7 +4,7 @@ use hostler_types::{DrsRun, TaskId};
 use rusqlite::{Connection, params};
 
 use super::row::RowError;
-use crate::batch::MOST_DRS_RUNS;
+use crate::batch::{MOST_DRS_RUN_BYTES, MOST_DRS_RUNS, OLDEST_DRS_RUN};
 
 /// Keeps a run, or what has become of it, and lets go of the oldest that are too many.
 pub(super) fn keep(connection: &Connection, run: &DrsRun) -> Result<(), RowError> {
@@ -22,6 +22,20 @@ pub(super) fn keep(connection: &Connection, run: &DrsRun) -> Result<(), RowError
              (SELECT task FROM drs_runs ORDER BY task DESC LIMIT -1 OFFSET ?1)",
         )?
         .execute(params![i64::try_from(MOST_DRS_RUNS).unwrap_or(i64::MAX)])?;
+    connection
+        .prepare_cached(
+            "DELETE FROM drs_runs WHERE task IN (SELECT task FROM \
+             (SELECT task, row_number() OVER newest AS place, \
+              sum(length(CAST(run AS BLOB))) OVER newest AS bytes \
+              FROM drs_runs WINDOW newest AS (ORDER BY task DESC)) \
+             WHERE place > 1 AND bytes > ?1)",
+        )?
+        .execute(params![i64::try_from(MOST_DRS_RUN_BYTES).unwrap_or(i64::MAX)])?;
+    if let Some(oldest) = run.task.begun().and_then(|at| at.checked_sub(OLDEST_DRS_RUN).ok()) {
+        connection
+            .prepare_cached("DELETE FROM drs_runs WHERE task < ?1")?
+            .execute(params![TaskId::first_at(oldest).to_string()])?;
+    }
     Ok(())
 }
 

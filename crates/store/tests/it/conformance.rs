@@ -159,6 +159,12 @@ async fn a_drs_run_is_kept_and_its_end_takes_the_place_of_its_beginning() {
 }
 
 #[tokio::test]
+async fn drs_runs_go_when_they_are_old_or_too_large_together() {
+    let place = SqlitePlace::new();
+    drs_runs::drs_runs_go_when_they_are_old_or_too_large_together(&place).await;
+}
+
+#[tokio::test]
 async fn the_oldest_drs_runs_go() {
     drs_runs::the_oldest_drs_runs_go(&SqlitePlace::new()).await;
 }

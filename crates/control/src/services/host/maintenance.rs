@@ -14,7 +14,7 @@ use crate::error::{Class, ServiceError};
 use crate::inventory::Snapshot;
 use crate::redact::Shown;
 use crate::services::Options;
-use crate::services::submit::order;
+use crate::services::submit::{before, order};
 use crate::tasks::{host_bring_back, host_maintenance};
 use crate::world::{Core, World};
 
@@ -40,6 +40,11 @@ pub async fn maintenance_enter(
     options: &Options,
 ) -> Result<HostMaintenance, ServiceError> {
     authorize(actor, Role::Admin, "bring hosts into maintenance")?;
+    let key = (host, request);
+    if let Some(task) = before(world, actor, options, host_maintenance::ACTION, &key).await? {
+        let (steps, blocked, staying) = (Vec::new(), Vec::new(), Vec::new());
+        return Ok(HostMaintenance { task: Some(Task::clone(&task)), steps, blocked, staying });
+    }
     let id = require_open(&world.snapshot(), host)?.id();
     let planned = plan(world, For::Maintenance(id)).await?;
     let told = told(&planned, id);
@@ -50,7 +55,6 @@ pub async fn maintenance_enter(
         return Err(in_the_way(&planned.snapshot, host, &told.blocked));
     }
     let wait = request.wait_blocked;
-    let key = (host, request);
     let task = order(world, actor, options, host_maintenance::ACTION, &key, |snapshot| {
         let host = require_open(snapshot, host)?;
         Ok(host_maintenance::order(host, wait))
@@ -128,6 +132,11 @@ pub async fn maintenance_exit(
         Ok(new)
     };
     if request.bring_back {
+        let key = (host, request);
+        if let Some(task) = before(world, actor, options, host_bring_back::ACTION, &key).await? {
+            let host = HostKind::shown(world.snapshot().find(host)?);
+            return Ok(Left { host, task: Some(task) });
+        }
         let snapshot = world.snapshot();
         let old = snapshot.find::<HostKind>(host)?;
         if old.status.state != HostState::Connected {
@@ -135,7 +144,6 @@ pub async fn maintenance_exit(
             return Err(ServiceError::new(Class::Unavailable, "host_disconnected", message)
                 .hint("start its agent, or leave out --bring-back"));
         }
-        let key = (host, request);
         let task = order(world, actor, options, host_bring_back::ACTION, &key, |snapshot| {
             let new = opened(snapshot)?;
             Ok(host_bring_back::order(snapshot, &new).with(Write::update(&new)))

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use hostler_policy::cluster::ClusterVm;
 use hostler_store::Write;
 use hostler_types::{
-    BootDevice, ByteSize, CdromSpec, Customization, DatastoreId, DatastoreKind, DiskSource,
-    DiskSpec, Epoch, HostKind, Image, ImageKind, ImageMedia, ImageState, IoLimits, Lease,
-    LinkState, MigrationTerms, Name, NetworkKind, NicSpec, PowerState, Provisioning, Ref, Role, Vm,
-    VmCreate, VmDisk, VmId, VmKind, VmNic, VmSpec, VmStatus, validate_labels,
+    Automation, BootDevice, ByteSize, CdromSpec, Customization, DatastoreId, DatastoreKind,
+    DiskSource, DiskSpec, Epoch, HostKind, Image, ImageKind, ImageMedia, ImageState, IoLimits,
+    Lease, LinkState, MigrationTerms, Name, NetworkKind, NicSpec, PowerState, Provisioning, Ref,
+    Role, Vm, VmCreate, VmDisk, VmId, VmKind, VmNic, VmSpec, VmStatus, validate_labels,
 };
 use jiff::Timestamp;
 
@@ -61,6 +61,9 @@ pub async fn create(
         let (vm, order, decided) = planned(world, snapshot, &mut taking, &request, over)?;
         let explanation = vm.status.placement.clone();
         explained = if options.dry_run { decided.explained() } else { Vec::new() };
+        if !options.dry_run && request.host.is_none() {
+            require_automatic(snapshot, &vm)?;
+        }
         Ok(Planned { order, object: Arc::new(vm), explanation })
     })
     .await?;
@@ -81,6 +84,25 @@ pub async fn create(
             Ok(Changed { object, task: Some(task), explanation, explained })
         }
     }
+}
+
+/// Refuses to place a VM by itself where people want to be asked: at the level `manual`, with several hosts. The
+/// recommended host is told.
+fn require_automatic(snapshot: &Snapshot, vm: &Vm) -> Result<(), ServiceError> {
+    let of_cluster = snapshot.cluster().map(|cluster| cluster.spec.automation);
+    let level = vm.spec.automation.or(of_cluster.ok());
+    if level != Some(Automation::Manual) || snapshot.all::<HostKind>().len() < 2 {
+        return Ok(());
+    }
+    let host = snapshot.get::<HostKind>(vm.status.host).map(|host| host.name().to_string());
+    let (name, host) = (vm.name(), host.unwrap_or_default());
+    let message = format!(
+        "vm `{name}` is not placed without being asked, its automation level is manual; host `{host}` is recommended"
+    );
+    Err(ServiceError::conflict("host_needed", message).hint(format!(
+        "say `--host {host}`, or see all with `--dry-run --explain`; with the level partial VMs are placed by \
+         themselves: `hostler cluster set --drs partial`"
+    )))
 }
 
 /// What a request takes of what there is once only, each held until the VM is in the inventory.
@@ -272,6 +294,7 @@ pub(super) fn in_the_making(place: Place, explanation: Vec<String>) -> VmStatus 
         guest: None,
         customization: None,
         hardware: None,
+        cpu: None,
         pending: Vec::new(),
         snapshots: hostler_types::SnapshotTree::default(),
         snapshot_warnings: Vec::new(),

@@ -5,9 +5,9 @@
 use std::sync::Arc;
 
 use hostler_types::{
-    Accelerator, DatastoreId, DatastoreKind, DatastoreState, Host, HostId, HostKind, HostState,
-    ImageKind, MigrationPolicy, MigrationTerms, Name, NetworkId, NetworkKind, NetworkSpec,
-    PowerState, Ref, Role, Task, Vm, VmKind,
+    DatastoreId, DatastoreKind, DatastoreState, Host, HostId, HostKind, HostState, ImageKind,
+    MigrationPolicy, MigrationTerms, Name, NetworkId, NetworkKind, NetworkSpec, PowerState, Ref,
+    Role, Task, Vm, VmKind,
 };
 use serde::Serialize;
 
@@ -17,6 +17,7 @@ use super::{require_host, require_idle};
 use crate::actor::{Actor, authorize};
 use crate::error::{Class, ServiceError};
 use crate::inventory::{Snapshot, images};
+use crate::machine;
 use crate::move_forecast::{self, Move};
 use crate::services::host::require_connected;
 use crate::services::submit::{Ordered, Planned, order_with};
@@ -300,7 +301,7 @@ fn obstacles(snapshot: &Snapshot, vm: &Vm, host: &Host, live: bool) -> Vec<Strin
         found.extend(absent_network(snapshot, nic.network, host, live));
     }
     if live {
-        found.extend(other_machine(snapshot, vm, host));
+        found.extend(machine::other(snapshot, vm, host));
     }
     found
 }
@@ -334,35 +335,4 @@ fn absent_network(snapshot: &Snapshot, id: NetworkId, host: &Host, live: bool) -
             (!there).then(|| format!("the bridge `{bridge}` of network `{name}` is not there"))
         }
     }
-}
-
-/// What a running guest has seen of its processor must be there, too.
-fn other_machine(snapshot: &Snapshot, vm: &Vm, host: &Host) -> Option<String> {
-    let source = snapshot.get::<HostKind>(vm.status.host)?;
-    let (here, there) = (source.status.facts.as_ref()?, host.status.facts.as_ref()?);
-    if here.accelerator != there.accelerator {
-        return Some(format!(
-            "it runs guests by {:?}, and host `{}` by {:?}",
-            there.accelerator,
-            source.name(),
-            here.accelerator
-        ));
-    }
-    let same = match (here.accelerator, &vm.spec.cpu_model) {
-        // The guest sees the host's own.
-        (Accelerator::Kvm, None) => here.cpu_model == there.cpu_model,
-        // What an emulator can do depends on its version.
-        (Accelerator::Tcg, None) => here.qemu_version == there.qemu_version,
-        (_, Some(_)) => true,
-    };
-    let [one, other] = match here.accelerator {
-        Accelerator::Kvm => [&here.cpu_model, &there.cpu_model],
-        Accelerator::Tcg => [&here.qemu_version, &there.qemu_version],
-    };
-    (!same).then(|| {
-        format!(
-            "its guest sees all of its host's processor ({one}), and that one has another ({other}); \
-             give the VM a CPU model that both have, and start it anew"
-        )
-    })
 }
