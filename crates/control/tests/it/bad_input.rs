@@ -157,7 +157,7 @@ async fn what_does_not_exist_or_is_taken_is_named() {
     )
     .await;
     check(&fleet, json!({"name": "web02", "imgae": "tiny"}), expect![[r#"
-        unknown field `imgae`, expected one of `name`, `labels`, `description`, `template`, `full`, `cpus`, `memory`, `max_memory`, `cpu_limit`, `resources`, `firmware`, `cpu_model`, `boot_order`, `image`, `disk_size`, `disks`, `iso`, `nics`, `customization_spec`, `customization`, `restart`, `protected`, `host`, `datastore`, `start`, `lease_seconds`
+        unknown field `imgae`, expected one of `name`, `labels`, `description`, `template`, `full`, `cpus`, `memory`, `max_memory`, `cpu_limit`, `resources`, `firmware`, `cpu_model`, `boot_order`, `image`, `disk_size`, `disks`, `iso`, `nics`, `customization_spec`, `customization`, `restart`, `migration`, `protected`, `host`, `datastore`, `start`, `lease_seconds`
     "#]]).await;
     check(
         &fleet,

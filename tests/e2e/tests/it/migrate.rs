@@ -172,7 +172,9 @@ fn qemu_a_guest_that_writes_too_fast_for_its_budget_stays_where_it_is_and_the_nu
     assert!(plan.contains("60 ms, as the VM says (refuse"), "{plan}");
     assert!(plan.contains("only 60 ms are allowed: it would not be moved"), "{plan}");
     let refused = lab.fails(&["vm", "migrate", "db01"]);
-    assert!(refused.contains("longer than the 60 ms that it may"), "{refused}");
+    // By the forecast, or on the way if the guest wrote less in the moment that was measured.
+    let reasons = ["longer than the 60 ms that it may", "and 60 ms are allowed"];
+    assert!(reasons.iter().any(|reason| refused.contains(reason)), "{refused}");
     assert_eq!((lab.host_of("db01").as_str(), lab.guests(2)), ("host1", vec![1, 0]));
 
     // Once it does nothing, it may go.
