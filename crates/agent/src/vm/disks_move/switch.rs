@@ -99,8 +99,16 @@ impl Actor {
 
     /// From here on the other files are the VM's.
     async fn commit(&mut self, after: VmRecord) -> Result<(), Fault> {
-        let (records, written) = (self.host.records.clone(), after.clone());
-        blocking(move || records.save(&written)).await?;
+        let (host, before, written) = (self.host.clone(), self.record.clone(), after.clone());
+        blocking(move || {
+            host.records.save(&written).inspect_err(|_| {
+                // It may be there all the same, and the guest goes on with the files of before.
+                if let Err(error) = host.records.save(&before) {
+                    tracing::error!(vm = %before.id(), %error, "the record may name the wrong files");
+                }
+            })
+        })
+        .await?;
         self.record = after;
         Ok(())
     }
